@@ -1,0 +1,72 @@
+"""From rewards to advantages. Pure functions: tensors in, tensors out.
+
+Letters: B completions, T tokens. Every mask is True on real completion tokens, end-of-sequence included, and has no gap:
+a row is real up to its length and padding from there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the places where ``mask`` is True (a scalar); 0 where there are none."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)
+
+
+def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+    """Divide by the standard deviation over the real places, after taking off the mean; 0 outside the mask.
+
+    Args:
+        values: shape (B, T).
+        mask: shape (B, T).
+        shift_mean: keep the mean where False.
+    """
+    mean = masked_mean(values, mask)
+    variance = masked_mean((values - mean) ** 2, mask)
+    scaled = (values - mean) * torch.rsqrt(variance + 1e-8)
+    return (scaled if shift_mean else scaled + mean) * mask
+
+
+def kl_shaped_rewards(
+    scores_B: Tensor, logprobs_BT: Tensor, reference_logprobs_BT: Tensor, mask_BT: Tensor, kl_coef: float
+) -> Tensor:
+    """Per-token rewards: -beta * log(pi/ref) at each real token, plus the score at the last one, shape (B, T).
+
+    Summed along a row they give score - beta * log-ratio of the sequence, whose mean is the objective J (Ziegler et al.
+    2019, equation 2). A truncated completion gets its score at its last real token like any other: the length limit is
+    part of the task.
+    """
+    rewards_BT = -kl_coef * (logprobs_BT - reference_logprobs_BT) * mask_BT
+    last_B1 = (mask_BT.sum(1, keepdim=True) - 1).clamp_min(0)
+    return rewards_BT.scatter_add(1, last_B1, scores_B[:, None].to(rewards_BT.dtype))
+
+
+def generalised_advantages(
+    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, each (B, T), 0 outside the mask (Schulman et al. 2016, equation 16).
+
+    A_t = sum_l (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t, and the return is A_t + V_t. Nothing is
+    bootstrapped past a completion's last token: whether it ended or was cut, its whole reward is in.
+    """
+    advantages = torch.zeros_like(rewards_BT)
+    running_B = torch.zeros_like(rewards_BT[:, 0])
+    next_value_B = torch.zeros_like(running_B)
+    for t in reversed(range(rewards_BT.shape[1])):
+        alive_B = mask_BT[:, t]
+        delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
+        running_B = torch.where(alive_B, delta_B + gamma * lam * running_B, 0.0)
+        next_value_B = torch.where(alive_B, values_BT[:, t], 0.0)
+        advantages[:, t] = running_B
+    return advantages, (advantages + values_BT) * mask_BT
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns) over the real places: 1 is perfect, 0 is no better than a constant."""
+    real_values, real_returns = values[mask], returns[mask]
+    variance = real_returns.var(unbiased=False)
+    if real_returns.numel() < 2 or float(variance) == 0.0:
+        return 0.0
+    return float(1 - (real_returns - real_values).var(unbiased=False) / variance)

@@ -1,0 +1,108 @@
+"""Best of n: sample n completions from the reference, answer with the one the reward likes most.
+
+It trains nothing; its price is paid whenever it answers: n completions generated and n rewards queried for one answer.
+On an enumerable task its distribution is known exactly. Elsewhere its KL to the reference is reported as its analytic
+upper bound ln n - (n - 1)/n, an equality when no two completions have the same reward (Beirami et al. 2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from bakeoff.algos.base import Algorithm, AlgorithmConfig, Contestant, DataSource
+from bakeoff.algos.policy import Policy
+from bakeoff.envs.completions import Completions
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bakeoff.envs.exact.enumeration import Enumeration
+
+
+class BestOfNConfig(AlgorithmConfig):
+    """Settings of best of n."""
+
+    n: PositiveInt = 8
+    """Completions sampled for each answer."""
+
+
+def kl_bound(n: int) -> float:
+    """Upper bound in nats on KL(best of n || reference), for any reward."""
+    return math.log(n) - (n - 1) / n
+
+
+class BestOfNSampler:
+    """Answers with the best of n; a :class:`~bakeoff.algos.base.Contestant`."""
+
+    def __init__(self, policy: Policy, n: int) -> None:
+        """Args:
+        policy: gives the model to sample from.
+        n: completions for each answer.
+        """
+        self._policy, self.n = policy, n
+
+    def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
+        """For each prompt the best of n completions by the env's reward; the first of them where several are best."""
+        prompts = envs.prompt_batch.repeat_interleave(self.n)
+        candidates = self._policy.sample(prompts, envs.max_new_tokens, generator)
+        scores_B = torch.as_tensor(envs.score_completions(candidates))
+        return candidates.select(best_of_each(scores_B, self.n))
+
+    def sequence_kl(self, completions: Completions) -> Tensor:
+        """The analytic upper bound for every completion, shape (B,)."""
+        return torch.full((len(completions),), kl_bound(self.n))
+
+    def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
+        """The underlying model's entropy and likelihood at the chosen completions, each (B,), and what an answer costs."""
+        price = torch.full((len(completions),), float(self.n))
+        return {**self._policy.statistics(completions), "queries_per_answer": price}
+
+    def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
+        """The exact distribution of the best of n over all completions, shape (prompts, N)."""
+        return enumeration.best_of_n_logprobs(self.n)
+
+
+def best_of_each(scores_B: Tensor, n: int) -> Tensor:
+    """Row numbers of the best in each run of ``n`` neighbours, shape (B / n,)."""
+    groups = scores_B.reshape(-1, n)
+    return groups.argmax(1) + torch.arange(len(groups)) * n
+
+
+class BestOfN(Algorithm):
+    """Best of n as a contestant: one batch is played, for its price to show, and the answerer changes."""
+
+    Config = BestOfNConfig
+    data_source: ClassVar[DataSource] = DataSource.ONLINE
+    config: BestOfNConfig
+
+    def __init__(
+        self, config: BestOfNConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
+    ) -> None:
+        super().__init__(config, policy, envs, rng)
+        if config.batch_size % config.n:
+            raise ConfigError("best_of_n", [f"batch_size {config.batch_size} is not a multiple of n {config.n}"])
+        self.adopted = False
+
+    def update(self) -> Mapping[str, float]:
+        """Play one batch of groups of n, and answer with the best of n from now on."""
+        self.envs.reset(options={"group_size": self.config.n})
+        completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
+        rewards_B = self.envs.play(completions).rewards_B
+        self.adopted = True
+        best_B = rewards_B[best_of_each(rewards_B, self.config.n)]
+        return {"reward": float(best_B.mean()), "reward_of_all": float(rewards_B.mean()), "kl": kl_bound(self.config.n)}
+
+    @property
+    def finished(self) -> bool:
+        """After one batch."""
+        return self.adopted
+
+    def contestant(self) -> Contestant:
+        """The reference until the batch was played, then the best of n."""
+        return BestOfNSampler(self.policy, self.config.n) if self.adopted else self.policy

@@ -1,0 +1,38 @@
+"""Estimators of a KL divergence from log-probabilities of sampled tokens. Pure functions.
+
+Letters: B completions, T tokens. Source of k1, k2, k3: J. Schulman, "Approximating KL Divergence" (2020).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """log(p/q) of samples from p: unbiased for KL(p || q), of high variance, may be negative."""
+    return logprobs - reference_logprobs
+
+
+def k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """(log(p/q))^2 / 2: biased, of low variance; its gradient is that of KL(p || q) in expectation."""
+    return (logprobs - reference_logprobs) ** 2 / 2
+
+
+def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p): unbiased, never negative. As a *loss* its gradient is not that of KL(p || q)."""
+    log_ratio = reference_logprobs - logprobs
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def adapt_coefficient(coefficient: float, kl: float, target: float, samples: int, horizon: int) -> float:
+    """The KL coefficient after one step of proportional control (Ziegler et al. 2019, section 2.2).
+
+    Args:
+        coefficient: the present beta.
+        kl: the measured sequence KL in nats.
+        target: the wanted one.
+        samples: completions since the last step.
+        horizon: completions over which a full error would double or halve beta, roughly.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * samples / horizon)

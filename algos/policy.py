@@ -1,0 +1,114 @@
+"""The language model that learns, and the frozen reference it started from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bakeoff.envs import vocabulary
+from bakeoff.envs.completions import Completions, PromptBatch
+from bakeoff.envs.language_model import LanguageModel
+from bakeoff.envs.meter import Meter
+
+if TYPE_CHECKING:
+    from bakeoff.envs.exact.enumeration import Enumeration
+    from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+
+class Policy:
+    """A trainable copy of the task's language model beside the original.
+
+    It starts as the reference exactly: same weights, same distribution.
+    """
+
+    def __init__(self, reference: LanguageModel, meter: Meter) -> None:
+        """Args:
+        reference: the task's model; it is frozen here and never changed.
+        meter: counts the tokens that pass through a trained module with gradients enabled.
+        """
+        self.model = reference.copy()
+        self.model.module.requires_grad_(True)
+        self.reference = reference.freeze()
+        self.meter = meter
+        count_trained_tokens(self.model.trunk, meter)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights that move."""
+        return (p for p in self.model.module.parameters() if p.requires_grad)
+
+    def sample(self, prompts: PromptBatch, max_new_tokens: int, generator: torch.Generator) -> Completions:
+        """One completion for each prompt, from the true distribution (no temperature, no filter)."""
+        return self.model.sample(prompts, max_new_tokens, generator)
+
+    def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
+        """One completion for each prompt that ``envs`` now shows."""
+        return self.sample(envs.prompt_batch, envs.max_new_tokens, generator)
+
+    @torch.no_grad()
+    def reference_logprobs(self, completions: Completions) -> Tensor:
+        """Log-probability of each completion token under the reference, shape (B, T), 0 where the mask is False."""
+        return self.reference.token_logprobs(completions)
+
+    @torch.no_grad()
+    def token_kl(self, completions: Completions) -> Tensor:
+        """KL(policy || reference) in nats at each position, over the whole vocabulary, shape (B, T), 0 outside the mask."""
+        mask = completions.mask_BT.to(self.model.device)
+        ours, theirs = self.model.completion_hidden(completions), self.reference.completion_hidden(completions)
+        used = mask[:, : ours.shape[1]]
+        kl_N = vocabulary.exact_kl(
+            self.model.head, ours[used], self.reference.head, theirs[used], self.model.vocab_size
+        )
+        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, kl_N)
+
+    def sequence_kl(self, completions: Completions) -> Tensor:
+        """An unbiased estimate of KL(policy || reference) in nats from each of the policy's own completions, shape (B,).
+
+        The exact per-token KL summed along the sample: by the chain rule its mean is the sequence KL, and its variance is
+        lower than that of the summed log-ratio (Rao-Blackwell).
+        """
+        return self.token_kl(completions).sum(1)
+
+    @torch.no_grad()
+    def statistics(self, completions: Completions) -> dict[str, Tensor]:
+        """Mean entropy in nats a token, and the reference's negative log-likelihood in nats a token, each (B,)."""
+        lengths_B = completions.lengths_B.to(self.model.device).clamp_min(1)
+        entropy_BT = self.model.token_outputs(completions)[1]
+        return {
+            "entropy": entropy_BT.sum(1) / lengths_B,
+            "reference_nll": -self.reference_logprobs(completions).sum(1) / lengths_B,
+        }
+
+    def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
+        """Log-probability of every enumerable completion, shape (prompts, N)."""
+        return enumeration.sequence_logprobs(self.model)
+
+    def save(self, folder: str | Path) -> None:
+        """Save so that plain transformers loads it."""
+        self.model.save(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights that move, by name."""
+        return {name: p.detach() for name, p in self.model.module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        for name, parameter in self.model.module.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(state[name])
+
+
+def count_trained_tokens(trunk: nn.Module, meter: Meter) -> None:
+    """Count every real token that passes through ``trunk`` while gradients are enabled, whoever calls it."""
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            mask = kwargs.get("attention_mask")
+            tokens = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+            meter.add_trained(int(mask.sum()) if mask is not None and mask.dim() == 2 else tokens.shape[:2].numel())
+
+    trunk.register_forward_pre_hook(before, with_kwargs=True)

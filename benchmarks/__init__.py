@@ -1,0 +1,1 @@
+"""Who plays whom: suites, cells, the runner, executors, the store and evaluation."""

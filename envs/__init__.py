@@ -1,0 +1,1 @@
+"""What is played: the language model, prompts, rewards, tasks, the token MDP and the meter."""

@@ -1,0 +1,294 @@
+"""A Hugging Face causal language model, with the things people get wrong done once.
+
+Pad and end-of-sequence ids, left padding and position ids, chat templates, tokens that must never be sampled, the
+context's end, and log-probabilities that do not fill the memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from bakeoff.envs import vocabulary
+from bakeoff.envs.completions import Completions, PromptBatch
+from bakeoff.envs.loading import load_pretrained
+from bakeoff.envs.sampling import sample
+from bakeoff.errors import ModelError, PromptError
+
+LOWEST_LOGIT = -1e9
+"""Logit of a forbidden token: its probability is exactly 0, and differences of such logits stay finite."""
+
+
+class LanguageModel:
+    """A causal language model and its tokenizer.
+
+    The module stays in eval mode always: dropout would make the log-probabilities of an update differ from those of the
+    rollout, and the probability ratio would lie.
+    """
+
+    def __init__(self, module: Any, tokenizer: Any, *, name: str, chat: bool = False) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            module: a transformers ``...ForCausalLM``.
+            tokenizer: its tokenizer.
+            name: how messages and reports call it.
+            chat: wrap each prompt in the tokenizer's chat template as a user's turn.
+
+        Raises:
+            ModelError: no end-of-sequence token, no chat template where one is asked for, a tokenizer with more tokens
+                than the model, an encoder-decoder, or a head that is not a function of the last hidden state alone.
+        """
+        self.module, self.tokenizer, self.name, self.chat = module.eval(), tokenizer, name, chat
+        if getattr(module.config, "is_encoder_decoder", False):
+            raise ModelError(f'model "{name}" is an encoder-decoder; use a causal (decoder-only) model')
+        if chat and not getattr(tokenizer, "chat_template", None):
+            raise ModelError(f'model "{name}" has no chat template; leave out chat: true, or use its instruct version')
+        self.vocab_size: int = int(module.get_output_embeddings().weight.shape[0])
+        if len(tokenizer) > self.vocab_size:
+            raise ModelError(
+                f'the tokenizer of "{name}" knows {len(tokenizer)} tokens, the model {self.vocab_size}; they do not belong together'
+            )
+        self.eos_ids: tuple[int, ...] = _eos_ids(module, tokenizer, name)
+        own_pad = tokenizer.pad_token_id
+        self.pad_id: int = self.eos_ids[0] if own_pad is None else int(own_pad)
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.width: int = int(module.get_output_embeddings().weight.shape[1])
+        self.max_context: int = int(getattr(module.config, "max_position_embeddings", None) or 2**31)
+        self.allowed_V = self._allowed()
+        self._check_head()
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, device: str = "cpu", dtype: str = "float32", chat: bool = False
+    ) -> LanguageModel:
+        """Load by hub id, folder, GGUF file or ``package:NAME`` (see :func:`bakeoff.envs.loading.load_pretrained`)."""
+        module, tokenizer = load_pretrained(source, device=device, dtype=dtype)
+        return cls(module, tokenizer, name=str(source), chat=chat)
+
+    # ---------------------------------------------------------------- text
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each prompt, with the chat template or the tokenizer's own start token, unpadded.
+
+        Raises:
+            PromptError: a prompt that encodes to no token at all.
+        """
+        encoded = []
+        for prompt in prompts:
+            if self.chat:
+                turn = [{"role": "user", "content": prompt}]
+                text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+                ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            else:
+                ids = self.tokenizer(prompt)["input_ids"]
+                # Some tokenizers close every text; a prompt has to stay open for its completion.
+                while ids and ids[-1] in self.eos_ids and len(ids) > 1:
+                    ids = ids[:-1]
+            if not ids and self.bos_id is not None:
+                ids = [self.bos_id]
+            if not ids:
+                raise PromptError(f"prompt {prompt!r} encodes to no token; give it some text")
+            encoded.append([int(i) for i in ids])
+        return encoded
+
+    def pad(
+        self, encoded: Sequence[Sequence[int]], indices: Sequence[int] | None = None, length: int | None = None
+    ) -> PromptBatch:
+        """A left-padded batch, as long as its longest row or ``length``; ``indices`` say which prompt each row is."""
+        longest = max(len(ids) for ids in encoded) if length is None else length
+        tokens = torch.full((len(encoded), longest), self.pad_id)
+        mask = torch.zeros(len(encoded), longest, dtype=torch.bool)
+        for row, ids in enumerate(encoded):
+            tokens[row, longest - len(ids) :] = torch.tensor(list(ids))
+            mask[row, longest - len(ids) :] = True
+        order = torch.arange(len(encoded)) if indices is None else torch.as_tensor(list(indices))
+        return PromptBatch(tokens, mask, order)
+
+    def decode(self, tokens_BT: Tensor, mask_BT: Tensor) -> list[str]:
+        """The text of each row's real tokens; special tokens are left out."""
+        rows = [t[m].tolist() for t, m in zip(tokens_BT.cpu(), mask_BT.cpu(), strict=True)]
+        texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return texts
+
+    # ---------------------------------------------------------------- forward passes
+
+    def hidden(self, tokens_BS: Tensor, mask_BS: Tensor) -> Tensor:
+        """Final hidden states, what the head reads, shape (B, S, D); differentiable unless gradients are off."""
+        output = self.trunk(tokens_BS, attention_mask=mask_BS.long(), **self._positions(positions(mask_BS)))
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def completion_hidden(self, completions: Completions) -> Tensor:
+        """The hidden states that predict each completion token, shape (B, T', D), T' the longest real completion.
+
+        Columns that are padding in every row are cut before the forward pass, on both sides.
+        """
+        prompt_width = int(completions.prompts.mask_BP.sum(1).max())
+        longest = int(completions.lengths_B.max())
+        start = completions.prompts.mask_BP.shape[1] - prompt_width
+        end = completions.prompts.mask_BP.shape[1] + longest
+        tokens = completions.sequence_tokens_BS[:, start : end - 1].to(self.device)
+        mask = completions.sequence_mask_BS[:, start : end - 1].to(self.device)
+        return self.hidden(tokens, mask)[:, prompt_width - 1 :]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states (.., D) to float32 logits (.., V); forbidden tokens get :data:`LOWEST_LOGIT`."""
+        config = self.module.config
+        logits = self.module.get_output_embeddings()(hidden).float()
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
+        return logits if self._all_allowed else logits.masked_fill(~self.allowed_V, LOWEST_LOGIT)
+
+    def token_logprobs(self, completions: Completions) -> Tensor:
+        """Log-probability of each completion token, shape (B, T), 0 where the mask is False."""
+        return self.token_outputs(completions)[0]
+
+    def token_outputs(self, completions: Completions) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities (B, T) and entropies in nats (B, T), 0 where the mask is False, and the hidden states (B, T', D)."""
+        hidden = self.completion_hidden(completions)
+        mask = completions.mask_BT.to(self.device)
+        used = mask[:, : hidden.shape[1]]
+        tokens_N = completions.tokens_BT.to(self.device)[mask]
+        logprobs_N, entropy_N = vocabulary.logprobs_and_entropy(self.head, hidden[used], tokens_N, self.vocab_size)
+        zeros = torch.zeros(mask.shape, device=self.device)
+        return zeros.masked_scatter(mask, logprobs_N), zeros.masked_scatter(mask, entropy_N), hidden
+
+    def prefill(self, tokens_BP: Tensor, mask_BP: Tensor) -> tuple[Tensor, Any]:
+        """Read the prompts; returns the hidden state of each row's last token (B, D) and the key-value cache."""
+        cache = DynamicCache(config=self.module.config)
+        output = self.trunk(
+            tokens_BP, attention_mask=mask_BP.long(), past_key_values=cache, use_cache=True, **self._positions(positions(mask_BP))
+        )
+        return output.last_hidden_state[:, -1], cache
+
+    def decode_step(self, token_B: Tensor, mask_BS: Tensor, position_B: Tensor, cache: Any) -> Tensor:
+        """Read one more token a row (``mask_BS`` covers it); extends the cache, returns the hidden states (B, D)."""
+        output = self.trunk(
+            token_B[:, None],
+            attention_mask=mask_BS,
+            past_key_values=cache,
+            use_cache=True,
+            **self._positions(position_B[:, None]),
+        )
+        hidden: Tensor = output.last_hidden_state[:, -1]
+        return hidden
+
+    def sample(
+        self,
+        prompts: PromptBatch,
+        max_new_tokens: int,
+        generator: torch.Generator,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Completions:
+        """One completion for each prompt (see :func:`bakeoff.envs.sampling.sample`)."""
+        return sample(
+            self, prompts, max_new_tokens, generator, temperature=temperature, top_k=top_k, top_p=top_p
+        )
+
+    # ---------------------------------------------------------------- the module
+
+    @property
+    def trunk(self) -> Any:
+        """The module without its head."""
+        return self.module.base_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.module.device
+        return device
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights, tied ones counted once."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def copy(self) -> LanguageModel:
+        """A model of its own with equal weights; the tokenizer is shared."""
+        twin = copy.copy(self)
+        twin.module = copy.deepcopy(self.module)
+        return twin
+
+    def freeze(self) -> LanguageModel:
+        """Switch gradients off for every weight; returns itself."""
+        self.module.requires_grad_(False)
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Save weights and tokenizer so that plain transformers loads them (safetensors)."""
+        self.module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def check_prompt_length(self, encoded: Sequence[Sequence[int]], texts: Sequence[str], max_new_tokens: int) -> None:
+        """Refuse prompts that leave no room for a completion.
+
+        Raises:
+            PromptError: names the first prompt that is too long, its length and the limit.
+        """
+        room = self.max_context - max_new_tokens
+        for ids, text in zip(encoded, texts, strict=True):
+            if len(ids) > room:
+                raise PromptError(
+                    f"prompt {text[:40]!r}... has {len(ids)} tokens; with max_new_tokens {max_new_tokens} the context of "
+                    f'"{self.name}" ({self.max_context}) leaves {room}; shorten the prompt or lower max_new_tokens'
+                )
+
+    def _allowed(self) -> Tensor:
+        allowed = torch.ones(self.vocab_size, dtype=torch.bool)
+        allowed[len(self.tokenizer) :] = False  # rows that only round the embedding up to a friendly size
+        if self.pad_id not in self.eos_ids:
+            allowed[self.pad_id] = False
+        self._all_allowed = bool(allowed.all())
+        return allowed.to(self.device)
+
+    @cached_property
+    def _takes_positions(self) -> bool:
+        return "position_ids" in inspect.signature(self.trunk.forward).parameters
+
+    def _positions(self, position_ids: Tensor) -> dict[str, Tensor]:
+        return {"position_ids": position_ids} if self._takes_positions else {}
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Compare head(hidden) with the model's own logits once: a head we do not understand must not pass silently."""
+        tokens = torch.tensor([[self.eos_ids[0], 0, min(1, self.vocab_size - 1)]], device=self.device)
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        ours = self.head(self.hidden(tokens, mask))
+        theirs = self.module(tokens, attention_mask=mask.long()).logits.float()
+        allowed = self.allowed_V
+        if not torch.allclose(ours[..., allowed], theirs[..., allowed], atol=1e-2, rtol=1e-2):
+            raise ModelError(
+                f'the logits of "{self.name}" ({type(self.module).__name__}) are not a function of its last hidden state '
+                "that we know; this model family is not supported"
+            )
+
+
+def positions(mask_BS: Tensor) -> Tensor:
+    """Position of each real token, counted from the row's first one; 0 on left padding, shape (B, S)."""
+    return (mask_BS.long().cumsum(1) - 1).clamp_min(0)
+
+
+def _eos_ids(module: Any, tokenizer: Any, name: str) -> tuple[int, ...]:
+    """The tokens that end a completion: the generation config's (a model may have several), else the tokenizer's."""
+    declared = getattr(module.generation_config, "eos_token_id", None) if module.generation_config is not None else None
+    ids = declared if isinstance(declared, list) else [declared]
+    ids = [int(i) for i in ids if i is not None]
+    if tokenizer.eos_token_id is not None and int(tokenizer.eos_token_id) not in ids:
+        ids.insert(0, int(tokenizer.eos_token_id))
+    if not ids:
+        raise ModelError(f'model "{name}" has no end-of-sequence token; set eos_token in its tokenizer')
+    return tuple(ids)

@@ -1,0 +1,104 @@
+"""Finding and loading a causal language model: a hub id, a folder, or a GGUF file."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from bakeoff.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any, Any]:
+    """A model in eval mode and its tokenizer.
+
+    Args:
+        source: a folder, a ``.gguf`` file, ``package:NAME`` for a Python package that carries a GGUF file, or the id of
+            a model on the Hugging Face hub (the only case that may use the network).
+        device: e.g. ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        ModelError: nothing there, not a causal language model, no tokenizer, unknown dtype or device.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f'dtype "{dtype}" is not known; use one of {", ".join(DTYPES)}')
+    place, arguments = _locate(str(source))
+    bar_was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[dtype], **arguments)
+        if "gguf_file" in arguments:
+            model = without_quantisation_mark(model)
+        model = model.to(device)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, safetensors' own, ...
+        raise ModelError(f'model "{source}" cannot be loaded as a causal language model: {_first_line(error)}') from error
+    finally:
+        if bar_was_on:
+            transformers_logging.enable_progress_bar()
+    return model.eval(), tokenizer
+
+
+def without_quantisation_mark(model: Any) -> Any:
+    """The same float weights in a model that knows nothing of quantisation, and so can be saved.
+
+    transformers dequantises a GGUF file on loading but still marks the model as quantised, and then refuses to save it.
+    """
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = type(model)(config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    # Buffers that are not in the state dict (rotary frequencies) were made on the meta device: take the loaded ones.
+    for (name, buffer), (_, loaded) in zip(plain.named_buffers(), model.named_buffers(), strict=True):
+        if buffer.is_meta:
+            owner, _, leaf = name.rpartition(".")
+            plain.get_submodule(owner).register_buffer(leaf, loaded.clone(), persistent=False)
+    plain.tie_weights()
+    plain.generation_config = copy.deepcopy(model.generation_config)
+    for parameter in plain.parameters():
+        parameter.requires_grad_(True)
+    return plain
+
+
+def _locate(source: str) -> tuple[str, dict[str, str]]:
+    """Where transformers shall look, and the extra arguments it needs there."""
+    if source.startswith("package:"):
+        source = str(_packaged_gguf(source.removeprefix("package:")))
+    path = Path(source)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f'no GGUF file at "{source}"; check the path')
+        return str(path.parent), {"gguf_file": path.name}
+    looks_like_a_path = path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1 or os.sep == "\\"
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f'folder "{source}" holds no config.json; a model saved by save_pretrained has one')
+    elif looks_like_a_path or path.exists():
+        raise ModelError(f'no model folder at "{source}"; give a folder, a .gguf file or the id of a hub model')
+    return source, {}
+
+
+def _packaged_gguf(package: str) -> Path:
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f'no installed package "{package}"; install the one that carries the model')
+    files = sorted(p for place in spec.submodule_search_locations for p in Path(place).rglob("*.gguf"))
+    if len(files) != 1:
+        raise ModelError(f'package "{package}" carries {len(files)} GGUF files, expected one; name the file itself')
+    return files[0]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"

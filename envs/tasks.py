@@ -1,0 +1,52 @@
+"""A task: what is optimised, from which model, on which prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bakeoff import registry
+
+if TYPE_CHECKING:
+    from bakeoff.envs.exact.enumeration import Enumeration
+    from bakeoff.envs.language_model import LanguageModel
+    from bakeoff.envs.prompts import PromptSet
+    from bakeoff.envs.rewards import Reward
+
+
+@dataclass(frozen=True)
+class Task:
+    """The same question for every algorithm: maximise E[proxy] - kl_coef * KL(policy || reference)."""
+
+    name: str
+    """The name it is registered under."""
+    language_model: LanguageModel
+    """The reference: where every policy starts, and what the KL divergence is taken to."""
+    prompts: PromptSet
+    """Train and evaluation prompts, disjoint."""
+    reward: Reward
+    """The reward that is optimised (the proxy)."""
+    max_new_tokens: int
+    """Length limit of a completion; reaching it truncates."""
+    kl_coef: float
+    """Beta, in reward units per nat of sequence KL."""
+    gold: Reward | None = None
+    """A judge that no algorithm sees; None where there is none."""
+    enumeration: Enumeration | None = None
+    """Every possible completion, where they can be enumerated: evaluation is exact then."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the factory was called with, for provenance."""
+
+
+def make_task(name: str, **settings: Any) -> Task:
+    """Build a registered task.
+
+    Raises:
+        NotFoundError: no task of that name.
+        UserError: a setting it does not take, or one it cannot use.
+    """
+    from bakeoff.envs.settings import call_with_settings
+
+    task: Task = call_with_settings(registry.tasks.load(name), f'task "{name}"', settings)
+    return task

@@ -1,0 +1,62 @@
+"""bakeoff: find out which RL algorithm aligns your language model best, on your prompts, reward and budget.
+
+Importing this package registers ``bakeoff/TextGeneration-v0`` with Gymnasium and imports no heavy library; the names
+below load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bakeoff.algos.base import Algorithm, AlgorithmConfig
+    from bakeoff.api import load, run
+    from bakeoff.envs.language_model import LanguageModel
+    from bakeoff.envs.meter import Budget, Meter
+    from bakeoff.envs.prompts import PromptSet
+    from bakeoff.envs.tasks import Task, make_task
+    from bakeoff.envs.text_env import TextGenerationEnv
+    from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Algorithm": "bakeoff.algos.base",
+    "AlgorithmConfig": "bakeoff.algos.base",
+    "Budget": "bakeoff.envs.meter",
+    "LanguageModel": "bakeoff.envs.language_model",
+    "Meter": "bakeoff.envs.meter",
+    "PromptSet": "bakeoff.envs.prompts",
+    "Task": "bakeoff.envs.tasks",
+    "TextGenerationEnv": "bakeoff.envs.text_env",
+    "TextGenerationVectorEnv": "bakeoff.envs.token_mdp",
+    "load": "bakeoff.api",
+    "make_task": "bakeoff.envs.tasks",
+    "run": "bakeoff.api",
+}
+
+__all__ = [
+    "Algorithm",
+    "AlgorithmConfig",
+    "Budget",
+    "LanguageModel",
+    "Meter",
+    "PromptSet",
+    "Task",
+    "TextGenerationEnv",
+    "TextGenerationVectorEnv",
+    "load",
+    "make_task",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bakeoff' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,70 @@
+"""What can go wrong, and what to do about it.
+
+Every message says what is wrong, where, and how to mend it, on one line. Each class is also a standard type, so callers
+can catch ``KeyError`` or ``ValueError`` without importing us. The command line prints a :class:`BakeoffError` as that one
+line and exits with 2; any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class BakeoffError(Exception):
+    """Anything this toolkit raises on purpose."""
+
+
+class UserError(BakeoffError, ValueError):
+    """Bad input: the message names the thing, the place and the fix."""
+
+
+class NotFoundError(UserError, KeyError):
+    """A name that is not registered; suggests the nearest one."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        message = f'no {kind} "{name}"{did_you_mean(name, known)}; installed: {", ".join(known) or "none"}'
+        super().__init__(message)
+        self.kind, self.name, self.known = kind, name, known
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return str(self.args[0])
+
+
+class ConfigError(UserError):
+    """One or more problems in a configuration, all of them listed at once."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source, self.problems = source, list(problems)
+        super().__init__(f"{source}: " + "; ".join(self.problems))
+
+
+class ModelError(UserError):
+    """A model or tokenizer that cannot be used as a causal language model here."""
+
+
+class PromptError(UserError):
+    """A prompt, or a file of prompts, that cannot be used."""
+
+
+class RewardError(BakeoffError, ValueError):
+    """A reward function returned something that is not one finite number a completion."""
+
+
+class EpisodeEndedError(BakeoffError, RuntimeError):
+    """``step`` was called on an environment whose episode is over."""
+
+
+class ActionError(UserError):
+    """An action outside the vocabulary, or one that the token mask forbids."""
+
+
+class RunFolderError(UserError):
+    """A run folder that cannot be written, belongs to another suite, or is damaged."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``'; did you mean "ppo"?'`` when a known name is close, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else ""
