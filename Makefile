@@ -1,0 +1,42 @@
+# `make quick` and `make test` work in a fresh clone: they make .venv and install into it what constraints.txt pins.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUITE_OUT ?= runs/quick
+
+.PHONY: quick test test-slow lint docs install clean reviews-model exact-model
+.DEFAULT_GOAL := quick
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
+
+quick: install  ## run the quick suite and report on it
+	$(BIN)/bakeoff run quick --out $(SUITE_OUT)
+
+test: install  ## the unit tests
+	$(BIN)/python -m pytest -n auto
+
+test-slow: install  ## the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: install  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+reviews-model: install  ## train the model of the task `reviews` again (about an hour)
+	$(BIN)/python -m bakeoff.envs.reviews.pretrain --out envs/reviews/model
+
+exact-model: install  ## fit the model of the task `exact` again (seconds)
+	$(BIN)/python -m bakeoff.envs.exact.pretrain --out envs/exact/model
+
+clean:
+	rm -rf build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
