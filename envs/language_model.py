@@ -114,10 +114,15 @@ class LanguageModel:
         return PromptBatch(tokens, mask, order)
 
     def decode(self, tokens_BT: Tensor, mask_BT: Tensor) -> list[str]:
-        """The text of each row's real tokens; special tokens are left out."""
-        rows = [t[m].tolist() for t, m in zip(tokens_BT.cpu(), mask_BT.cpu(), strict=True)]
+        """What each row's real tokens add to the text before them, leading space included; special tokens are left out.
+
+        Many tokenizers drop a space at the start of what they decode. Prompt and completion would then run together, so
+        each row is decoded behind a known word, which is cut off again.
+        """
+        word_ids, word = self._lead
+        rows = [word_ids + t[m].tolist() for t, m in zip(tokens_BT.cpu(), mask_BT.cpu(), strict=True)]
         texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return texts
+        return [text.removeprefix(word) for text in texts]
 
     # ---------------------------------------------------------------- forward passes
 
@@ -254,6 +259,13 @@ class LanguageModel:
             allowed[self.pad_id] = False
         self._all_allowed = bool(allowed.all())
         return allowed.to(self.device)
+
+    @cached_property
+    def _lead(self) -> tuple[list[int], str]:
+        """Tokens of a word to decode behind, and its text; none where the tokenizer does not give the word back."""
+        ids = [int(i) for i in self.tokenizer("a", add_special_tokens=False)["input_ids"]]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return (ids, text) if text.strip() else ([], "")
 
     @cached_property
     def _takes_positions(self) -> bool:

@@ -174,7 +174,7 @@ def test_a_saved_model_loads_with_plain_transformers(model: LanguageModel, tmp_p
 def test_chat_prompts_go_through_the_template(model: LanguageModel) -> None:
     model.tokenizer.chat_template = "{% for m in messages %}a {{ m.content }}{% endfor %}{% if add_generation_prompt %} b{% endif %}"
     chat = LanguageModel(model.module, model.tokenizer, name="chat", chat=True)
-    assert chat.decode(*[torch.tensor(x) for x in (chat.encode(["c d"]), [[True] * 4])]) == ["a c d b"]
+    assert chat.decode(*[torch.tensor(x) for x in (chat.encode(["c d"]), [[True] * 4])]) == [" a c d b"]
 
 
 def test_chat_without_a_template_is_refused(model: LanguageModel) -> None:

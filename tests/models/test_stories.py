@@ -52,3 +52,12 @@ def test_padded_rows_of_different_length_sample_what_they_sample_alone(stories: 
     for row, prompt in enumerate(prompts):
         single = stories.sample(stories.pad(stories.encode([prompt])), 30, generator)
         assert torch.equal(single.tokens_BT[0], batched.tokens_BT[row])
+
+
+def test_a_completion_keeps_the_space_between_it_and_its_prompt(stories: LanguageModel) -> None:
+    text = "Lily went to the park and saw a dog in a bag."
+    ids = stories.encode([text])[0]
+    for cut in range(2, len(ids)):  # the prompt ends anywhere, in the middle of a word too
+        rest = torch.tensor([ids[cut:]])
+        head = stories.tokenizer.decode(ids[1:cut])
+        assert head + stories.decode(rest, torch.ones_like(rest, dtype=torch.bool))[0] == text
