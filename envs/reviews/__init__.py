@@ -1,0 +1,1 @@
+"""A tiny language model that the package ships, which continues, critiques and revises reviews."""
