@@ -1,0 +1,10 @@
+"""The enumerable task, built once: every test starts from its reference."""
+
+import pytest
+
+from bakeoff.envs.tasks import Task, make_task
+
+
+@pytest.fixture(scope="session")
+def exact() -> Task:
+    return make_task("exact")
