@@ -1,0 +1,93 @@
+"""Which cells belong together when several runs are read at once, and what each contestant is called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bakeoff.reports.store_reader import StoredCell, StoredRun
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored cell under the names that the report uses."""
+
+    run: str
+    """Name of its run: the folder's name, made unique."""
+    task: str
+    """Name of its task; with the run in brackets when two runs mean different things by it."""
+    label: str
+    """Name of its contestant; with the run in brackets when two runs mean different things by it."""
+    cell: StoredCell
+
+
+def name_entries(runs: Sequence[StoredRun]) -> tuple[list[Entry], dict[str, Mapping[str, Any]]]:
+    """Name every cell of every run, and return what is known of each task under its display name.
+
+    Runs are merged where that is sound: the same task (settings, model, beta, length) keeps one name, and a label keeps
+    one name across runs when algorithm, settings and budget agree and no seed occurs twice. Anything else gets its
+    run's name in brackets, so nothing is averaged that differs.
+    """
+    names = _unique([run.name for run in runs])
+    task_names = _name_tasks(runs, names)
+    infos: dict[str, Mapping[str, Any]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for cell in run.cells:
+            infos.setdefault(task_names[name, cell.task], run.tasks.get(cell.task, {}))
+    groups: dict[tuple[str, str], dict[str, list[StoredCell]]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for cell in run.cells:
+            groups.setdefault((task_names[name, cell.task], cell.label), {}).setdefault(name, []).append(cell)
+    clashing = {label for (_, label), by_run in groups.items() if not _mergeable(by_run)}
+    entries = [
+        Entry(
+            name, task_names[name, cell.task], f"{cell.label} [{name}]" if cell.label in clashing else cell.label, cell
+        )
+        for run, name in zip(runs, names, strict=True)
+        for cell in run.cells
+    ]
+    return entries, infos
+
+
+def _name_tasks(runs: Sequence[StoredRun], names: Sequence[str]) -> dict[tuple[str, str], str]:
+    identities: dict[str, set[str]] = {}
+    for run in runs:
+        for cell in run.cells:
+            identities.setdefault(cell.task, set()).add(_task_identity(run, cell.task))
+    return {
+        (name, cell.task): f"{cell.task} [{name}]" if len(identities[cell.task]) > 1 else cell.task
+        for run, name in zip(runs, names, strict=True)
+        for cell in run.cells
+    }
+
+
+def _task_identity(run: StoredRun, task: str) -> str:
+    info = run.tasks.get(task, {})
+    settings = next((cell.config.get("task_settings") for cell in run.cells if cell.task == task and cell.config), None)
+    facts = [settings, *(info.get(key) for key in ("kl_coef", "max_new_tokens", "proxy", "gold", "model"))]
+    return json.dumps(facts, sort_keys=True, default=str)
+
+
+def _mergeable(by_run: Mapping[str, Sequence[StoredCell]]) -> bool:
+    if len(by_run) == 1:
+        return True
+    cells = [cell for group in by_run.values() for cell in group]
+    identities = {
+        json.dumps(
+            [cell.algorithm, cell.config.get("settings"), cell.config.get("budget")], sort_keys=True, default=str
+        )
+        for cell in cells
+        if cell.config
+    }
+    return len(identities) <= 1 and len({cell.seed for cell in cells}) == len(cells)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return unique

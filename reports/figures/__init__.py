@@ -1,0 +1,99 @@
+"""One file per kind of figure, each a function that draws one task onto one axes; this file puts panels together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bakeoff.errors import NotFoundError, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bakeoff.reports.results import Results
+
+KINDS: Mapping[str, str] = {
+    "learning_curves": "score against what was spent; options metric=, meter=",
+    "frontier": "reward against KL to the reference: the contestants, best of n, and the optimum where it is known",
+    "cost": "what each contestant spent, a bar a seed mean",
+    "drift": "length, entropy, diversity against KL: how the text changed",
+    "win_rate": "win rate over the reference on the same prompts",
+    "improvement": "probability that a run of one contestant beats a run of another",
+    "overoptimisation": "gold against proxy reward over the square root of KL",
+    "profile": "share of runs above each normalised score",
+}
+"""Every kind of figure that :func:`plot` draws, with a line on what it shows."""
+
+
+def drawer(kind: str) -> Callable[..., Any]:
+    """The function behind a kind, imported when it is first asked for.
+
+    Raises:
+        NotFoundError: no such kind; the message suggests the nearest.
+    """
+    if kind not in KINDS:
+        raise NotFoundError("figure kind", kind, KINDS)
+    from bakeoff.reports.figures import cost, curves, drift, frontier, overoptimisation, pairs
+
+    return {
+        "learning_curves": curves.draw_learning_curves,
+        "frontier": frontier.draw_frontier,
+        "cost": cost.draw_cost,
+        "drift": drift.draw_drift,
+        "win_rate": pairs.draw_win_rate,
+        "improvement": pairs.draw_improvement,
+        "overoptimisation": overoptimisation.draw_overoptimisation,
+        "profile": curves.draw_profile,
+    }[kind]
+
+
+def plot(results: Results, kind: str, *, task: str | None = None, style: Any = None, **options: Any) -> Figure:
+    """A figure with a panel for each task that has something to show.
+
+    Args:
+        results: what to draw.
+        kind: one of :data:`KINDS`.
+        task: only this task.
+        style: anything ``matplotlib.style.use`` takes, in place of the report's own.
+        **options: passed to the drawing function.
+
+    Raises:
+        NotFoundError: no such kind or task.
+        UserError: nothing to draw: no finished cell has what this kind shows.
+    """
+    from bakeoff.reports.figures.style import Look, panels
+
+    draw = drawer(kind)
+    tasks = results.task_names()
+    if task is not None and task not in tasks:
+        raise NotFoundError("task", task, tasks)
+    look = Look.of(results)
+    shown = [task] if task is not None else tasks
+    figure = panels(shown, lambda axes, name: draw(axes, results, name, look, **options), style=style)
+    if figure is None:
+        raise UserError(f'figure "{kind}": no finished cell has what it shows; see KINDS, or run more of the suite')
+    return figure
+
+
+def write_figure(
+    runs: Results | Sequence[Path | str] | Path | str,
+    kind: str,
+    out: Path | str,
+    *,
+    task: str | None = None,
+    **options: Any,
+) -> Path:
+    """Draw one figure into a file and return its path; the ending says the format (svg, png, pdf).
+
+    Raises:
+        RunFolderError: a folder that is no run folder.
+        NotFoundError: no such kind or task.
+        UserError: nothing to draw, or a format that matplotlib does not write.
+    """
+    from bakeoff.reports.figures.style import save
+    from bakeoff.reports.results import Results
+
+    drawer(kind)  # a wrong kind is told before anything is read
+    results = runs if isinstance(runs, Results) else Results.load(runs)
+    return save(plot(results, kind, task=task, **options), Path(out))

@@ -1,0 +1,46 @@
+"""How the text changed on the way: length, entropy and diversity against KL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from bakeoff.reports.figures.curves import METRIC_NAMES, title_of
+from bakeoff.reports.figures.style import Look, label_points
+
+if TYPE_CHECKING:
+    from bakeoff.reports.results import Results
+
+DRIFTING = ("length", "entropy", "distinct_2")
+
+
+def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: tuple[str, ...] = DRIFTING) -> bool:
+    """A small panel for each metric: mean over seeds along training, against KL; the square is where training ended."""
+    rows = results.evaluations[results.evaluations["task"] == task]
+    kl, _ = title_of("kl", rows)
+    shown = [name for name in metrics if name in rows and rows[name].notna().any()]
+    if kl not in rows or not shown:
+        return False
+    axes.set_axis_off()
+    for column, metric in enumerate(shown):
+        left, width = column / len(shown), 1 / len(shown)
+        panel = axes.inset_axes((left + 0.03, 0.08, width - 0.06, 0.82))
+        named = []
+        for label in results.labels(task):
+            mine = rows[rows["label"] == label].dropna(subset=[kl, metric])
+            if mine.empty:
+                continue
+            turn = mine.groupby(["run", "seed"], sort=False, observed=True).cumcount()
+            path = mine.groupby(turn)[[kl, metric]].mean().to_numpy(dtype=np.float64)
+            mark = look[label]
+            panel.plot(path[:, 0], path[:, 1], color=mark.color, lw=1.5, ls=mark.dash)
+            panel.scatter(path[-1:, 0], path[-1:, 1], color=mark.color, marker=mark.marker, s=30, zorder=3)
+            named.append((label, float(path[-1, 0]), float(path[-1, 1]), mark.color))
+        panel.set_title(METRIC_NAMES.get(metric, metric), loc="left", fontsize=9.5)
+        panel.set_xlabel("KL to the reference (nats)", fontsize=9)
+        panel.margins(x=0.1, y=0.15)
+        if column == 0:  # colours and markers carry over to the others
+            label_points(panel, named)
+    return True

@@ -1,0 +1,167 @@
+"""Reward against KL to the reference, with what best-of-n buys and, where it is known, the best that any policy can
+do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from bakeoff.reports.comparisons import best_of_n_kl_bound, expected_maximum, pareto_set
+from bakeoff.reports.figures.curves import title_of
+from bakeoff.reports.figures.style import BASELINE, INK, Look, family, label_points
+from bakeoff.reports.leaderboard import generator
+from bakeoff.reports.statistics import stratified_bootstrap_interval
+
+if TYPE_CHECKING:
+    from bakeoff.reports.results import Results
+
+
+class BestOfN(NamedTuple):
+    """What the best of n answers of the reference would score, estimated from its stored samples."""
+
+    kl: NDArray[np.float64]
+    """ln n - (n - 1) / n, an upper bound."""
+    reward: NDArray[np.float64]
+    """Expected maximum of n, unbiased for the pool it is estimated from."""
+    n: NDArray[np.int64]
+    samples: int
+    """Reference samples behind it."""
+    pooled: bool
+    """True when prompts had too few samples each, so all were pooled: then the curve also picks the luckiest prompt."""
+
+
+def draw_frontier(axes: Axes, results: Results, task: str, look: Look) -> bool:
+    """Every seed a faint point, every contestant's mean with its 95 % interval both ways; a ring marks the Pareto set.
+    Every seed a faint point, every contestant's mean with its 95 % interval both ways; a ring marks the Pareto set.
+    """
+    rows = results.final[results.final["task"] == task]
+    kl, kl_title = title_of("kl", rows)
+    reward, reward_title = title_of("proxy", rows)
+    if kl not in rows or reward not in rows:
+        return False
+    rows = rows.dropna(subset=[kl, reward])
+    if rows.empty:
+        return False
+    named: list[tuple[str, float, float, str]] = []
+    for label in results.labels(task):
+        seeds = rows[rows["label"] == label]
+        if seeds.empty:
+            continue
+        mark = look[label]
+        points = seeds[[kl, reward]].to_numpy(dtype=np.float64)
+        if len(points) > 1:
+            axes.scatter(points[:, 0], points[:, 1], color=mark.color, marker=mark.marker, s=16, alpha=0.35, lw=0)
+        across, up = (stratified_bootstrap_interval([v], rng=generator("frontier", task, label)) for v in points.T)
+        errors = np.nan_to_num([[e.value - e.low, e.high - e.value] for e in (across, up)])
+        axes.errorbar(
+            across.value,
+            up.value,
+            xerr=errors[0][:, None].clip(0),
+            yerr=errors[1][:, None].clip(0),
+            fmt=mark.marker,
+            color=mark.color,
+            ms=7,
+            lw=1.3,
+            capsize=2.5,
+        )
+        named.append((label, across.value, up.value, mark.color))
+    best = pareto_set([point[1] for point in named], [point[2] for point in named])
+    for (_, x, y, _), on_front in zip(named, best, strict=True):
+        if on_front:
+            axes.scatter([x], [y], s=150, facecolors="none", edgecolors=INK, lw=1.0)
+    reach = max(float(rows[kl].max()), 0.5) * 1.12
+    _draw_optimum(axes, results, task, reach)
+    _draw_best_of_n(axes, results, task, reach)
+    axes.set_xlim(-0.03 * reach, reach)
+    axes.set_xlabel(kl_title)
+    axes.set_title(f"{reward_title}, by KL to the reference", loc="left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), fontsize=8.5, borderpad=0)
+    label_points(axes, _sweeps(axes, named))
+    return True
+
+
+def _sweeps(axes: Axes, named: list[tuple[str, float, float, str]]) -> list[tuple[str, float, float, str]]:
+    """Join the points of a sweep by a line in KL order and name it once; other points keep their labels."""
+    labels = []
+    groups: dict[str, list[tuple[str, float, float, str]]] = {}
+    for point in named:
+        groups.setdefault(family(point[0]), []).append(point)
+    for name, points in groups.items():
+        if len(points) == 1:
+            labels += points
+            continue
+        points.sort(key=lambda point: point[1])
+        axes.plot([p[1] for p in points], [p[2] for p in points], color=points[0][3], lw=1, alpha=0.6, zorder=1)
+        labels.append((name, *points[-1][1:]))
+    return labels
+
+
+def _draw_optimum(axes: Axes, results: Results, task: str, reach: float) -> None:
+    stored = results.tasks.get(task, {}).get("frontier")
+    points = [
+        (float(point["kl"]), float(point["reward"]))
+        for point in (stored if isinstance(stored, list) else [])
+        if isinstance(point, dict) and _is_number(point.get("kl")) and _is_number(point.get("reward"))
+    ]
+    if len(points) < 2:
+        return
+    x, y = np.array(sorted(points)).T
+    shown = x <= reach
+    if shown.any() and not shown.all():
+        x, y = np.append(x[shown], reach), np.append(y[shown], np.interp(reach, x, y))
+    axes.plot(x, y, color=INK, lw=1.4, zorder=1, label="best possible at that KL (exact)")
+
+
+def _draw_best_of_n(axes: Axes, results: Results, task: str, reach: float) -> None:
+    curve = best_of_n_curve(results.end_samples, results.first, task)
+    if curve is None:
+        return
+    kept = curve.kl <= reach
+    name = f"best of n, estimated from {curve.samples} reference samples" + (", prompts pooled" if curve.pooled else "")
+    axes.plot(curve.kl[kept], curve.reward[kept], color=BASELINE, lw=1.3, ls=(0, (2, 1.6)), zorder=1, label=name)
+    for n, x, y in zip(curve.n, curve.kl, curve.reward, strict=True):
+        if x <= reach and n in (4, 16, 64):
+            axes.scatter([x], [y], s=9, color=BASELINE, zorder=1)
+            axes.annotate(
+                f"n={n}", (x, y), (0, -10), textcoords="offset points", fontsize=7.5, color=BASELINE, ha="center"
+            )
+
+
+def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewest: int = 8) -> BestOfN | None:
+    """Best-of-n from the first evaluation's samples, which are the reference's own, of every seed.
+
+    Where each prompt has at least 4 samples the maximum is taken within prompts, for n up to the fewest of them;
+    otherwise over all samples pooled, for n up to a quarter of them. ``None`` where fewer than ``fewest`` samples are
+    stored or the first policy was not the reference (its KL is above zero).
+    """
+    start = first[first["task"] == task]
+    if "kl" not in start or start.empty:
+        return None
+    at_reference = start[start["kl"].abs() < 1e-4]
+    keys = ["run", "label", "seed", "step"]
+    rows = samples[samples["task"] == task].astype({"run": object, "label": object})
+    rows = rows.merge(at_reference[keys].astype({"run": object, "label": object}), on=keys)
+    rows = rows.dropna(subset=["proxy"])
+    # Contestants of one seed share their first samples, so one contestant a seed stands for all.
+    rows = rows[rows["label"] == rows.groupby(["run", "seed"])["label"].transform("first")]
+    scores = [group["proxy"].to_numpy(dtype=np.float64) for _, group in rows.groupby("prompt", sort=True)]
+    total = sum(map(len, scores))
+    if total < fewest:
+        return None
+    within = min(map(len, scores))
+    pooled = within < 4
+    most = total // 4 if pooled else within
+    n = np.unique(np.round(np.geomspace(1, most, 40)).astype(np.int64))
+    pools = [np.concatenate(scores)] if pooled else scores
+    reward = np.mean([expected_maximum(pool, n.tolist()) for pool in pools], axis=0)
+    return BestOfN(best_of_n_kl_bound(n), reward, n, total, pooled)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))

@@ -1,0 +1,132 @@
+"""Writes the report: one HTML page, the same in Markdown, the tables as CSV and LaTeX, the figures as SVG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from bakeoff.errors import RunFolderError
+from bakeoff.reports.results import Results
+from bakeoff.reports.text import slug
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bakeoff.reports.figures.style import Look
+    from bakeoff.reports.page import FigureView
+
+FIGURES = {
+    "learning_curves": (
+        "Learning curves",
+        "Mean over seeds with its 95 % bootstrap band; faint lines are single seeds. Level dashed lines do not learn.",
+    ),
+    "frontier": (
+        "Reward against KL",
+        "Upper left is better: more reward, closer to the reference. Faint points are seeds, bars 95 % bootstrap "
+        "intervals, rings mark contestants that no other beats in both.",
+    ),
+    "win_rate": (
+        "Win rate",
+        "Against the reference's answers to the same prompts; points are seeds, bars 95 % bootstrap intervals.",
+    ),
+    "improvement": (
+        "Probability of improvement",
+        "From the seeds of both, ties one half; with few seeds it can only take few values.",
+    ),
+    "overoptimisation": (
+        "Gold against proxy",
+        "Where the full line (gold) falls while the dotted one (proxy) rises, the proxy is being exploited. KL is not a "
+        "fair measure of pressure across methods: compare the two lines of one contestant, not contestants.",
+    ),
+    "drift": ("How the text changed", "Mean over seeds along training; the marker is where training ended."),
+    "cost": (
+        "Cost",
+        "Mean over seeds of what one run spent; a thin line runs from the least to the most. Evaluation is not in it.",
+    ),
+}
+"""Figures of the page in order, with title and caption."""
+
+
+def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of one or more runs and return the path of its ``index.html``.
+
+    Writes ``index.html``, ``report.md``, ``leaderboard.csv``, ``leaderboard.tex`` and ``figures/*.svg``. The same run
+    folders give the same bytes.
+
+    Args:
+        runs: run folders, or what was loaded from them.
+        out: folder to write into; ``report/`` in the first run folder by default.
+
+    Raises:
+        RunFolderError: a folder is no run folder, or the report cannot be written there.
+    """
+    from bakeoff.reports import markdown, page, tables
+
+    results = runs if isinstance(runs, Results) else Results.load(runs)
+    folder = Path(out) if out is not None else results.runs[0].path / "report"
+    figures, files = _draw(results)
+    built = page.build_page(results, figures, _css_colors(results))
+    files |= {
+        "index.html": page.render(built),
+        "report.md": markdown.render(built),
+        "leaderboard.csv": tables.csv(built.board),
+        "leaderboard.tex": tables.latex(built.board),
+    }
+    try:
+        for name, text in files.items():
+            _write(folder / name, text)
+        for old in (folder / "figures").glob("*.svg"):  # of an earlier report; a stale figure would mislead
+            if f"figures/{old.name}" not in files:
+                old.unlink()
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder}: the report cannot be written ({error.strerror}); give another folder"
+        ) from error
+    return folder / "index.html"
+
+
+def _draw(results: Results) -> tuple[dict[str, list[FigureView]], dict[str, str]]:
+    """Figures by task, and the files they make."""
+    from bakeoff.reports.figures import drawer
+    from bakeoff.reports.figures.style import Look, inline, panels, svg
+    from bakeoff.reports.page import FigureView
+
+    look = Look.of(results)
+    views: dict[str, list[FigureView]] = {}
+    files: dict[str, str] = {}
+    for place, task in enumerate(results.task_names()):
+        for kind, (title, caption) in FIGURES.items():
+            figure = panels([task], partial(_panel, drawer(kind), results, look))
+            if figure is None:
+                continue
+            text = svg(figure)
+            file = f"figures/{kind}-{slug(task)}.svg"
+            if file in files:  # two task names may differ only in characters that no file name has
+                file = f"figures/{kind}-{slug(task)}-{place}.svg"
+            files[file] = text
+            picture = Markup(inline(text, f"{kind}{place}", f"{title}, task {slug(task)}. {caption}"))
+            views.setdefault(task, []).append(FigureView(kind, title, caption, file, picture))
+    return views, files
+
+
+def _panel(draw: Callable[..., bool], results: Results, look: Look, axes: Axes, task: str) -> bool:
+    return draw(axes, results, task, look)
+
+
+def _css_colors(results: Results) -> dict[str, str]:
+    from bakeoff.reports.figures.style import Look, css_color
+
+    return {label: css_color(mark.color) for label, mark in Look.of(results).marks.items()}
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(text.encode("utf-8", "replace"))
+    os.replace(fresh, path)

@@ -1,0 +1,256 @@
+"""Reads run folders as they are on disk: complete, half-written, failed or damaged. See docs/run-folder.md for the
+contract.
+
+Nothing here averages or judges. A torn last line (the writer was killed) is dropped and counted; a cell that is missing
+or failed comes back as such, with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bakeoff.errors import RunFolderError
+
+SCHEMA = 1
+"""The newest version of the run folder that this reader knows."""
+METERS = ("generated_tokens", "reward_queries", "trained_tokens", "seconds")
+"""The meter's totals, in the order of the store's rows."""
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """One task x label x seed, as the store holds it."""
+
+    task: str
+    label: str
+    algorithm: str
+    seed: int
+    path: Path
+    """The cell's folder."""
+    status: str
+    """``done``, ``failed``, ``running``, ``pending``, ``missing`` (never started) or ``damaged`` (done, but
+    unreadable).
+    """
+    error: str | None
+    """One line on why it is not done."""
+    config: Mapping[str, Any]
+    """``config.json``, or empty."""
+    state: Mapping[str, Any]
+    """``status.json``, or empty."""
+    evaluations: Sequence[Mapping[str, Any]] = field(repr=False)
+    """Rows of ``metrics.jsonl`` whose phase is eval, in file order."""
+    torn: int
+    """Lines of ``metrics.jsonl`` that could not be read."""
+
+    def rows(self) -> list[Mapping[str, Any]]:
+        """All readable rows of ``metrics.jsonl``, in file order; training rows are many, so they are not kept."""
+        return _read_metrics(self.path / "metrics.jsonl", evaluations_only=False)[0]
+
+    def samples(self, *, ends_only: bool = False) -> list[dict[str, Any]]:
+        """Rows of ``samples.jsonl``; with ``ends_only`` those of the first and the last evaluation."""
+        path = self.path / "samples.jsonl"
+        if not ends_only:
+            return [row for row in _json_lines(path) if isinstance(row, dict)]
+        first: list[bytes] = []
+        last: list[bytes] = []
+        first_step: int | None = None
+        last_step: int | None = None
+        for line in _complete_lines(path):
+            step = _step_of(line)
+            if step is None:
+                continue
+            if first_step is None:
+                first_step = step
+            if step == first_step:
+                first.append(line)
+                continue
+            if step != last_step:
+                last, last_step = [], step
+            last.append(line)
+        return [row for line in (*first, *last) if isinstance(row := _parse(line), dict)]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run folder."""
+
+    path: Path
+    name: str
+    """The folder's name."""
+    manifest: Mapping[str, Any]
+    """``manifest.json``."""
+    tasks: Mapping[str, Mapping[str, Any]]
+    """What is known of each task: ``tasks/<task>.json``, over the manifest's ``tasks`` section."""
+    cells: Sequence[StoredCell]
+    """Every planned cell, in the manifest's order, whether it ran or not."""
+
+
+def read_run(path: Path) -> StoredRun:
+    """Read one run folder.
+
+    Raises:
+        RunFolderError: no such folder, no run in it, or one made by a newer version.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunFolderError(f"{path}: no such folder; give the folder that `bakeoff run SUITE --out DIR` wrote")
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise RunFolderError(
+            f"{path}: no manifest.json in it, so it is no run folder; give what `bakeoff run` wrote with --out"
+        )
+    manifest = _parse(file.read_bytes())
+    if not isinstance(manifest, dict):
+        raise RunFolderError(
+            f"{file}: not readable as JSON; `bakeoff run` with the same suite and --out writes it anew"
+        )
+    schema = manifest.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise RunFolderError(f"{file}: schema {schema!r}, this version reads up to {SCHEMA}; install a newer bakeoff")
+    return StoredRun(path, path.resolve().name, manifest, _read_tasks(path, manifest), _read_cells(path, manifest))
+
+
+def _read_tasks(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    stored = manifest.get("tasks")
+    tasks: dict[str, Mapping[str, Any]] = {}
+    if isinstance(stored, dict):
+        tasks = {str(name): value for name, value in stored.items() if isinstance(value, dict)}
+    for file in sorted((path / "tasks").glob("*.json")):
+        value = _parse(file.read_bytes())
+        if isinstance(value, dict):
+            name = str(value.get("task") or value.get("name") or file.stem)
+            tasks[name] = {**tasks.get(name, {}), **value}
+    return tasks
+
+
+def _read_cells(path: Path, manifest: Mapping[str, Any]) -> list[StoredCell]:
+    planned = manifest.get("cells")
+    cells: dict[Path, StoredCell] = {}
+    for entry in planned if isinstance(planned, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        where = _cell_folder(path, entry)
+        cells[where] = _read_cell(where, entry)
+    for where in sorted((path / "cells").glob("*/*/seed-*"), key=_natural):
+        if where not in cells and where.is_dir():  # older or hand-made folders may lack the list
+            cells[where] = _read_cell(where, {})
+    return list(cells.values())
+
+
+def _cell_folder(path: Path, entry: Mapping[str, Any]) -> Path:
+    default = Path("cells", str(entry.get("task")), str(entry.get("label")), f"seed-{entry.get('seed')}")
+    given = Path(str(entry.get("path") or default))
+    if given.is_absolute() or ".." in given.parts:  # a manifest from elsewhere must not point outside its folder
+        given = default
+    return path / given
+
+
+def _read_cell(where: Path, entry: Mapping[str, Any]) -> StoredCell:
+    config = _read_object(where / "config.json")
+    state = _read_object(where / "status.json")
+    known: dict[str, Any] = {
+        **entry,
+        **{key: config[key] for key in ("task", "label", "algorithm", "seed") if key in config},
+    }
+    seed_text = where.name.removeprefix("seed-")
+    seed = known.get("seed", int(seed_text) if seed_text.lstrip("-").isdigit() else 0)
+    status = str(state.get("status", "missing"))
+    error = state.get("error")
+    evaluations, torn = _read_metrics(where / "metrics.jsonl", evaluations_only=True)
+    if status == "done" and not evaluations:
+        status, error = "damaged", "status is done, but metrics.jsonl holds no evaluation"
+    elif status == "missing":
+        error = error or "never started"
+    return StoredCell(
+        task=str(known.get("task", where.parent.parent.name)),
+        label=str(known.get("label", where.parent.name)),
+        algorithm=str(known.get("algorithm", known.get("label", where.parent.name))),
+        seed=int(seed) if isinstance(seed, int | float) else 0,
+        path=where,
+        status=status,
+        error=None if status == "done" or error is None else str(error),
+        config=config,
+        state=state,
+        evaluations=evaluations,
+        torn=torn,
+    )
+
+
+def _read_metrics(file: Path, *, evaluations_only: bool) -> tuple[list[Mapping[str, Any]], int]:
+    rows: list[Mapping[str, Any]] = []
+    torn = 0
+    for line in _complete_lines(file):
+        if evaluations_only and b'"train"' in line and b'"eval"' not in line and line.rstrip().endswith(b"}"):
+            continue  # most lines are these: do not parse them
+        row = _parse(line)
+        if isinstance(row, dict) and isinstance(row.get("metrics"), dict) and isinstance(row.get("step"), int):
+            if row.setdefault("phase", "eval") == "eval" or not evaluations_only:
+                rows.append(row)
+        else:
+            torn += 1
+    return rows, torn
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = _parse(file.read_bytes())
+    except OSError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _json_lines(file: Path) -> Iterator[Any]:
+    """Each line's value; ``None`` for a line that is not JSON."""
+    for line in _complete_lines(file):
+        yield _parse(line)
+
+
+def _complete_lines(file: Path) -> Iterator[bytes]:
+    try:
+        with file.open("rb") as lines:
+            yield from (line for line in lines if line.strip())
+    except OSError:
+        return
+
+
+def _parse(data: bytes) -> Any:
+    """JSON with broken UTF-8 and lone surrogates replaced, or ``None``."""
+    try:
+        text = data.decode("utf-8", errors="replace")
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return _without_surrogates(value) if "\\ud" in text or "\\uD" in text else value
+
+
+def _without_surrogates(value: Any) -> Any:
+    """A lone surrogate can be written as JSON but never encoded again: replace it once, here."""
+    if isinstance(value, str):
+        return value.encode("utf-16", errors="surrogatepass").decode("utf-16", errors="replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+_STEP = re.compile(rb'^\s*\{"step":\s*(\d+)\s*,')
+
+
+def _step_of(line: bytes) -> int | None:
+    found = _STEP.match(line)
+    if found:
+        return int(found.group(1))
+    row = _parse(line)
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if isinstance(step, int) else None
+
+
+def _natural(path: Path) -> tuple[str, str, int]:
+    digits = path.name.removeprefix("seed-")
+    return path.parent.parent.name, path.parent.name, int(digits) if digits.isdigit() else -1

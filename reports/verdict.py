@@ -1,0 +1,234 @@
+"""The answer in words, and no more than the numbers support."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bakeoff.reports.coverage import coverage_at
+from bakeoff.reports.leaderboard import comparisons
+from bakeoff.reports.text import count, number, one_line
+
+if TYPE_CHECKING:
+    from bakeoff.reports.results import Results
+
+ALPHA = 0.05
+"""Family-wise error of the comparisons within a task."""
+SCORE_NAMES = {
+    "normalized_score": "normalised score",
+    "objective": "objective (proxy − β · KL)",
+    "proxy": "proxy reward",
+}
+
+
+@dataclass(frozen=True)
+class TaskAnswer:
+    """What can be said of one task."""
+
+    task: str
+    headline: str
+    """One sentence."""
+    details: Sequence[str]
+    """Sentences on how sure, at what cost, and what looks suspicious."""
+
+
+def answers(results: Results, board: pd.DataFrame) -> list[TaskAnswer]:
+    """One answer a task, from the leaderboard."""
+    return [_answer(results, task, board[board["task"] == task]) for task in results.task_names()]
+
+
+def _answer(results: Results, task: str, board: pd.DataFrame) -> TaskAnswer:
+    ranked = board[board["seeds"] > 0]
+    if ranked.empty:
+        return TaskAnswer(task, "No cell of this task has finished, so nothing can be said yet.", [])
+    best = ranked.iloc[0]
+    metric = SCORE_NAMES.get(best["metric"], best["metric"])
+    mean = f"{metric} {number(best['mean'])}{_interval_text(best)}"
+    if len(ranked) == 1:
+        return TaskAnswer(task, f"Only {best['label']} has finished: {mean}. There is nothing to compare it with.", [])
+    versus = comparisons(results, task)
+    ahead = versus[versus["p_holm"] < ALPHA]
+    level = versus[versus["p_holm"] >= ALPHA]
+    unknown = versus[versus["p_holm"].isna()]
+    if len(ahead) == len(versus):
+        headline = (
+            f"{best['label']} scored highest, ahead of {_all(len(versus))} by more than seed noise explains: {mean}."
+        )
+    elif len(unknown) == len(versus):
+        headline = f"{best['label']} scored highest: {mean}. With one seed nobody can say whether that is luck."
+    elif level.empty:
+        headline = f"{best['label']} scored highest: {mean}."
+    else:
+        tied = _names(level["other"])
+        headline = f"{best['label']} scored highest ({mean}), but its lead over {tied} could be seed noise."
+    details = []
+    if not ahead.empty:
+        details.append(
+            "Beyond seed noise: ahead of " + "; ".join(_difference(row) for _, row in ahead.head(6).iterrows()) + "."
+        )
+    if not level.empty:
+        details.append("Not told apart: " + "; ".join(_difference(row) for _, row in level.head(6).iterrows()) + ".")
+    if not unknown.empty and len(unknown) < len(versus):
+        details.append(f"No interval with a single seed: {_names(unknown['other'])}.")
+    details += _frontier_and_cost(ranked)
+    details += _settings(results, list(ranked["label"]))
+    details += suspicions(results, task)
+    return TaskAnswer(task, headline, details)
+
+
+def _interval_text(row: pd.Series) -> str:
+    seeds = int(row["seeds"])
+    low, high = row.get("mean_low", np.nan), row.get("mean_high", np.nan)
+    of = "1 seed, no interval" if seeds == 1 else f"{seeds} seeds"
+    if not np.isfinite(low):
+        return f" ({of})"
+    if low == high:
+        return f" (the same for all {of})"
+    return f" (95 % interval {number(low)} to {number(high)}, {of})"
+
+
+def _difference(row: pd.Series) -> str:
+    if row["low"] == row["high"]:
+        return f"{row['other']} by {number(row['difference'])} (no seed noise on either side)"
+    p = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.2g}"
+    return f"{row['other']} by {number(row['difference'])} ({number(row['low'])} to {number(row['high'])}, {p})"
+
+
+def _frontier_and_cost(ranked: pd.DataFrame) -> list[str]:
+    sentences = []
+    if "on_frontier" in ranked and {"proxy", "kl"} <= set(ranked):
+        front = ranked[ranked["on_frontier"].astype(bool)].sort_values("kl")
+        if 0 < len(front) < len(ranked):
+            names = _names(f"{row['label']} ({number(row['kl'], 1)} nats)" for _, row in front.iterrows())
+            sentences.append(f"On the reward-KL frontier by their means (nobody has more reward for less KL): {names}.")
+    best = ranked.iloc[0]
+    spent = [
+        f"{count(best[name])} {title}"
+        for name, title in (
+            ("reward_queries", "reward queries"),
+            ("generated_tokens", "generated tokens"),
+            ("trained_tokens", "trained tokens"),
+            ("seconds", "seconds"),
+        )
+        if best.get(name, 0) > 0
+    ]
+    if spent:
+        sentences.append(f"Cost of {best['label']}, a seed: {', '.join(spent)}.")
+    asking = best.get("queries_per_answer", np.nan)
+    if asking > 1:
+        sentences.append(f"In use it needs {number(asking, 0)} reward queries for every answer, which learners do not.")
+    return sentences
+
+
+def settings_of(results: Results, label: str) -> Mapping[str, Any] | None:
+    """What the suite sets for a contestant beyond the algorithm's defaults, the sweep included; ``None`` if unknown."""
+    entry = next(entry for entry in results.entries if entry.label == label)
+    run = next(run for run in results.runs if entry.cell in run.cells)
+    suite = run.manifest.get("suite")
+    algorithms = suite.get("algorithms") if isinstance(suite, dict) else None
+    base, _, point = entry.cell.label.partition("[")
+    if not isinstance(algorithms, dict) or base not in algorithms:
+        return None
+    own = algorithms[base] if isinstance(algorithms[base], dict) else {}
+    chosen = {key: value for key, value in own.items() if key != "algorithm" and value is not None}
+    for part in point.rstrip("]").split(",") if point else []:
+        key, _, value = part.partition("=")
+        chosen[key] = value
+    return chosen
+
+
+def _settings(results: Results, labels: Sequence[str]) -> list[str]:
+    chosen = {label: settings_of(results, label) for label in labels if label not in results.untrained}
+    default = [label for label, settings in chosen.items() if settings == {}]
+    if len(default) == len(chosen):
+        return ["Every contestant ran at its default settings; tuning could change the order."]
+    own = [f"{label} ({one_line(_pairs(settings), 80)})" for label, settings in chosen.items() if settings]
+    if not own:
+        return []
+    if len(own) > 6:
+        own = [*own[:6], f"{len(own) - 6} more"]
+    return [f"Not at default settings: {_names(own)}" + (f"; at defaults: {_names(default)}." if default else ".")]
+
+
+def _pairs(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in settings.items())
+
+
+def suspicions(results: Results, task: str) -> list[str]:
+    """What looks like reward hacking: gold falling while the proxy rises, or text collapsing.
+
+    Text is not judged on enumerable tasks, whose completions are no language.
+    """
+    if results.primary_metric(task) == "normalized_score":
+        return []
+    found = []
+    for label in results.labels(task):
+        before, after = (
+            frame[(frame["task"] == task) & (frame["label"] == label)].mean(numeric_only=True)
+            for frame in (results.first, results.final)
+        )
+        signs = []
+        if after.get("gold", np.nan) < before.get("gold", np.nan) and after.get("proxy", np.nan) > before.get(
+            "proxy", np.nan
+        ):
+            signs.append(f"gold fell from {number(before['gold'])} to {number(after['gold'])} while the proxy rose")
+        if after.get("distinct_2", np.nan) < 0.7 * before.get("distinct_2", np.nan):
+            signs.append(
+                f"distinct word pairs fell from {number(before['distinct_2'])} to {number(after['distinct_2'])}"
+            )
+        if after.get("repetition", np.nan) > before.get("repetition", np.nan) + 0.15:
+            signs.append(f"repetition rose from {number(before['repetition'])} to {number(after['repetition'])}")
+        ratio = after.get("length", np.nan) / before.get("length", np.nan) if before.get("length", 0) else np.nan
+        if ratio > 1.6 or ratio < 0.5:
+            signs.append(f"length went from {number(before['length'], 1)} to {number(after['length'], 1)} tokens")
+        if signs:
+            found.append(f"{label}: {', '.join(signs)}")
+    return [f"Signs of reward hacking, read the samples: {'; '.join(found)}."] if found else []
+
+
+def caveats(results: Results) -> list[str]:
+    """What the data cannot say: cells that are not in any mean, too few seeds, damaged files."""
+    notes = []
+    cells = results.cells
+    for status, words in (
+        ("failed", "failed"),
+        ("missing", "never started"),
+        ("pending", "not started yet"),
+        ("running", "not finished (running, or interrupted)"),
+        ("damaged", "unreadable"),
+    ):
+        those = cells[cells["status"] == status]
+        if len(those):
+            listed = [f"{row.task} / {row.label} / seed {row.seed}" for row in those.head(6).itertuples()]
+            more = f" and {len(those) - 6} more" if len(those) > 6 else ""
+            cells_word = "cell" if len(those) == 1 else "cells"
+            notes.append(f"{len(those)} {cells_word} {words}, in no average: {'; '.join(listed)}{more}.")
+    torn = int(cells["torn_lines"].sum())
+    if torn:
+        notes.append(f"{torn} unreadable line{'s' * (torn > 1)} of metrics.jsonl left out (an interrupted write).")
+    fewest = results.final.groupby(["task", "label"], observed=True).size()
+    if len(fewest) and fewest.min() < 10:
+        seeds = int(fewest.min())
+        if seeds == 1:
+            notes.append("Some contestants have one seed: no interval, and no telling luck from merit.")
+        else:
+            notes.append(
+                f"With {seeds} seeds a 95 % bootstrap interval contains the true mean only about "
+                f"{100 * coverage_at(seeds):.0f} % of the time (measured on simulated normal scores): read intervals "
+                "as too narrow. Words such as “beyond seed noise” rest on Welch's t interval instead, Holm-adjusted within a task."
+            )
+    notes.append("Intervals are over seeds; prompts are the same for all, so they say nothing about other prompts.")
+    return notes
+
+
+def _names(names: Any) -> str:
+    listed = [str(name) for name in names]
+    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"
+
+
+def _all(others: int) -> str:
+    return "the other one" if others == 1 else f"all {others} others"
