@@ -1,0 +1,204 @@
+"""How good a contestant is: the same prompts, the same uniform random numbers and the same judges for all.
+
+Nothing here touches the contestant's meter or any random generator but its own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bakeoff.algos.base import Contestant
+from bakeoff.benchmarks import text_metrics
+from bakeoff.envs.completions import Completions
+from bakeoff.envs.score import reward_name, score
+from bakeoff.envs.tasks import Task
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+EXACT_COMPLETIONS = 64
+"""Completions sampled where the exact figures are known anyway and samples only show the text."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found."""
+
+    metrics: dict[str, float]
+    """By the public names."""
+    samples: list[dict[str, Any]]
+    """Rows for ``samples.jsonl``, without their step."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Completions and what the judges gave them."""
+
+    completions: Completions
+    prompts: tuple[str, ...]
+    texts: tuple[str, ...]
+    proxy_scores: npt.NDArray[np.float64]
+    gold_scores: npt.NDArray[np.float64] | None
+
+    @property
+    def judged_scores(self) -> npt.NDArray[np.float64]:
+        """The score that decides who wins: gold where there is one."""
+        return self.proxy_scores if self.gold_scores is None else self.gold_scores
+
+
+class Evaluator:
+    """Judges any contestant of one task and seed."""
+
+    def __init__(self, task: Task, completions: int, samples: int, answer_seed: int, reference_seed: int) -> None:
+        """Prepare; the reference's completions are sampled when first needed.
+
+        Args:
+            task: what is played.
+            completions: how many are sampled at each evaluation.
+            samples: how many of them become rows.
+            answer_seed: seeds the contestant's generator, the same at every evaluation.
+            reference_seed: seeds the reference's one set of completions; another one, so that both are independent.
+        """
+        self.task = task
+        count = completions if task.enumeration is None else min(completions, EXACT_COMPLETIONS)
+        self._prompt_rows = evaluation_rows(len(task.prompts.evaluation), count)
+        self._samples = samples
+        self._answer_seed, self._reference_seed = answer_seed, reference_seed
+        self._envs = TextGenerationVectorEnv.from_task(task, count, split="evaluation", seed=0)
+        self._reference: _Scored | None = None
+
+    @torch.no_grad()
+    def evaluate(self, contestant: Contestant) -> Evaluation:
+        """All metrics of a contestant as it is now. Pause its meter around this."""
+        with untouched_global_randomness():
+            reference = self._reference_completions()
+            self._reset()
+            answers = contestant.answer(self._envs, torch.Generator().manual_seed(self._answer_seed))
+            scored = self._score(answers)
+            kl_B = contestant.sequence_kl(answers)
+            wins_B = (np.sign(scored.judged_scores - reference.judged_scores) + 1) / 2
+            metrics = self._metrics(scored, kl_B, wins_B)
+            metrics |= {name: float(values.double().mean()) for name, values in contestant.statistics(answers).items()}
+            if self.task.enumeration is not None:
+                logprobs_QN = contestant.sequence_logprobs(self.task.enumeration)
+                metrics |= self.task.enumeration.objective(logprobs_QN)
+        return Evaluation(metrics, self._rows(scored, kl_B, wins_B, reference))
+
+    def _metrics(self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64]) -> dict[str, float]:
+        kl, proxy = float(kl_B.double().mean()), float(scored.proxy_scores.mean())
+        metrics = {
+            "proxy": proxy,
+            "kl": kl,
+            "kl_se": float(kl_B.double().std()) / math.sqrt(len(kl_B)),
+            "objective": proxy - self.task.kl_coef * kl,
+            "win_rate": float(wins_B.mean()),
+            "length": float(scored.completions.lengths_B.double().mean()),
+            "distinct_1": text_metrics.distinct(scored.texts, 1),
+            "distinct_2": text_metrics.distinct(scored.texts, 2),
+            "repetition": text_metrics.repetition(scored.texts),
+        }
+        if scored.gold_scores is not None:
+            metrics["gold"] = float(scored.gold_scores.mean())
+        return metrics
+
+    def _rows(
+        self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64], reference: _Scored
+    ) -> list[dict[str, Any]]:
+        lengths_B = scored.completions.lengths_B
+        return [
+            {
+                "prompt": scored.prompts[row],
+                "prompt_index": int(self._prompt_rows[row]),
+                "completion": scored.texts[row],
+                "proxy": float(scored.proxy_scores[row]),
+                "gold": None if scored.gold_scores is None else float(scored.gold_scores[row]),
+                "kl": float(kl_B[row]) if math.isfinite(float(kl_B[row])) else None,
+                "length": int(lengths_B[row]),
+                "win": float(wins_B[row]),
+                "reference_completion": reference.texts[row],
+            }
+            for row in range(min(self._samples, len(scored.texts)))
+        ]
+
+    def _reset(self) -> None:
+        self._envs.reset(options={"prompt_indices": self._prompt_rows})
+
+    def _reference_completions(self) -> _Scored:
+        if self._reference is None:
+            self._reset()
+            generator = torch.Generator().manual_seed(self._reference_seed)
+            model, prompts = self.task.language_model, self._envs.prompt_batch
+            self._reference = self._score(model.sample(prompts, self.task.max_new_tokens, generator))
+        return self._reference
+
+    def _score(self, completions: Completions) -> _Scored:
+        """Play the completions in the environment, so that the proxy is what algorithms get, and ask the gold judge."""
+        played = self._envs.play(completions)
+        gold_scores = None
+        if self.task.gold is not None:
+            rows = self._prompt_rows
+            columns = self.task.prompts.of_split("evaluation")[1]
+            tokens, mask = completions.tokens_BT.cpu(), completions.mask_BT.cpu()
+            extra: Mapping[str, list[Any]] = {
+                **{name: [values[row] for row in rows] for name, values in columns.items()},
+                "completion_ids": [t[m].tolist() for t, m in zip(tokens, mask, strict=True)],
+                "prompt_index": [int(row) for row in rows],
+            }
+            gold_scores = score(self.task.gold, reward_name(self.task.gold), played.prompts, played.texts, extra)
+        return _Scored(completions, played.prompts, played.texts, played.rewards_B.cpu().double().numpy(), gold_scores)
+
+
+def evaluation_rows(prompts: int, completions: int) -> npt.NDArray[np.int64]:
+    """Which prompt each completion answers: all in turn, or an even spread where prompts outnumber completions."""
+    if completions >= prompts:
+        return np.arange(completions, dtype=np.int64) % prompts
+    return np.arange(completions, dtype=np.int64) * prompts // completions
+
+
+@contextmanager
+def untouched_global_randomness() -> Iterator[None]:
+    """Put the global random generators back as they were, whatever is drawn inside."""
+    before = global_randomness()
+    try:
+        yield
+    finally:
+        restore_global_randomness(before)
+
+
+def global_randomness() -> dict[str, Any]:
+    """The state of Python's, NumPy's and PyTorch's global generators.
+
+    Algorithms have their own generator; libraries that plugins bring may use these.
+    """
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=True),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_global_randomness(state: Mapping[str, Any]) -> None:
+    """Take up what :func:`global_randomness` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def seed_global_randomness(seed: int) -> None:
+    """Seed the global generators, so that a library that uses them repeats."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,108 @@
+"""Writing files so that a kill, at any moment, leaves the old content or the new and nothing between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file atomically and durably."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+    replace_bytes(path, (text + "\n").encode("utf-8", errors="replace"))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Replace a file atomically: a new file beside it, flushed to disk, then renamed over it."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON-lines file; a torn last line, left by a kill, is passed over."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems refuse; the rename itself is still atomic
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def sync_files(folder: Path) -> None:
+    """Flush every file of a flat folder to disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a flat folder, by name."""
+    result = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            result[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return result
+
+
+def replace_folder(fresh: Path, path: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    if path.exists():
+        old = path.with_name(f".{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        path.replace(old)
+        fresh.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        fresh.replace(path)
+    sync_folder(path.parent)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON can hold them: null where a value is not a finite number."""
+    result: dict[str, float | None] = {}
+    for name, value in metrics.items():
+        number = float(value)
+        result[str(name)] = number if number - number == 0 else None
+    return result

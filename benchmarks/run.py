@@ -1,0 +1,157 @@
+"""A whole run: a suite and a folder in, every cell done, failed or kept for later."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bakeoff.benchmarks import run_folder
+from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.executors import Event, Executor, Interrupted, Job, Listener, LocalExecutor, cores
+from bakeoff.benchmarks.progress import Display
+from bakeoff.benchmarks.store import Status, now
+from bakeoff.benchmarks.suite import Suite, select
+from bakeoff.errors import UserError
+
+__all__ = ["Interrupted", "RunOutcome", "run_suite"]
+
+
+@dataclass
+class RunOutcome:
+    """How a run ended."""
+
+    folder: Path
+    """The run folder."""
+    done: list[str] = field(default_factory=list)
+    """Cells that are done, now or before, by their path."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Cells that failed, with one line each."""
+
+
+def run_suite(
+    suite: Suite,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    only: Sequence[str] = (),
+    display: Display | None = None,
+    command: str | None = None,
+) -> RunOutcome:
+    """Run what is not done yet of a suite.
+
+    Args:
+        suite: a checked suite.
+        folder: the run folder; made, or gone on with.
+        workers: worker processes; as many as there are cores by default.
+        only: labels to run; all by default.
+        display: shows progress; silent by default.
+        command: how to repeat this run, for the record.
+
+    Raises:
+        RunFolderError: the folder cannot be used.
+        UserError: a task cannot be built; nothing was run then.
+        Interrupted: Ctrl-C; what is done is kept.
+    """
+    folder = folder.absolute()
+    display = display or Display(quiet=True)
+    cells = select(suite.cells(), only) if only else suite.cells()
+    workers = workers or cores()
+    manifest = run_folder.open_folder(
+        folder, suite, max(1, cores() // workers), command or shlex.join(["bakeoff", *sys.argv[1:]])
+    )
+    with run_folder.locked(folder):
+        outcome = RunOutcome(folder)
+        todo = []
+        for cell in cells:
+            if Status.read(folder / cell.path).status == "done":
+                outcome.done.append(cell.path)
+            else:
+                todo.append(cell)
+        if not todo:
+            return outcome
+        # The number of threads can change the last digits of a sum, so a folder keeps the number it was begun with.
+        executor = LocalExecutor(folder, min(workers, len(todo)), int(manifest["machine"]["threads_per_cell"]))
+        try:
+            _check_tasks(todo, executor, display)
+            with display.showing(len(cells), len(outcome.done)):
+                _run_cells(suite, todo, folder, executor, display, outcome)
+        finally:
+            executor.close()
+    return outcome
+
+
+def _check_tasks(cells: Sequence[Cell], executor: Executor, display: Display) -> None:
+    """Build every task once before the first cell: bad input must show before hours are spent."""
+    jobs = {
+        cell.task: Job(
+            f"task {cell.task}",
+            {"job": "check", "label": cell.task, "task": cell.task_name, "settings": cell.task_settings},
+            affinity=cell.task,
+        )
+        for cell in cells
+    }
+    problems = []
+
+    def listen(event: Event) -> None:
+        if event.kind == "started":
+            display.note(f"building {event.job.title}")
+        elif event.kind == "failed":
+            problems.append(f"{event.job.title}: {event.details['error']}")
+
+    executor.run(list(jobs.values()), listen)
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _run_cells(
+    suite: Suite, cells: Sequence[Cell], folder: Path, executor: Executor, display: Display, outcome: RunOutcome
+) -> None:
+    by_job: dict[int, Cell] = {}
+    jobs = []
+    for cell in cells:
+        job = Job(
+            cell.title,
+            {"job": "cell", "cell": cell.to_json(), "checkpoint_every": suite.checkpoint_every},
+            affinity=cell.task,
+            timeout=suite.timeout,
+            retries=suite.retries,
+        )
+        by_job[id(job)] = cell
+        jobs.append(job)
+    executor.run(jobs, _listener(by_job, folder, display, outcome))
+
+
+def _listener(by_job: dict[int, Cell], folder: Path, display: Display, outcome: RunOutcome) -> Listener:
+    def listen(event: Event) -> None:
+        cell = by_job[id(event.job)]
+        if event.kind in ("failed", "retry") and event.details.get("died"):
+            event = _record_death(event, folder / cell.path)
+        if event.kind == "done":
+            outcome.done.append(cell.path)
+        elif event.kind == "failed":
+            outcome.failed[cell.path] = str(event.details["error"])
+        display.show(event)
+
+    return listen
+
+
+def _record_death(event: Event, folder: Path) -> Event:
+    """A dead worker could not write its cell's status: do it here, unless it had just finished."""
+    status = Status.read(folder)
+    if status.status == "done":
+        return Event("done", event.job, {"seconds": status.seconds})
+    log = folder / "log.txt"
+    seen = "; see log.txt in its folder" if log.exists() and log.stat().st_size else ""
+    error = f"{event.details['error']}{seen}"
+    Status(
+        "failed",
+        error=error,
+        attempts=max(status.attempts, event.job.attempts),
+        seconds=status.seconds,
+        started=status.started,
+        ended=now(),
+    ).write(folder)
+    return Event(event.kind, event.job, {**event.details, "error": error})

@@ -1,0 +1,174 @@
+"""The folder of a run: whose it is, what it holds, and that one process writes it at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bakeoff import registry
+from bakeoff.benchmarks import files
+from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.store import SCHEMA, check_schema, now
+from bakeoff.benchmarks.suite import Suite
+from bakeoff.errors import RunFolderError
+
+_FREE = ("description", "seeds", "retries", "timeout", "checkpoint_every")
+"""What may change between two runs into one folder, since it changes no cell's numbers."""
+
+
+def open_folder(folder: Path, suite: Suite, threads: int, command: str) -> dict[str, Any]:
+    """Make a run folder, or check that an existing one is this suite's; returns its manifest.
+
+    More seeds than before are added; fewer leave the others as they are.
+
+    Raises:
+        RunFolderError: not writable, not empty and no run, another suite's, or a newer version's.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunFolderError(f"{folder}: it or a part of its path is a file; choose another --out") from error
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another --out"
+        ) from error
+    path = folder / "manifest.json"
+    if path.exists():
+        return _extend(path, folder, suite)
+    foreign = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    if foreign:
+        shown = foreign[0] + (", ..." if len(foreign) > 1 else "")
+        raise RunFolderError(f"{folder}: not empty ({shown}) and not a run folder; choose another --out")
+    manifest = {
+        "schema": SCHEMA,
+        "bakeoff": metadata.version("bakeoff"),
+        "suite": suite.document(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "machine": {**machine(), "threads_per_cell": threads},
+        "created": now(),
+        "command": command,
+        "cells": _listed(suite.cells()),
+        "tasks": {},
+    }
+    files.write_json(path, manifest)
+    return manifest
+
+
+def _extend(path: Path, folder: Path, suite: Suite) -> dict[str, Any]:
+    manifest = files.read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("suite"), dict):
+        raise RunFolderError(f"{path}: damaged, or not a run's manifest; choose another --out")
+    check_schema(manifest, folder)
+    theirs, ours = manifest["suite"], suite.document()
+    differing = [key for key in ours if key not in _FREE and theirs.get(key) != ours[key]]
+    if differing:
+        raise RunFolderError(
+            f'{folder}: belongs to another suite ("{theirs.get("name")}"; {", ".join(differing)} differ); '
+            "choose another --out, or run the suite that it was made with"
+        )
+    known = {entry["path"] for entry in manifest["cells"]}
+    added = [entry for entry in _listed(suite.cells()) if entry["path"] not in known]
+    if added:
+        manifest["cells"] += added
+        manifest["suite"]["seeds"] = sorted({*theirs["seeds"], *ours["seeds"]})
+        files.write_json(path, manifest)
+    return manifest
+
+
+def _listed(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    return [
+        {"task": cell.task, "label": cell.label, "algorithm": cell.algorithm, "seed": cell.seed, "path": cell.path}
+        for cell in cells
+    ]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go when it ends, however it ends.
+
+    Raises:
+        RunFolderError: another process is running in it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system: then two runs at once are the user's own care
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"{folder}: another bakeoff run is writing it; wait for it or choose another --out"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python's packages that this toolkit depends on, and of every plugin's package."""
+    names = {
+        re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0]
+        for line in metadata.requires("bakeoff") or ()
+        if "extra ==" not in line
+    }
+    for group in (registry.algorithms, registry.tasks, registry.rewards, registry.suites):
+        entries = metadata.entry_points(group=group.group)
+        names |= {entry.dist.name for entry in entries if entry.dist is not None}
+    found = {}
+    for name in sorted(names, key=str.lower):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of this toolkit's own source, where it runs from a checkout; ``-dirty`` where files differ from it."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, timeout=10)
+
+    try:
+        if git("ls-files", "--error-unmatch", here.name).returncode:  # installed inside somebody else's repository
+            return None
+        commit = git("rev-parse", "HEAD").stdout.strip()
+        return (commit + ("-dirty" if git("diff", "--quiet", "HEAD").returncode else "")) or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def machine() -> Mapping[str, Any]:
+    """The machine, as far as it explains seconds and last digits."""
+    from bakeoff.benchmarks.executors import cores
+
+    info: dict[str, Any] = {
+        "system": platform.platform(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": cores(),
+        "python": platform.python_version(),
+    }
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        info["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return info
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,236 @@
+"""Running one cell from its first evaluation to its last, and going on where a killed one stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bakeoff.algos import build as algorithms
+from bakeoff.algos.base import Algorithm
+from bakeoff.benchmarks import evaluation
+from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.evaluation import Evaluator
+from bakeoff.benchmarks.store import SCHEMA, CellStore
+from bakeoff.envs.meter import Budget, Meter
+from bakeoff.envs.tasks import Task, make_task
+from bakeoff.errors import BakeoffError
+
+_IDLE_UPDATES = 10_000
+"""Updates in a row that may leave every limited meter as it is before a cell counts as stuck."""
+_CHECKPOINT_SHARE = 50
+"""Between two checkpoints passes at least this many times what one takes, so that they cost 2 % at most."""
+
+
+class Stopped(BakeoffError):  # noqa: N818 - not an error: the cell was asked to stop and can go on later
+    """The cell was asked to stop; its checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a cell has come."""
+
+    share: float
+    """Spent share of the budget, 0 to 1."""
+    step: int
+    """Updates so far."""
+    metrics: Mapping[str, float]
+    """The last evaluation's."""
+
+
+class Workshop:
+    """Builds tasks and evaluators, and keeps the last of each: neighbouring cells share them."""
+
+    def __init__(self) -> None:
+        self._task: tuple[Any, Task] | None = None
+        self._evaluator: tuple[Any, Evaluator] | None = None
+
+    def task(self, name: str, settings: Mapping[str, Any]) -> Task:
+        """The task, freshly built unless it was the last one."""
+        key = (name, repr(sorted(settings.items())))
+        if self._task is None or self._task[0] != key:
+            self._task = self._evaluator = None  # let go of the old model before loading the next
+            self._task = (key, make_task(name, **settings))
+        return self._task[1]
+
+    def evaluator(self, cell: Cell) -> Evaluator:
+        """The evaluator of a cell's task and seed."""
+        task = self.task(cell.task_name, cell.task_settings)
+        completions, samples = cell.evaluate["completions"], cell.evaluate["samples"]
+        seeds = cell.evaluation_seed("answers"), cell.evaluation_seed("reference")
+        key = (id(task), completions, samples, seeds)
+        if self._evaluator is None or self._evaluator[0] != key:
+            self._evaluator = (key, Evaluator(task, completions, samples, *seeds))
+        return self._evaluator[1]
+
+
+def run_cell(
+    cell: Cell,
+    folder: Path,
+    workshop: Workshop,
+    *,
+    checkpoint_every: float = 60.0,
+    report: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> float:
+    """Run a cell to its end, from its last checkpoint where there is one; returns its wall-clock seconds so far.
+
+    Args:
+        cell: what to run.
+        folder: its folder.
+        workshop: builds the task, or has it already.
+        checkpoint_every: wall-clock seconds between checkpoints; 0 for one after every update.
+        report: is told of progress, after every update.
+        should_stop: asked after every update; True writes a checkpoint and raises :class:`Stopped`.
+
+    Raises:
+        Stopped: as asked.
+        Exception: whatever the task, the reward or the algorithm raises.
+    """
+    with closing(CellStore(folder)) as store:
+        run = _Run(cell, store, workshop, report)
+        run.begin()
+        last, cost = time.perf_counter(), 0.0
+        while not run.over:
+            run.update()
+            stopping = should_stop()
+            if stopping or time.perf_counter() - last >= max(checkpoint_every, cost if checkpoint_every else 0.0):
+                start = time.perf_counter()
+                run.checkpoint()
+                last = time.perf_counter()
+                cost = _CHECKPOINT_SHARE * (last - start)
+            if stopping:
+                raise Stopped(f"{cell.title}: stopped after update {run.step}")
+        run.finish()
+        return run.seconds
+
+
+class _Run:
+    """A cell while it runs. Everything in ``state`` below decides the numbers to come."""
+
+    def __init__(self, cell: Cell, store: CellStore, workshop: Workshop, report: Callable[[Progress], None]) -> None:
+        self.cell, self.store, self._report = cell, store, report
+        self._started, self._seconds_before = time.perf_counter(), 0.0
+        self.evaluator = workshop.evaluator(cell)
+        self.budget = Budget.of(cell.budget)
+        seed = cell.training_seed()
+        evaluation.seed_global_randomness(seed)
+        self.algorithm: Algorithm = algorithms.build(
+            cell.algorithm, cell.settings, self.evaluator.task, self.budget, seed
+        )
+        self.meter: Meter = self.algorithm.envs.meter
+        ((self._every_meter, self._every),) = cell.evaluate["every"].items()
+        self.step = self._evaluated_step = self._idle = 0
+        self._next_evaluation = self._every
+        self._last_metrics: dict[str, float] = {}
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to spend, or to learn."""
+        return self.budget.exhausted(self.meter) or self.algorithm.finished
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of this attempt and of those before its checkpoint."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def begin(self) -> None:
+        """Take up the checkpoint, or record what this cell is and evaluate the untrained policy."""
+        state = self.store.resume()
+        if state is not None:
+            self._load(state)
+        self.store.write_config(self._config())
+        if state is None:
+            self.evaluate()
+        self._tell()
+
+    def update(self) -> None:
+        """One update of the algorithm, and an evaluation when one is due."""
+        before = {name: getattr(self.meter, name) for name in self.budget.limits() if name != "seconds"}
+        with self.meter.clock():
+            metrics = self.algorithm.update()
+        self.step += 1
+        self.store.append_metrics(self.step, "train", self.meter.snapshot(), metrics)
+        self._check_spending(before)
+        spent = getattr(self.meter, self._every_meter)
+        if spent >= self._next_evaluation:
+            self._next_evaluation = (spent // self._every + 1) * self._every
+            self.evaluate()
+        self._tell()
+
+    def finish(self) -> None:
+        """Evaluate the final policy, unless that was just done, and keep its model."""
+        if self._evaluated_step != self.step:
+            self.evaluate()
+        self.store.write_config(self._config())  # who answers may have changed while it learned
+        self.store.replace_model(self.algorithm.save)
+        self._tell()
+
+    def evaluate(self) -> None:
+        """Append an evaluation of the contestant as it is now."""
+        with self.meter.pause():
+            found = self.evaluator.evaluate(self.algorithm.contestant())
+        self._evaluated_step, self._last_metrics = self.step, found.metrics
+        self.store.append_metrics(self.step, "eval", self.meter.snapshot(), found.metrics)
+        self.store.append_samples({"step": self.step, **row} for row in found.samples)
+
+    def checkpoint(self) -> None:
+        """Keep everything that decides the numbers to come."""
+        state = {
+            "algorithm": self.algorithm.state_dict(),
+            "meter": self.meter.snapshot(),
+            "step": self.step,
+            "evaluated_step": self._evaluated_step,
+            "next_evaluation": self._next_evaluation,
+            "idle": self._idle,
+            "last_metrics": self._last_metrics,
+            "randomness": evaluation.global_randomness(),
+            "wall_seconds": self.seconds,
+        }
+        self.store.save_checkpoint(self.step, state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.meter.restore(state["meter"])
+        self.step, self._evaluated_step = state["step"], state["evaluated_step"]
+        self._next_evaluation, self._idle = state["next_evaluation"], state["idle"]
+        self._last_metrics, self._seconds_before = state["last_metrics"], state["wall_seconds"]
+        evaluation.restore_global_randomness(state["randomness"])
+
+    def _check_spending(self, before: Mapping[str, float]) -> None:
+        moved = not before or any(getattr(self.meter, name) != value for name, value in before.items())
+        self._idle = 0 if moved else self._idle + 1
+        if self._idle >= _IDLE_UPDATES:
+            raise BakeoffError(
+                f"{self.cell.title}: {_IDLE_UPDATES} updates in a row spent nothing of {', '.join(before)}, "
+                "so the budget would never end; limit trained_tokens or seconds as well"
+            )
+
+    def _tell(self) -> None:
+        share = 1.0 if self.over else self.budget.progress(self.meter)
+        if self.budget.seconds is not None:
+            share = max(share, min(1.0, self.meter.seconds / self.budget.seconds))
+        self._report(Progress(share, self.step, self._last_metrics))
+
+    def _config(self) -> dict[str, Any]:
+        cell, algorithm = self.cell, self.algorithm
+        notes = []
+        if algorithm.contestant() is not algorithm.policy:
+            notes.append("answers with more than the model it saves")
+        return {
+            "schema": SCHEMA,
+            "task": cell.task,
+            "task_name": cell.task_name,
+            "task_settings": dict(cell.task_settings),
+            "label": cell.label,
+            "algorithm": cell.algorithm,
+            "settings": algorithm.config.model_dump(mode="json"),
+            "seed": cell.seed,
+            "budget": dict(cell.budget),
+            "data_source": algorithm.data_source.value,
+            "evaluate": dict(cell.evaluate),
+            "notes": notes,
+        }

@@ -1,0 +1,178 @@
+"""A cell's folder: what it was, how it stands, what was measured, and from where to go on (see docs/run-folder.md).
+
+Rows are appended and never changed. A checkpoint remembers how long both row files were; resuming cuts them back to
+that length, so the rows after it are written again, equal, and never twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bakeoff.benchmarks import files
+from bakeoff.errors import RunFolderError
+
+SCHEMA = 1
+"""Version of the run folder; readers refuse a higher one."""
+ROW_FILES = ("metrics.jsonl", "samples.jsonl")
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a cell stands; ``status.json``."""
+
+    status: str = "pending"
+    """``pending``, ``running``, ``done`` or ``failed``."""
+    error: str | None = None
+    """One line, where it failed."""
+    traceback: str | None = None
+    """The whole story, where there is one."""
+    attempts: int = 0
+    """How often it was started."""
+    seconds: float = 0.0
+    """Wall-clock seconds, evaluation included, of all attempts as far as they are known."""
+    started: str | None = None
+    """When the last attempt began (ISO 8601, UTC)."""
+    ended: str | None = None
+    """When it ended."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Status:
+        """The status of a cell's folder; pending where there is none."""
+        value = files.read_json(folder / "status.json")
+        if not isinstance(value, dict):
+            return cls()
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
+
+    def write(self, folder: Path) -> None:
+        """Replace the status of a cell's folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / "status.json", vars(self))
+
+
+def now() -> str:
+    """The time as the store writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class CellStore:
+    """The folder of one cell, open for writing by the one process that runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a cell's folder, which is made where it is missing."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in ROW_FILES}
+
+    def close(self) -> None:
+        """Flush to disk and close."""
+        self._sync_rows()
+        for file in self._files.values():
+            file.close()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Replace ``config.json``."""
+        files.write_json(self.folder / "config.json", config)
+
+    def append_metrics(self, step: int, phase: str, meter: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        """Append one row to ``metrics.jsonl``."""
+        self._append("metrics.jsonl", [{"step": step, "phase": phase, **meter, "metrics": files.finite(metrics)}])
+
+    def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to ``samples.jsonl``."""
+        self._append("samples.jsonl", rows)
+
+    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        # ASCII escapes keep every character of a model's text, lone surrogates included, and a line one line.
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        file = self._files[name]
+        file.write(text.encode())
+        file.flush()
+
+    def _sync_rows(self) -> None:
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Keep a whole state in ``checkpoint/<step>``; older ones go, but for the last good one."""
+        from bakeoff.benchmarks import checkpoint
+
+        self._sync_rows()
+        lengths = {name: file.tell() for name, file in self._files.items()}
+        home = self.folder / "checkpoint"
+        home.mkdir(exist_ok=True)
+        fresh, final = home / ".new", home / f"{step:09d}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        try:
+            checkpoint.save_state({"rows": lengths, "state": state}, fresh)
+            sums = files.checksums(fresh)
+            (fresh / "checksums.json").write_text(json.dumps(sums), encoding="utf-8")
+            files.sync_files(fresh)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        files.replace_folder(fresh, final)
+        for old in self._checkpoints()[_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def resume(self) -> Any | None:
+        """The newest whole checkpoint's state, the row files cut back to it; None to start afresh, with them empty.
+
+        A checkpoint that is torn, altered, or ahead of the rows is passed over for the one before it.
+        """
+        from bakeoff.benchmarks import checkpoint
+
+        for candidate in self._checkpoints():
+            recorded = files.read_json(candidate / "checksums.json")
+            if not isinstance(recorded, dict):
+                continue
+            actual = {name: value for name, value in files.checksums(candidate).items() if name != "checksums.json"}
+            if actual != recorded:
+                continue
+            saved = checkpoint.load_state(candidate)
+            if all(file.seek(0, os.SEEK_END) >= saved["rows"][name] for name, file in self._files.items()):
+                self._truncate(saved["rows"])
+                return saved["state"]
+        self.drop_checkpoints()
+        self._truncate(dict.fromkeys(ROW_FILES, 0))
+        return None
+
+    def drop_checkpoints(self) -> None:
+        """Remove all checkpoints: the cell is done, or starts anew."""
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    def _checkpoints(self) -> list[Path]:
+        """Newest first."""
+        home = self.folder / "checkpoint"
+        return sorted((path for path in home.glob("[0-9]*") if path.is_dir()), reverse=True) if home.is_dir() else []
+
+    def _truncate(self, lengths: Mapping[str, int]) -> None:
+        for name, file in self._files.items():
+            file.truncate(lengths[name])
+            file.seek(0, os.SEEK_END)
+        self._sync_rows()
+
+    def replace_model(self, save: Any) -> None:
+        """Write ``model/`` by calling ``save(folder)``, whole or not at all."""
+        fresh = self.folder / ".model.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        save(fresh)
+        files.replace_folder(fresh, self.folder / "model")
+
+
+def check_schema(manifest: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a folder that a newer version wrote."""
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise RunFolderError(f"{folder}: its schema is {schema!r}, this version writes {SCHEMA}; use another --out")

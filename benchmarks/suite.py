@@ -1,0 +1,353 @@
+"""A suite: which tasks, which algorithms, how many seeds, on what budget, judged how often.
+
+Reading one reports every problem at once, each with its file and line. Checking names and settings against what is
+installed is in :mod:`bakeoff.benchmarks.suite_checks`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.suite_file import KeyPath, SuiteData, SuiteError
+from bakeoff.envs.meter import METERS
+from bakeoff.errors import NotFoundError, did_you_mean
+
+_MAX_SEEDS = 10_000
+_MAX_CELLS = 100_000
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+_LABEL_RULE = "letters, digits and _ . + - (it names a folder), at most 64, starting with a letter or a digit"
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text) or text.endswith("."):
+        raise ValueError(f'"{text[:80]}" cannot be a name: use {_LABEL_RULE}')
+    return text
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Label = Annotated[str, AfterValidator(_label)]
+Count = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**53)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Scalar = str | bool | int | float | None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class BudgetSpec(_Part):
+    """A limit on any of the meter's totals; at least one."""
+
+    generated_tokens: Count | None = None
+    """Limit on generated tokens."""
+    reward_queries: Count | None = None
+    """Limit on completions that the reward scores."""
+    trained_tokens: Count | None = None
+    """Limit on tokens of forward passes with gradients."""
+    seconds: Positive | None = None
+    """Limit on seconds of learning; results under it do not repeat exactly."""
+
+    def limits(self) -> dict[str, float]:
+        """The limits that are set."""
+        return {name: value for name in METERS if (value := getattr(self, name)) is not None}
+
+
+class EvaluateSpec(_Part):
+    """When and how contestants are judged."""
+
+    every: BudgetSpec | None = None
+    """One meter and an interval of it; a tenth of the budget where none is given."""
+    completions: Annotated[int, BeforeValidator(_whole), Field(ge=2, le=1_000_000)] = 256
+    """Completions sampled at each evaluation, over the evaluation prompts in turn."""
+    samples: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10_000)] = 8
+    """How many of them are kept as text, one for each of the first prompts."""
+
+
+class TaskSpec(_Part):
+    """A task of the suite: its settings, and optionally its own budget."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Any]
+    task: str | None = None
+    """The registered name, where the label is not it."""
+    budget: BudgetSpec | None = None
+    """Instead of the suite's budget."""
+
+
+class AlgorithmSpec(_Part):
+    """A contestant of the suite: an algorithm and its settings."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Any]
+    algorithm: str | None = None
+    """The registered name, where the label is not it."""
+
+
+class Suite(_Part):
+    """A whole comparison, as a file describes it."""
+
+    name: Label
+    """What it is called."""
+    description: str = ""
+    """One or two sentences for the report."""
+    tasks: dict[Label, TaskSpec] = Field(min_length=1)
+    """Label to settings."""
+    algorithms: dict[Label, AlgorithmSpec] = Field(min_length=1)
+    """Label to settings."""
+    sweep: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(default_factory=dict)
+    """A grid over settings, the same for every algorithm; a setting that a label fixes is not swept for it."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**53)]], Field(min_length=1)]
+    """Seeds; a file may give how many."""
+    budget: BudgetSpec
+    """What each cell may spend."""
+    evaluate: EvaluateSpec = EvaluateSpec()
+    """When and how contestants are judged."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    """How often a failed cell is tried again."""
+    timeout: Positive | None = None
+    """Wall-clock seconds for one attempt at a cell; none by default."""
+    checkpoint_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Wall-clock seconds between checkpoints of a cell; 0 writes one after every update."""
+
+    def document(self) -> dict[str, Any]:
+        """The suite as a file could say it, sweep and defaults included; reads back as an equal suite."""
+        values = self.model_dump(mode="json")
+        for section, name in (("tasks", "task"), ("algorithms", "algorithm")):
+            for entry in values[section].values():
+                for key in (name, "budget"):
+                    if entry.get(key, ...) is None:
+                        del entry[key]
+        for key in [key for key, value in values["evaluate"].items() if value is None]:
+            del values["evaluate"][key]
+        limits = [values["budget"], values["evaluate"].get("every", {})]
+        for limit in [*limits, *(task["budget"] for task in values["tasks"].values() if "budget" in task)]:
+            for key in [key for key, value in limit.items() if value is None]:
+                del limit[key]
+        if values["timeout"] is None:
+            del values["timeout"]
+        return values
+
+    def cells(self) -> list[Cell]:
+        """Every cell, tasks outermost, then seeds, so that complete comparisons come early."""
+        contestants = [
+            (label, name, settings)
+            for base, spec in self.algorithms.items()
+            for label, name, settings in self.contestants(base, spec)
+        ]
+        return [
+            Cell(
+                task=task_label,
+                task_name=task.task or task_label,
+                task_settings=dict(task.__pydantic_extra__),
+                label=label,
+                algorithm=name,
+                settings=settings,
+                seed=seed,
+                budget=(task.budget or self.budget).limits(),
+                evaluate=self._evaluation(task.budget or self.budget),
+            )
+            for task_label, task in self.tasks.items()
+            for seed in self.seeds
+            for label, name, settings in contestants
+        ]
+
+    def contestants(self, base: str, spec: AlgorithmSpec) -> list[tuple[str, str, dict[str, Any]]]:
+        """What the sweep makes of one label: label, registered name and settings of each point of the grid."""
+        own = dict(spec.__pydantic_extra__)
+        grid = {key: values for key, values in self.sweep.items() if key not in own}
+        result = []
+        for point in itertools.product(*grid.values()):
+            chosen = dict(zip(grid, point, strict=True))
+            suffix = ",".join(f"{key}={_text(value)}" for key, value in chosen.items())
+            result.append((f"{base}[{suffix}]" if chosen else base, spec.algorithm or base, {**own, **chosen}))
+        return result
+
+    def _evaluation(self, budget: BudgetSpec) -> dict[str, Any]:
+        every = self.evaluate.every.limits() if self.evaluate.every is not None else _tenth(budget.limits())
+        return {"every": every, "completions": self.evaluate.completions, "samples": self.evaluate.samples}
+
+
+def find_suite(name: str) -> Path:
+    """The file of a suite: a path to a YAML file, or the name of a registered suite.
+
+    Raises:
+        NotFoundError: neither.
+    """
+    from bakeoff import registry
+
+    looks_like_path = name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name
+    if looks_like_path or (name not in registry.suites.names() and Path(name).is_file()):
+        return Path(name)
+    return Path(registry.suites.load(name))
+
+
+def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells whose label, or label before the sweep, is one of ``only``.
+
+    Raises:
+        NotFoundError: a label that no cell has.
+    """
+    labels = {cell.label for cell in cells} | {cell.label.partition("[")[0] for cell in cells}
+    for label in only:
+        if label not in labels:
+            raise NotFoundError("label in this suite", label, labels)
+    return [cell for cell in cells if cell.label in only or cell.label.partition("[")[0] in only]
+
+
+def parse_suite(data: SuiteData) -> Suite:
+    """Plain data to a suite.
+
+    Raises:
+        SuiteError: with every problem of shape and type; names and settings are not looked up here.
+    """
+    values = _canonical(data)
+    suite = None
+    if values is not None:
+        try:
+            suite = Suite.model_validate(values)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                _complain_about(data, detail)
+        else:
+            _check_grid(data, suite)
+    if data.problems or suite is None:
+        raise SuiteError(list(dict.fromkeys(data.problems)))
+    return suite
+
+
+def _canonical(data: SuiteData) -> dict[str, Any] | None:
+    """One shape for what may be written in several: lists of names, a number of seeds, an empty entry."""
+    if not isinstance(data.values, dict):
+        what = "is empty" if data.values is None else f"holds a {_kind(data.values)}"
+        data.complain((), f"{what}; a suite is a mapping with name, tasks, algorithms, seeds and budget")
+        return None
+    values = dict(data.values)
+    for section in ("tasks", "algorithms"):
+        if section in values:
+            values[section] = _labelled(data, section, values[section])
+    seeds = _whole(values.get("seeds"))
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        if 0 < seeds <= _MAX_SEEDS:
+            values["seeds"] = list(range(seeds))
+        else:
+            data.complain(("seeds",), f"seeds: {seeds} is not a number of seeds from 1 to {_MAX_SEEDS}")
+            values["seeds"] = [0]
+    elif isinstance(seeds, list):
+        if len(seeds) > _MAX_SEEDS:
+            data.complain(("seeds",), f"seeds: more than {_MAX_SEEDS}")
+            values["seeds"] = [0]
+        elif len(set(map(repr, seeds))) < len(seeds):
+            data.complain(("seeds",), "seeds: a seed is listed twice")
+    elif "seeds" in values:
+        data.complain(("seeds",), f"seeds: expected a number of seeds or a list of them, got a {_kind(seeds)}")
+        values["seeds"] = [0]
+    for key in ("evaluate", "sweep"):
+        if key in values and values[key] is None:
+            del values[key]
+    return values
+
+
+def _labelled(data: SuiteData, section: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {label: {} if settings is None else settings for label, settings in value.items()}
+    if not isinstance(value, list):
+        data.complain((section,), f"{section}: expected names or a mapping of labels to settings, got a {_kind(value)}")
+        return {"placeholder": {}}
+    result: dict[str, Any] = {}
+    for index, name in enumerate(value):
+        path: KeyPath = (section, index)
+        if not isinstance(name, str):
+            data.complain(path, f"{section}: expected a name, got a {_kind(name)}; for settings write `label: {{...}}`")
+        elif name in result:
+            data.complain(path, f'{section}: "{name}" is listed twice; give one of them another label')
+        else:
+            result[name] = {}
+            data.origins[(section, name)] = data.where(path)
+    return result or {"placeholder": {}} if value else {}
+
+
+def _check_grid(data: SuiteData, suite: Suite) -> None:
+    for section, labels in (("tasks", suite.tasks), ("algorithms", suite.algorithms)):
+        seen: dict[str, str] = {}
+        for label in labels:
+            other = seen.setdefault(label.lower(), label)
+            if other != label:
+                data.complain(
+                    (section, label), f'{section}: "{label}" and "{other}" differ only in case and would share a folder'
+                )
+    for key, values in suite.sweep.items():
+        texts = [_text(value) for value in values]
+        if not _LABEL.fullmatch(key):
+            data.complain(("sweep", key), f'sweep: "{key[:80]}" cannot be the name of a setting')
+        for index, text in enumerate(texts):
+            if not re.fullmatch(r"[A-Za-z0-9_.+-]{1,64}", text):
+                data.complain(("sweep", key, index), f'sweep.{key}: "{text[:80]}" cannot be part of a label')
+        if len(set(texts)) < len(texts):
+            data.complain(("sweep", key), f"sweep.{key}: a value is listed twice")
+    every = suite.evaluate.every
+    if every is not None and len(every.limits()) != 1:
+        data.complain(("evaluate", "every"), f"evaluate.every: give exactly one of {', '.join(METERS)}")
+    for path, budget in [(("budget",), suite.budget)] + [
+        (("tasks", label, "budget"), task.budget) for label, task in suite.tasks.items() if task.budget is not None
+    ]:
+        if not budget.limits():
+            data.complain(path, f"{'.'.join(path)}: give at least one limit: {', '.join(METERS)}")
+    grid = 1
+    for values in suite.sweep.values():
+        grid *= len(values)
+    count = grid * len(suite.tasks) * len(suite.algorithms) * len(suite.seeds)
+    if count > _MAX_CELLS:
+        data.complain((), f"{count} cells; at most {_MAX_CELLS} fit in one suite")
+
+
+def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
+    path = tuple(part for part in detail["loc"] if part != "[key]")
+    if detail["type"] != "missing" and path[:1] == ("sweep",):
+        path = path[:3]  # deeper parts name the members of a union, not places in the file
+    dotted = ".".join(map(str, path))
+    if detail["type"] == "extra_forbidden":
+        known: dict[str, type[BaseModel]] = {"budget": BudgetSpec, "every": BudgetSpec, "evaluate": EvaluateSpec}
+        owner = known.get(str(path[-2]), Suite) if len(path) > 1 else Suite
+        names = list(owner.model_fields)
+        where = f" in {'.'.join(map(str, path[:-1]))}" if len(path) > 1 else ""
+        data.complain(
+            path, f'unknown key "{path[-1]}"{where}{did_you_mean(str(path[-1]), names)}; keys are {", ".join(names)}'
+        )
+    elif detail["type"] == "missing":
+        data.complain(path[:-1], f'key "{dotted}" is missing')
+    elif detail["type"] == "value_error":
+        data.complain(path, f"{'.'.join(map(str, path[:1]))}: {detail['ctx']['error']}")
+    else:
+        message = detail["msg"].removeprefix("Input should be ")
+        verb = "should be " if message != detail["msg"] else ""
+        data.complain(path, f"{dotted}: {verb}{message}, got {_shown(detail['input'])}")
+
+
+def _tenth(limits: Mapping[str, float]) -> dict[str, float]:
+    name = next(name for name in ("reward_queries", *METERS) if name in limits)
+    share = limits[name] / 10
+    return {name: share if name == "seconds" else max(1, round(share))}
+
+
+def _text(value: Scalar) -> str:
+    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "mapping", list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
+    return names.get(type(value), "missing value" if value is None else type(value).__name__)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,8 @@
+"""Suites that come with the toolkit; each name is the path of its file."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+quick = _HERE / "quick.yaml"
+exact = _HERE / "exact.yaml"

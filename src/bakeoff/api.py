@@ -1,0 +1,69 @@
+"""The two calls that a Python user needs: run a suite, load what came of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bakeoff.benchmarks.suite import Suite
+    from bakeoff.reports.results import Results
+
+
+def run(
+    suite: str | Path | Mapping[str, Any] | Suite,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    seeds: int | None = None,
+    only: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Results:
+    """Run what is not done yet of a suite, and load the results.
+
+    Cells that fail are in the results with their error; they do not stop the others.
+
+    Args:
+        suite: a registered name such as ``"quick"``, a YAML file, or the same as a mapping.
+        out: the run folder; made, or gone on with.
+        workers: worker processes; one a core by default.
+        seeds: seeds 0 to ``seeds - 1`` instead of the suite's own.
+        only: labels to run; all by default.
+        overrides: values to change, by dotted key: ``{"budget.reward_queries": 500}``.
+        progress: show progress on standard error.
+
+    Raises:
+        NotFoundError: no suite, algorithm or task of that name.
+        SuiteError: everything that is wrong with the suite.
+        RunFolderError: the folder cannot be written, or belongs to another suite.
+    """
+    from bakeoff.benchmarks.progress import Display
+    from bakeoff.benchmarks.run import run_suite
+    from bakeoff.benchmarks.suite_checks import load_suite
+
+    assignments = [f"{key}={_yaml(value)}" for key, value in (overrides or {}).items()]
+    checked = load_suite(suite, assignments, seeds)
+    run_suite(
+        checked,
+        Path(out),
+        workers=workers,
+        only=only,
+        display=Display(quiet=not progress),
+        command=f"bakeoff.run({checked.name!r}, out={str(out)!r})",
+    )
+    return load(out)
+
+
+def load(*folders: str | Path) -> Results:
+    """The results in one or several run folders, finished or not."""
+    from bakeoff.reports.results import Results
+
+    return Results.load([Path(folder) for folder in folders])
+
+
+def _yaml(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
