@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -46,9 +46,9 @@ class Enumeration:
     """The completions, N of them."""
     prompts: PromptBatch
     """The distinct prompts, Q of them."""
-    rewards_QN: Tensor
+    rewards_QN: Tensor = field(repr=False)
     """The optimised reward of each completion of each prompt, float64."""
-    reference_logprobs_QN: Tensor
+    reference_logprobs_QN: Tensor = field(repr=False)
     """Log-probabilities under the reference, float64, normalised."""
     kl_coef: float
     """Beta, in reward units per nat."""

@@ -7,6 +7,7 @@ samples, on top of a faint dense reward. One reward alone could reverse the orde
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,23 +65,22 @@ def contains_in_order(tree: CompletionTree, words: Sequence[int]) -> Tensor:
 def choose_words(
     tree: CompletionTree, reference_logprobs_QN: Tensor, generator: torch.Generator
 ) -> list[tuple[int, int, int]]:
-    """Three different tokens for each prompt, drawn from those whose hit probability lies in :data:`HIT_PROBABILITY`.
+    """Three different tokens for each prompt, drawn until their hit probability lies in :data:`HIT_PROBABILITY`.
 
     Raises:
         UserError: no three tokens of some prompt have such a probability.
     """
-    ids = tree.continue_ids
-    triples = [(a, b, c) for a in ids for b in ids for c in ids if len({a, b, c}) == 3]
-    hits_KN = torch.stack([contains_in_order(tree, triple) for triple in triples])
-    probs_QK = reference_logprobs_QN.exp() @ hits_KN.double().T
     low, high = HIT_PROBABILITY
+    triples = list(itertools.permutations(tree.continue_ids, 3))
     chosen = []
-    for row, probs_K in enumerate(probs_QK):
-        fitting = ((probs_K >= low) & (probs_K <= high)).nonzero().flatten()
-        if len(fitting) == 0:
+    for row, logprobs_N in enumerate(reference_logprobs_QN):
+        probs_N = logprobs_N.exp()
+        for index in torch.randperm(len(triples), generator=generator).tolist():
+            if low <= float(probs_N[contains_in_order(tree, triples[index])].sum()) <= high:
+                chosen.append(triples[index])
+                break
+        else:
             raise UserError(f"no three words are hit with probability {low} to {high} after prompt {row}")
-        pick = int(torch.randint(len(fitting), (1,), generator=generator))
-        chosen.append(triples[int(fitting[pick])])
     return chosen
 
 
