@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from bakeoff.envs.completions import PromptBatch
+from bakeoff.envs.rendering import printable
 from bakeoff.envs.rules import OWN_PROMPT, Prompt, Rules
 from bakeoff.errors import ActionError, EpisodeEndedError
 
@@ -158,7 +159,7 @@ class Episodes:
         )
 
     def render(self, row: int) -> str:
-        """One line: how far, prompt and completion; control characters are escaped, since model text is untrusted."""
+        """One line: how far it is, prompt and completion."""
         if self.prompts[row] is None:
             return "(not reset)"
         start, length = self.rules.prompt_length, int(self._lengths_B[row])
@@ -166,7 +167,7 @@ class Episodes:
         text = self.rules.language_model.decode(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
         mark = "ended" if self.ended_B[row] else "open"
         place = f"{length:>3}/{self.rules.max_new_tokens} {mark}"
-        return f"[{place}] {_printable(self._prompt(row).text)} | {_printable(text)}"
+        return f"[{place}] {printable(self._prompt(row).text)} | {printable(text)}"
 
     def state_dict(self) -> dict[str, Any] | None:
         """Episodes in progress as JSON values; None when every one has ended."""
@@ -221,7 +222,3 @@ def _checked_lengths(
     if (mask_BT != (np.arange(mask_BT.shape[1]) < lengths_B[:, None])).any():
         raise ActionError("a completion's mask has a hole; it must be True from its first token to its last")
     return lengths_B
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

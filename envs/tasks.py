@@ -38,6 +38,10 @@ class Task:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the factory was called with, for provenance."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Task:
+        """Itself: nobody changes a task, and Gymnasium copies what ``make`` was given, a whole model in this case."""
+        return self
+
 
 def make_task(name: str, **settings: Any) -> Task:
     """Build a registered task.

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium import Env, logger, spaces
+from gymnasium import Env, spaces
 
 from bakeoff.envs.episodes import Episodes, Observation
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.prompt_order import PromptOrder
 from bakeoff.envs.prompts import Split
+from bakeoff.envs.rendering import METADATA, check_render_mode, shown
 from bakeoff.envs.reset_options import ResetOptions
 from bakeoff.envs.rules import Rules
 from bakeoff.envs.score import AnyReward
 from bakeoff.envs.spaces import TokenSpace, sequence_space
-from bakeoff.envs.token_mdp import RENDER_MODES
-from bakeoff.errors import ActionError, EpisodeEndedError, UserError
+from bakeoff.errors import ActionError, EpisodeEndedError
 
 if TYPE_CHECKING:
     from bakeoff.envs.language_model import LanguageModel
@@ -31,7 +31,7 @@ class TextGenerationEnv(Env[Observation, np.int64]):
     The same transitions as :class:`bakeoff.envs.token_mdp.TextGenerationVectorEnv`, whose bookkeeping it shares.
     """
 
-    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
+    metadata = METADATA
 
     def __init__(
         self,
@@ -49,14 +49,12 @@ class TextGenerationEnv(Env[Observation, np.int64]):
         render_mode: str | None = None,
     ) -> None:
         """Make the environment; the arguments are those of the vector environment."""
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise UserError(f"render_mode is {render_mode!r}, expected one of {', '.join(RENDER_MODES)} or None")
         self.rules = Rules(
             language_model, prompts, reward, max_new_tokens=max_new_tokens, columns=columns, name=reward_name,
             token_mask=token_mask, max_prompt_tokens=max_prompt_tokens, meter=meter,
         )  # fmt: skip
         self.language_model, self.max_new_tokens, self.kl_coef = language_model, max_new_tokens, float(kl_coef)
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode)
         self.action_space = TokenSpace(self.rules.allowed_V)
         self.observation_space: spaces.Space[Any] = sequence_space(
             self.rules.prompt_length + max_new_tokens, max(language_model.vocab_size - 1, language_model.pad_id)
@@ -124,14 +122,8 @@ class TextGenerationEnv(Env[Observation, np.int64]):
 
     def render(self) -> str | None:
         """Prompt and completion in one line: returned (``ansi``) or printed (``human``)."""
-        if self.render_mode is None:
-            logger.warn('render() needs a render_mode; make the environment with render_mode="ansi" or "human"')
-            return None
-        line = self._episodes.render(0)
-        if self.render_mode == "human":
-            print(line, flush=True)
-            return None
-        return line
+        lines = shown((self._episodes.render(0),), self.render_mode)
+        return None if lines is None else lines[0]
 
     @property
     def meter(self) -> Meter:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium import logger
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -23,6 +22,7 @@ from bakeoff.envs.meter import Budget, Meter
 from bakeoff.envs.played import Played
 from bakeoff.envs.prompt_order import PromptOrders
 from bakeoff.envs.prompts import Split
+from bakeoff.envs.rendering import METADATA, check_render_mode, shown
 from bakeoff.envs.reset_options import ResetOptions
 from bakeoff.envs.rules import Rules
 from bakeoff.envs.score import AnyReward
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 BoolArray = npt.NDArray[np.bool_]
 StepResult = tuple[Observation, npt.NDArray[np.float64], BoolArray, BoolArray, dict[str, Any]]
 
-RENDER_MODES = ("ansi", "human")
-
 
 class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[Any]]):
     """B completions side by side, as Gymnasium's vector environments are.
@@ -47,7 +45,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
     Returned arrays are the caller's own: later steps do not change them.
     """
 
-    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
+    metadata = METADATA
 
     def __init__(
         self,
@@ -96,8 +94,6 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         """
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise UserError(f"num_envs is {num_envs!r}, expected a whole number from 1")
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise UserError(f"render_mode is {render_mode!r}, expected one of {', '.join(RENDER_MODES)} or None")
         self.rules = Rules(
             language_model, prompts, reward, max_new_tokens=max_new_tokens, columns=columns, name=reward_name,
             token_mask=token_mask, max_prompt_tokens=max_prompt_tokens, meter=meter,
@@ -105,8 +101,8 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         self.num_envs, self.language_model, self.max_new_tokens = num_envs, language_model, max_new_tokens
         self.kl_coef, self.budget, self.shared_prompts = float(kl_coef), budget, shared_prompts
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
-        self.render_mode = render_mode
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = check_render_mode(render_mode)
         self.single_action_space = TokenSpace(self.rules.allowed_V)
         self.single_observation_space = sequence_space(
             self.rules.prompt_length + max_new_tokens, max(language_model.vocab_size - 1, language_model.pad_id)
@@ -235,14 +231,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
     def render(self) -> tuple[str, ...] | None:
         """One line for each sub-environment: returned (``ansi``) or printed (``human``)."""
-        if self.render_mode is None:
-            logger.warn('render() needs a render_mode; make the environment with render_mode="ansi" or "human"')
-            return None
-        lines = tuple(self._episodes.render(row) for row in self._episodes.all_rows)
-        if self.render_mode == "human":
-            print(*lines, sep="\n", flush=True)
-            return None
-        return lines
+        return shown(tuple(self._episodes.render(row) for row in self._episodes.all_rows), self.render_mode)
 
     # ---------------------------------------------------------------- for algorithms
 
