@@ -42,7 +42,7 @@ def test_the_limit_truncates_and_an_end_in_the_last_place_terminates(letters):
     envs.reset(options={"prompt": ["a", "fed"]})
     for actions in ([0, 0], [0, 1], [2, 2]):
         _, rewards, terminated, truncated, infos = envs.step(np.array(actions))
-        assert not (rewards.any() or terminated.any() or truncated.any())
+        assert [rewards.any(), terminated.any(), truncated.any()] == [False] * 3
         assert infos == {}
     obs, rewards, terminated, truncated, infos = envs.step(np.array([0, EOS]))
     assert terminated.tolist() == [False, True]
