@@ -14,7 +14,7 @@ from torch import Tensor
 from bakeoff.envs.completions import Completions, PromptBatch
 from bakeoff.envs.exact import optimum
 from bakeoff.envs.exact.optimum import SoftTables
-from bakeoff.envs.exact.tree import CompletionTree
+from bakeoff.envs.exact.tree import MAX_SEQUENCES, CompletionTree
 from bakeoff.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class Enumeration:
             UserError: too many completions, a table of another shape or with non-finite entries, a negative kl_coef.
         """
         tree = CompletionTree.of(language_model, max_new_tokens)
+        if len(prompts) * tree.num_leaves > MAX_SEQUENCES:
+            raise UserError(
+                f"{len(prompts)} prompts with {tree.num_leaves:,} completions each are more than the {MAX_SEQUENCES:,} "
+                "that can be enumerated: take fewer prompts or lower max_new_tokens"
+            )
         reference = _normalised(tree.sequence_logprobs(language_model, prompts))
         return cls(tree, prompts, rewards(tree, reference).double(), reference, kl_coef)
 
@@ -100,7 +105,7 @@ class Enumeration:
         return self.tree.mask_NT
 
     def sequence_logprobs(self, language_model: LanguageModel) -> Tensor:
-        """Log-probability of every completion under a model, float32 (Q, N); no gradients."""
+        """Log-probability of every completion under a model, float64 (Q, N); no gradients."""
         return self.tree.sequence_logprobs(language_model, self.prompts)
 
     # ---------------------------------------------------------------- how good a distribution is

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bakeoff.envs.language_model import LanguageModel
 
 MAX_SEQUENCES = 300_000
-"""How many leaves a tree may have: beyond it, enumeration is no longer quick."""
+"""How many completions may be enumerated, over all prompts: beyond it, enumeration is no longer quick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +50,9 @@ class CompletionTree:
             raise UserError("no token can be sampled: every one of the vocabulary is forbidden")
         if self.num_leaves > MAX_SEQUENCES:
             raise UserError(
-                f"{len(self.continue_ids) + len(self.end_ids)} tokens and max_new_tokens {self.max_new_tokens} make "
-                f"{self.num_leaves:,} completions, enumeration stops at {MAX_SEQUENCES:,}: lower max_new_tokens, or do "
-                "without the exact figures"
+                f"{len(self.continue_ids) + len(self.end_ids)} tokens and max_new_tokens {self.max_new_tokens} make more "
+                f"than {MAX_SEQUENCES:,} completions, too many to enumerate: lower max_new_tokens, or do without the "
+                "exact figures"
             )
 
     @classmethod
@@ -155,7 +155,7 @@ class CompletionTree:
     def sequence_logprobs(
         self, language_model: LanguageModel, prompts: PromptBatch, *, gradients: bool = False
     ) -> Tensor:
-        """Log-probability of every leaf after every prompt, float32 on the CPU, (Q, N).
+        """Log-probability of every leaf after every prompt, float64 on the CPU, (Q, N).
 
         Level by level: each node is one token fed to the model on top of its parent's key-value cache, so the work is
         one token for each of ``Q * (1 + A + .. + A ** (T - 1))`` nodes. Gradients only where they are asked for.
@@ -164,7 +164,7 @@ class CompletionTree:
             return self.from_conditionals(self._model_conditionals(language_model, prompts))
 
     def _model_conditionals(self, language_model: LanguageModel, prompts: PromptBatch) -> Iterator[Tensor]:
-        """Next-token log-probabilities at the nodes of each level in turn, (Q, M, V)."""
+        """Next-token log-probabilities at the nodes of each level in turn, (Q, M, V), float64 so that sums stay exact."""
         Q, A, device = len(prompts), len(self.continue_ids), language_model.device
         mask_BS = prompts.mask_BP.to(device)
         hidden_BD, cache = language_model.prefill(prompts.tokens_BP.to(device), mask_BS)
@@ -178,7 +178,7 @@ class CompletionTree:
                 position_B = position_B.repeat_interleave(A)
                 token_B = torch.tensor(self.continue_ids, device=device).repeat(len(position_B) // A)
                 hidden_BD = language_model.decode_step(token_B, mask_BS, position_B + level - 1, cache)
-            yield language_model.head(hidden_BD).log_softmax(-1).cpu().reshape(Q, A**level, self.vocab_size)
+            yield language_model.head(hidden_BD).log_softmax(-1).cpu().double().reshape(Q, A**level, self.vocab_size)
 
     def fold(self, leaves_QN: Tensor, combine: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
         """Tables of every level from the leaves up, each (Q, M, V), the shortest nodes first.

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bakeoff.envs.exact import pretrain
+from bakeoff.envs.exact.enumeration import Enumeration
 from bakeoff.envs.exact.task import MODEL, PROMPTS, exact
 from bakeoff.errors import UserError
 
@@ -17,7 +18,7 @@ def exact_gradient_ascent(task, steps, learning_rate):
     model.module.requires_grad_(True)
     optimizer = torch.optim.Adam(model.module.parameters(), lr=learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    rewards, reference = enumeration.rewards_QN.float(), enumeration.reference_logprobs_QN.float()
+    rewards, reference = enumeration.rewards_QN, enumeration.reference_logprobs_QN
     scores = []
     for _ in range(steps):
         logprobs = enumeration.tree.sequence_logprobs(model, enumeration.prompts, gradients=True)
@@ -92,6 +93,17 @@ def test_settings_change_the_task():
     assert other.enumeration.optimum.objective < same_reward.enumeration.optimum.objective
     with pytest.raises(UserError, match="kl_coef is -1"):
         exact(kl_coef=-1)
+
+
+def test_too_many_completions_over_all_prompts_are_refused(dense):
+    with pytest.raises(UserError, match=r"16 prompts with 19,608 completions each .* take fewer prompts"):
+        Enumeration.of(
+            dense.language_model,
+            dense.enumeration.prompts.repeat_interleave(4),
+            lambda tree, reference: torch.zeros_like(reference),
+            max_new_tokens=5,
+            kl_coef=0.3,
+        )
 
 
 def test_two_steps_of_exact_gradient_ascent_go_up(dense):

@@ -109,7 +109,7 @@ def test_padded_prompts_give_the_log_probabilities_of_unpadded_forwards(family):
     encoded = [[0], [1, 2, 3], [4, 5]]
     logprobs = tree.sequence_logprobs(model, model.pad(encoded))
     assert not logprobs.requires_grad
-    torch.testing.assert_close(logprobs.double().exp().sum(1), torch.ones(3, dtype=torch.float64), atol=5e-5, rtol=0)
+    torch.testing.assert_close(logprobs.exp().sum(1), torch.ones(3, dtype=torch.float64), atol=5e-5, rtol=0)
     for row, prompt in enumerate(encoded):
         for leaf in (0, 3, 20, 57, 399):
             completion = tree.tokens_NT[leaf][tree.mask_NT[leaf]]
@@ -124,13 +124,13 @@ def test_shipped_model_agrees_with_teacher_forcing_and_its_mass_is_one():
     tree, prompts = CompletionTree.of(model, 5), model.pad(model.encode(PROMPTS))
     logprobs = tree.sequence_logprobs(model, prompts)
     assert logprobs.shape == (4, 19608)
-    torch.testing.assert_close(logprobs.double().exp().sum(1), torch.ones(4, dtype=torch.float64), atol=5e-5, rtol=0)
+    torch.testing.assert_close(logprobs.exp().sum(1), torch.ones(4, dtype=torch.float64), atol=5e-5, rtol=0)
     leaves = torch.arange(0, 19608, 23)
     rows = torch.arange(4).repeat_interleave(len(leaves))
     leaves = leaves.repeat(4)
     completions = Completions(prompts.select(rows), tree.tokens_NT[leaves], tree.mask_NT[leaves])
     with torch.no_grad():
-        forced = model.token_logprobs(completions).sum(1)
+        forced = model.token_logprobs(completions).double().sum(1)
     torch.testing.assert_close(logprobs[rows, leaves], forced, atol=4e-6, rtol=0)
 
 
