@@ -40,8 +40,8 @@ FIGURES = {
     ),
     "overoptimisation": (
         "Gold against proxy",
-        "Where the full line (gold) falls while the dotted one (proxy) rises, the proxy is being exploited. KL is not a "
-        "fair measure of pressure across methods: compare the two lines of one contestant, not contestants.",
+        "Where the full line (gold) falls while the dotted one (proxy) rises, the proxy is being exploited. KL is not "
+        "a fair measure of pressure across methods: compare the two lines of one contestant, not contestants.",
     ),
     "drift": ("How the text changed", "Mean over seeds along training; the marker is where training ended."),
     "cost": (
@@ -69,6 +69,7 @@ def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | 
 
     results = runs if isinstance(runs, Results) else Results.load(runs)
     folder = Path(out) if out is not None else results.runs[0].path / "report"
+    _make(folder / "figures")
     figures, files = _draw(results)
     built = page.build_page(results, figures, _css_colors(results))
     files |= {
@@ -77,23 +78,19 @@ def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | 
         "leaderboard.csv": tables.csv(built.board),
         "leaderboard.tex": tables.latex(built.board),
     }
-    try:
-        for name, text in files.items():
-            _write(folder / name, text)
-        for old in (folder / "figures").glob("*.svg"):  # of an earlier report; a stale figure would mislead
-            if f"figures/{old.name}" not in files:
-                old.unlink()
-    except OSError as error:
-        raise RunFolderError(
-            f"{folder}: the report cannot be written ({error.strerror}); give another folder"
-        ) from error
+    for name, text in files.items():
+        _write(folder / name, text)
+    for old in (folder / "figures").glob("*.svg"):  # of an earlier report; a stale figure would mislead
+        if f"figures/{old.name}" not in files:
+            old.unlink(missing_ok=True)
     return folder / "index.html"
 
 
 def _draw(results: Results) -> tuple[dict[str, list[FigureView]], dict[str, str]]:
     """Figures by task, and the files they make."""
     from bakeoff.reports.figures import drawer
-    from bakeoff.reports.figures.style import Look, inline, panels, svg
+    from bakeoff.reports.figures.style import Look, panels
+    from bakeoff.reports.figures.svg import inline, svg
     from bakeoff.reports.page import FigureView
 
     look = Look.of(results)
@@ -119,14 +116,29 @@ def _panel(draw: Callable[..., bool], results: Results, look: Look, axes: Axes, 
 
 
 def _css_colors(results: Results) -> dict[str, str]:
-    from bakeoff.reports.figures.style import Look, css_color
+    from bakeoff.reports.figures.style import Look
+    from bakeoff.reports.figures.svg import css_color
 
     return {label: css_color(mark.color) for label, mark in Look.of(results).marks.items()}
 
 
+def _make(folder: Path) -> None:
+    """Make the folder first: to learn that it cannot be written after the drawing would waste the reader's time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
 def _write(path: Path, text: str) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(fresh, path)
+    try:
+        fresh.write_bytes(text.encode("utf-8", "replace"))
+        os.replace(fresh, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{path}: the report cannot be written here ({error.strerror}); give another folder")

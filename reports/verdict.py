@@ -210,17 +210,17 @@ def caveats(results: Results) -> list[str]:
     torn = int(cells["torn_lines"].sum())
     if torn:
         notes.append(f"{torn} unreadable line{'s' * (torn > 1)} of metrics.jsonl left out (an interrupted write).")
-    fewest = results.final.groupby(["task", "label"], observed=True).size()
-    if len(fewest) and fewest.min() < 10:
-        seeds = int(fewest.min())
-        if seeds == 1:
-            notes.append("Some contestants have one seed: no interval, and no telling luck from merit.")
-        else:
-            notes.append(
-                f"With {seeds} seeds a 95 % bootstrap interval contains the true mean only about "
-                f"{100 * coverage_at(seeds):.0f} % of the time (measured on simulated normal scores): read intervals "
-                "as too narrow. Words such as “beyond seed noise” rest on Welch's t interval instead, Holm-adjusted within a task."
-            )
+    sizes = results.final.groupby(["task", "label"], observed=True).size()
+    few = sorted({int(size) for size in sizes if size < 10})
+    if 1 in few:
+        notes.append("Some contestants have one seed: no interval, and no telling luck from merit.")
+    shares = " and ".join(f"{100 * coverage_at(n):.0f} % at {n} seeds" for n in few if n > 1)
+    if shares:
+        notes.append(
+            "With so few seeds a nominal 95 % bootstrap interval contains the true mean less often than that: about "
+            f"{shares} (measured on simulated normal scores), so read the intervals as too narrow. “Beyond seed noise” "
+            "rests on Welch's t intervals instead, Holm-adjusted within a task."
+        )
     notes.append("Intervals are over seeds; prompts are the same for all, so they say nothing about other prompts.")
     return notes
 

@@ -91,7 +91,7 @@ def write_figure(
         NotFoundError: no such kind or task.
         UserError: nothing to draw, or a format that matplotlib does not write.
     """
-    from bakeoff.reports.figures.style import save
+    from bakeoff.reports.figures.svg import save
     from bakeoff.reports.results import Results
 
     drawer(kind)  # a wrong kind is told before anything is read

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from bakeoff.reports.figures.style import Look, label_line_ends
+from bakeoff.reports.figures.labels import label_line_ends
+from bakeoff.reports.figures.style import Look
 from bakeoff.reports.leaderboard import best_column, generator, seed_scores
 from bakeoff.reports.statistics import performance_profile
 from bakeoff.reports.text import count

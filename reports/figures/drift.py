@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bakeoff.reports.figures.curves import METRIC_NAMES, title_of
-from bakeoff.reports.figures.style import Look, label_points
+from bakeoff.reports.figures.labels import label_points
+from bakeoff.reports.figures.style import Look
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results

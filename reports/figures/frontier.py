@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bakeoff.reports.comparisons import best_of_n_kl_bound, expected_maximum, pareto_set
 from bakeoff.reports.figures.curves import title_of
-from bakeoff.reports.figures.style import BASELINE, INK, Look, family, label_points
+from bakeoff.reports.figures.labels import label_points
+from bakeoff.reports.figures.style import BASELINE, INK, Look, family
 from bakeoff.reports.leaderboard import generator
 from bakeoff.reports.statistics import stratified_bootstrap_interval
 

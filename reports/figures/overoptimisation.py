@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bakeoff.reports.figures.curves import title_of
-from bakeoff.reports.figures.style import Look, label_line_ends
+from bakeoff.reports.figures.labels import label_line_ends
+from bakeoff.reports.figures.style import Look
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results

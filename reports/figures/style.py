@@ -7,23 +7,18 @@ any common colour blindness. Past its end colours repeat with another marker and
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import matplotlib.style
-import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bakeoff.errors import UserError
 from bakeoff.reports.text import visible
 
 if TYPE_CHECKING:
@@ -159,151 +154,3 @@ def label_text(text: str, limit: int = 40) -> str:
     """A label fit for a figure: control characters spelled out, no mathtext, not too long."""
     clean = visible(" ".join(text.split())).replace("$", r"\$")
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
-
-
-def label_line_ends(axes: Axes, ends: Iterable[tuple[str, float, float, str]]) -> None:
-    """Write each label beside the right end of its line, moved apart vertically where they would touch.
-
-    ``ends`` holds (label, x, y, colour). A thin leader joins a label that had to move far.
-    """
-    wanted = [(label, x, y, color) for label, x, y, color in ends if np.isfinite(x) and np.isfinite(y)]
-    if not wanted:
-        return
-    widest = max(len(label_text(label, 26)) for label, *_ in wanted)
-    low, high = axes.get_xlim()
-    share = min(0.42, 0.0145 * widest + 0.03)
-    axes.set_xlim(low, low + (high - low) / (1 - share))
-
-    def place() -> None:
-        figure: Any = axes.figure
-        to_pixels = axes.transData.transform
-        box = axes.get_window_extent()
-        gap = 9.5 * figure.dpi / 72 * 1.25
-        rows = sorted(
-            ((to_pixels((x, y))[1], to_pixels((x, y))[0], label, color) for label, x, y, color in wanted),
-            key=lambda row: row[0],
-        )
-        heights = spread([row[0] for row in rows], gap, box.y0 + gap / 2, box.y1 - gap / 2)
-        right = max(row[1] for row in rows)
-        for (y, x, label, color), height in zip(rows, heights, strict=True):
-            to_data = axes.transData.inverted().transform
-            target, point = to_data((right + 9 * figure.dpi / 72, height)), to_data((x, y))
-            arrow = {"arrowstyle": "-", "color": color, "lw": 0.6, "alpha": 0.7, "shrinkA": 1, "shrinkB": 2}
-            far = abs(height - y) > 2 or right - x > 2
-            axes.annotate(
-                label_text(label, 26),
-                xy=(point[0], point[1]),
-                xytext=(target[0], target[1]),
-                color=color,
-                fontsize=9,
-                fontweight="bold",
-                va="center",
-                ha="left",
-                annotation_clip=False,
-                arrowprops=arrow if far else None,
-            )
-
-    after_layout(axes, place)
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions nearest to the (sorted) wanted ones that keep a gap, inside [low, high] where there is room."""
-    gap = min(gap, (high - low) / max(1, len(wanted) - 1)) if len(wanted) > 1 else gap
-    placed: list[list[float]] = []  # blocks of [centre sum, count]
-    for value in wanted:
-        placed.append([min(max(value, low), high), 1])
-        while len(placed) > 1:
-            (above, n), (below, m) = placed[-1], placed[-2]
-            if above - (n - 1) / 2 * gap - (below + (m - 1) / 2 * gap) >= gap:
-                break
-            centre = (above * n + below * m) / (n + m)
-            half = (n + m - 1) / 2 * gap
-            placed[-2:] = [[min(max(centre, low + half), high - half), n + m]]
-    return [centre + (i - (n - 1) / 2) * gap for centre, n in placed for i in range(int(n))]
-
-
-def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) -> None:
-    """Write each label near its point, on the first of several sides where it covers no point and no other label."""
-    wanted = [point for point in points if np.isfinite(point[1]) and np.isfinite(point[2])]
-
-    def place() -> None:
-        figure: Any = axes.figure
-        unit = figure.dpi / 72
-        frame = axes.get_window_extent()
-        spots = [axes.transData.transform((x, y)) for _, x, y, _ in wanted]
-        taken = [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in spots]
-        for (label, x, y, color), spot in zip(wanted, spots, strict=True):
-            text = label_text(label, 28)
-            width, height = 5.9 * len(text) * unit, 11 * unit
-            best, best_cost = (8.0, 0.0), math.inf
-            for reach in (8, 16, 28, 42):
-                for dx, dy in ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0.1, 1), (0.1, -1), (1, 0), (-1, 0)):
-                    left = spot[0] + dx * reach * unit - (width if dx < 0 else (width / 2 if abs(dx) < 0.5 else 0))
-                    base = spot[1] + dy * reach * unit - height / 2
-                    box = (left, base, left + width, base + height)
-                    outside = max(0.0, frame.x0 - left) + max(0.0, left + width - frame.x1)
-                    outside += max(0.0, frame.y0 - base) + max(0.0, base + height - frame.y1)
-                    cost = sum(_overlap(box, other) for other in taken) + 20 * outside + 0.4 * reach * unit
-                    if cost < best_cost:
-                        best, best_cost = ((left - spot[0]) / unit, (base + height / 2 - spot[1]) / unit), cost
-            left, middle = spot[0] + best[0] * unit, spot[1] + best[1] * unit
-            taken.append((left, middle - height / 2, left + width, middle + height / 2))
-            axes.annotate(
-                text, (x, y), best, textcoords="offset points", color=color, fontsize=9, fontweight="bold", va="center"
-            )
-
-    after_layout(axes, place)
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure; the same figure gives the same bytes (SVG: no date, fixed ids)."""
-    formats = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in formats:
-        raise UserError(f'figure file "{path}": no such format; end its name with .svg, .png or .pdf')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".svg":
-        path.write_text(svg(figure), encoding="utf-8")
-    else:
-        figure.savefig(path, dpi=160, metadata={"CreationDate": None} if path.suffix.lower() == ".pdf" else None)
-    return path
-
-
-def svg(figure: Figure) -> str:
-    """The figure as SVG text; type stays type, so it can be searched, read aloud and restyled."""
-    buffer = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bakeoff"}):
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    return re.sub(r"[ \t]+$", "", buffer.getvalue(), flags=re.MULTILINE)
-
-
-_THEMED = {INK: "--ink", FAINT: "--grid", PAPER: "--paper", "#8a8a90": "--axis", BASELINE: "--baseline"} | {
-    color: f"--c{index}" for index, color in enumerate(PALETTE)
-}
-
-
-def inline(svg_text: str, prefix: str, title: str) -> str:
-    """An SVG file's text made fit for a page: own ids, colours that follow the page's theme, a title to be read aloud.
-    An SVG file's text made fit for a page: own ids, colours that follow the page's theme, a title to be read aloud.
-    """
-    body = svg_text[svg_text.index("<svg") :]
-    body = re.sub(r'\bid="', f'id="{prefix}-', body)
-    body = re.sub(r'(xlink:href="|url\()#', rf"\1#{prefix}-", body)
-    body = re.sub(
-        r"#[0-9a-f]{6}\b", lambda m: f"var({_THEMED[m.group()]})" if m.group() in _THEMED else m.group(), body
-    )
-    body = re.sub(r"""font: ([^;"]*?)'DejaVu Sans'[^;"]*""", r"font: \1'DejaVu Sans', Verdana, sans-serif", body)
-    view = re.search(r'viewBox="([^"]+)"', body)
-    box = view.group(1) if view else "0 0 500 300"
-    width = box.split()[2]
-    head = f'<svg viewBox="{box}" role="img" aria-label="{title}" style="max-width:{float(width):.0f}pt">'
-    return re.sub(r"<svg[^>]*>", lambda _: head, body, count=1)
-
-
-def css_color(color: str) -> str:
-    """A figure's colour as the page's theme variable."""
-    return f"var({_THEMED[color]})" if color in _THEMED else color
