@@ -38,27 +38,27 @@ class PPOConfig(AlgorithmConfig):
     """Passes over each batch of completions (phase II)."""
     minibatches: PositiveInt = 2
     """Updates a pass; `batch_size` completions are shared out over them."""
-    clip: float = Field(0.2, gt=0)
+    clip: float = Field(default=0.2, gt=0)
     """How far the probability ratio may leave 1 before its gradient stops."""
-    value_clip: float | None = Field(0.2, gt=0)
+    value_clip: float | None = Field(default=0.2, gt=0)
     """How far a value may move from the one at collection, in units of the reward; null for no limit."""
-    value_coef: float = Field(0.1, ge=0)
+    value_coef: float = Field(default=0.1, ge=0)
     """Weight of the value loss."""
-    entropy_coef: float = Field(0.0, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of an entropy bonus; anything above 0 changes the objective."""
-    gamma: float = Field(1.0, gt=0, le=1)
+    gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount a token; below 1 changes the objective."""
-    gae_lambda: float = Field(0.95, ge=0, le=1)
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """GAE's lambda: 1 uses whole returns, 0 one-step errors of the value function."""
     whiten_advantages: bool = True
     """Scale the batch's advantages to mean 0 and deviation 1."""
     critic: CriticKind = "separate"
     """`separate`: a second network; `shared`: a head on the policy's own hidden states."""
-    kl_target: float | None = Field(None, gt=0)
+    kl_target: float | None = Field(default=None, gt=0)
     """Adapt the KL coefficient towards this sequence KL in nats; null keeps it fixed. Adapting changes the objective."""
     kl_horizon: PositiveInt = 10_000
     """Completions over which the adaptive coefficient reacts."""
-    stop_kl: float | None = Field(None, gt=0)
+    stop_kl: float | None = Field(default=None, gt=0)
     """End phase II early once the mean KL(old || new) a token exceeds this; null never does."""
 
 
@@ -83,9 +83,7 @@ class PPO(Algorithm):
     data_source: ClassVar[DataSource] = DataSource.ONLINE
     config: PPOConfig
 
-    def __init__(
-        self, config: PPOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
-    ) -> None:
+    def __init__(self, config: PPOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
         self.critic = Critic(policy, config.critic)
         self.optimizer = Optimizer([*policy.parameters(), *self.critic.parameters()], config, policy.model.width)
@@ -186,5 +184,7 @@ class PPO(Algorithm):
 
 def _known(logprobs_BT: Tensor | None) -> Tensor:
     if logprobs_BT is None:
-        raise ValueError("these completions carry no log-probabilities; PPO needs those of the policy that sampled them")
+        raise ValueError(
+            "these completions carry no log-probabilities; PPO needs those of the policy that sampled them"
+        )
     return logprobs_BT
