@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+GROUP_EPSILON = 1e-4
+"""Added to a group's deviation: a group of equal returns, equal but for rounding, gives advantages of 0."""
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the places where ``mask`` is True (a scalar); 0 where there are none."""
@@ -41,6 +44,37 @@ def kl_shaped_rewards(
     rewards_BT = -kl_coef * (logprobs_BT - reference_logprobs_BT) * mask_BT
     last_B1 = (mask_BT.sum(1, keepdim=True) - 1).clamp_min(0)
     return rewards_BT.scatter_add(1, last_B1, scores_B[:, None].to(rewards_BT.dtype))
+
+
+def leave_one_out_advantages(returns_B: Tensor, group_size: int) -> Tensor:
+    """Each return minus the mean of the others in its group, shape (B,) (RLOO: Kool et al. 2019, Ahmadian et al. 2024).
+
+    A_i = R_i - (1 / (k - 1)) sum_{j != i} R_j = k / (k - 1) * (R_i - mean R). The baseline does not depend on its own
+    completion, so the gradient is unbiased.
+
+    Args:
+        returns_B: ``group_size`` neighbours share a prompt.
+        group_size: k, at least 2.
+    """
+    groups = returns_B.reshape(-1, group_size)
+    baseline = (groups.sum(1, keepdim=True) - groups) / (group_size - 1)
+    return (groups - baseline).flatten()
+
+
+def group_advantages(returns_B: Tensor, group_size: int, *, normalise: bool) -> Tensor:
+    """Each return minus its group's mean, over the group's standard deviation, shape (B,) (GRPO: Shao et al. 2024).
+
+    Args:
+        returns_B: ``group_size`` neighbours share a prompt.
+        group_size: at least 2.
+        normalise: divide by the deviation (of a sample: over k - 1); Dr. GRPO (Liu et al. 2025) does not, since that
+            gives prompts whose completions hardly differ the weight of those that tell them apart.
+    """
+    groups = returns_B.reshape(-1, group_size)
+    centred = groups - groups.mean(1, keepdim=True)
+    if normalise:
+        centred = centred / (groups.std(1, keepdim=True) + GROUP_EPSILON)
+    return centred.flatten()
 
 
 def generalised_advantages(

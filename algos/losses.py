@@ -5,12 +5,36 @@ Letters: B completions, T tokens. Every mask is True on real completion tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bakeoff.algos.advantages import masked_mean
+
+Reduce = Callable[[Tensor, Tensor], Tensor]
+"""From values and their mask, each (B, T), to a scalar."""
+
+LengthNormalisation = Literal["completion", "batch", "limit"]
+
+
+def completion_average(values_BT: Tensor, mask_BT: Tensor, *, by: LengthNormalisation, limit: int) -> Tensor:
+    """Average a per-token loss over a batch of completions of different lengths (a scalar).
+
+    Args:
+        values_BT: the loss of each token.
+        mask_BT: the real tokens.
+        by: ``completion``: mean over each completion's own tokens, then over completions (GRPO, Shao et al. 2024,
+            equation 3), so a token of a long completion counts less; ``batch``: mean over all tokens (DAPO, Yu et al.
+            2025, equation 8); ``limit``: sum over tokens divided by B and by a constant (Dr. GRPO, Liu et al. 2025).
+        limit: that constant, the length limit.
+    """
+    if by == "batch":
+        return masked_mean(values_BT, mask_BT)
+    sums_B = (values_BT * mask_BT).sum(1)
+    return (sums_B / (mask_BT.sum(1).clamp_min(1) if by == "completion" else limit)).mean()
 
 
 @dataclass(frozen=True)
@@ -26,9 +50,24 @@ class SurrogateLoss:
     approximate_kl: Tensor
     """Mean of r - 1 - log r a token: KL(old || new), the k3 estimate on the old policy's samples."""
 
+    def metrics(self) -> dict[str, float]:
+        """The figures under the names that all algorithms use."""
+        return {
+            "policy_loss": float(self.loss.detach()),
+            "ratio": float(self.ratio_mean),
+            "clip_fraction": float(self.clip_fraction),
+            "approximate_kl": float(self.approximate_kl),
+        }
+
 
 def clipped_surrogate(
-    logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, *, clip: float
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip: float,
+    reduce: Reduce = masked_mean,
 ) -> SurrogateLoss:
     """PPO's policy loss, -min(r A, clip(r, 1 - e, 1 + e) A) averaged over real tokens (Schulman et al. 2017, equation 7).
 
@@ -38,6 +77,7 @@ def clipped_surrogate(
         advantages_BT: how much better than expected each token was.
         mask_BT: the real tokens.
         clip: e, how far the ratio may leave 1 before its gradient stops.
+        reduce: how token losses are averaged.
     """
     log_ratio = (logprobs_BT - old_logprobs_BT) * mask_BT
     ratio = log_ratio.exp()
@@ -48,8 +88,24 @@ def clipped_surrogate(
         clip_fraction = masked_mean((clipped > unclipped).to(ratio.dtype), mask_BT)
         approximate_kl = masked_mean(ratio - 1 - log_ratio, mask_BT)
     return SurrogateLoss(
-        masked_mean(torch.maximum(unclipped, clipped), mask_BT), return_ratio, clip_fraction, approximate_kl
+        reduce(torch.maximum(unclipped, clipped), mask_BT), return_ratio, clip_fraction, approximate_kl
     )
+
+
+def sequence_surrogate(
+    logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_B: Tensor, *, clip: float
+) -> SurrogateLoss:
+    """The clipped surrogate with the whole completion as one action: r is the ratio of its probabilities.
+
+    Args:
+        logprobs_BT: of the sampled tokens under the policy being trained, 0 on padding.
+        old_logprobs_BT: under the policy that sampled them, 0 on padding; no gradient.
+        advantages_B: how much better than expected each completion was.
+        clip: how far the ratio may leave 1.
+    """
+    whole_B1 = torch.ones_like(advantages_B, dtype=torch.bool)[:, None]
+    logprobs_B1, old_logprobs_B1 = logprobs_BT.sum(1, keepdim=True), old_logprobs_BT.sum(1, keepdim=True)
+    return clipped_surrogate(logprobs_B1, old_logprobs_B1, advantages_B[:, None], whole_B1, clip=clip)
 
 
 def clipped_value_loss(

@@ -1,0 +1,79 @@
+"""Group relative policy optimisation (Shao et al. 2024, "DeepSeekMath").
+
+PPO without a value function: each prompt is completed several times, and a completion's advantage is its return in
+standard deviations of its group, the same at each of its tokens.
+
+Departures from the paper: the KL penalty stands in the reward (`kl_placement: k3_loss` puts it in the loss, as in the
+paper; its fixed point is another one), and the reference is the task's model throughout. `normalise_variance: false`
+with `length_normalisation: limit` is Dr. GRPO (Liu et al. 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bakeoff.algos.advantages import group_advantages, masked_mean
+from bakeoff.algos.base import Algorithm, DataSource
+from bakeoff.algos.kl import k3
+from bakeoff.algos.losses import LengthNormalisation, clipped_surrogate, completion_average
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.policy import Policy
+from bakeoff.algos.rollouts import GroupConfig, Rollout, check_groups, collect, mean_metrics, minibatch_rows
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+
+class GRPOConfig(GroupConfig):
+    """GRPO's settings."""
+
+    normalise_variance: bool = True
+    """Divide advantages by the group's standard deviation; Dr. GRPO does not."""
+    length_normalisation: LengthNormalisation = "completion"
+    """Token losses are averaged over each `completion` first (GRPO), over all tokens of the `batch` (DAPO), or summed
+    and divided by the length `limit` (Dr. GRPO)."""
+
+
+class GRPO(Algorithm):
+    """Group relative policy optimisation."""
+
+    Config = GRPOConfig
+    data_source: ClassVar[DataSource] = DataSource.ONLINE
+    config: GRPOConfig
+
+    def __init__(self, config: GRPOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
+        super().__init__(config, policy, envs, rng)
+        check_groups("grpo", config.batch_size, "group_size", config.group_size)
+        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.reduce = partial(completion_average, by=config.length_normalisation, limit=envs.max_new_tokens)
+
+    def update(self) -> Mapping[str, float]:
+        """Collect groups, compare within each, learn in a few epochs."""
+        rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
+        advantages_B = self.advantages(rollout)
+        batches = minibatch_rows(len(rollout), self.config.epochs, self.config.minibatches, self.rng)
+        steps = [self.step(rollout.select(rows), advantages_B[rows]) for rows in batches]
+        rate = self.optimizer.rate(self.envs.progress)
+        return rollout.metrics(self.kl_coef) | mean_metrics(steps) | {"learning_rate": rate}
+
+    def advantages(self, rollout: Rollout) -> Tensor:
+        """Each completion's return relative to its group, shape (B,)."""
+        returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
+        return group_advantages(returns_B, self.config.group_size, normalise=self.config.normalise_variance)
+
+    def step(self, part: Rollout, advantages_B: Tensor) -> dict[str, float]:
+        """One minibatch: the clipped surrogate on token ratios, and the KL loss if that is where the KL goes."""
+        mask_BT = part.completions.mask_BT
+        logprobs_BT, entropy_BT, _ = self.policy.model.token_outputs(part.completions)
+        surrogate = clipped_surrogate(
+            logprobs_BT, part.logprobs_BT, advantages_B[:, None], mask_BT, clip=self.config.clip, reduce=self.reduce
+        )
+        loss = surrogate.loss
+        if self.config.kl_placement == "k3_loss":
+            loss = loss + self.kl_coef * self.reduce(k3(logprobs_BT, part.reference_logprobs_BT), mask_BT)
+        norm = self.optimizer.step(loss, self.envs.progress)
+        entropy = float(masked_mean(entropy_BT.detach(), mask_BT))
+        return {**surrogate.metrics(), "entropy": entropy, "grad_norm": norm}

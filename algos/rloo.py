@@ -1,0 +1,63 @@
+"""REINFORCE with a leave-one-out baseline (Kool et al. 2019; for language models Ahmadian et al. 2024).
+
+Each prompt is completed several times; a completion's baseline is the mean return of the others. The whole completion
+is one action, so the probability ratio is that of whole completions.
+
+Departure from the papers: they take one step a batch; here a batch is used for a few epochs, with PPO's clip on the
+ratio. `epochs: 1, minibatches: 1` is their estimator exactly, since the ratio is 1 then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bakeoff.algos.advantages import leave_one_out_advantages, masked_mean
+from bakeoff.algos.base import Algorithm, DataSource
+from bakeoff.algos.kl import k3
+from bakeoff.algos.losses import sequence_surrogate
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.policy import Policy
+from bakeoff.algos.rollouts import GroupConfig, Rollout, check_groups, collect, mean_metrics, minibatch_rows
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+
+class RLOOConfig(GroupConfig):
+    """RLOO's settings."""
+
+
+class RLOO(Algorithm):
+    """REINFORCE with a leave-one-out baseline."""
+
+    Config = RLOOConfig
+    data_source: ClassVar[DataSource] = DataSource.ONLINE
+    config: RLOOConfig
+
+    def __init__(self, config: RLOOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
+        super().__init__(config, policy, envs, rng)
+        check_groups("rloo", config.batch_size, "group_size", config.group_size)
+        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+
+    def update(self) -> Mapping[str, float]:
+        """Collect groups, compare each completion with the others of its group, learn in a few epochs."""
+        rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
+        returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
+        advantages_B = leave_one_out_advantages(returns_B, self.config.group_size)
+        batches = minibatch_rows(len(rollout), self.config.epochs, self.config.minibatches, self.rng)
+        steps = [self.step(rollout.select(rows), advantages_B[rows]) for rows in batches]
+        rate = self.optimizer.rate(self.envs.progress)
+        return rollout.metrics(self.kl_coef) | mean_metrics(steps) | {"learning_rate": rate}
+
+    def step(self, part: Rollout, advantages_B: Tensor) -> dict[str, float]:
+        """One minibatch: the clipped surrogate on ratios of whole completions, and the KL loss if the KL goes there."""
+        logprobs_BT, entropy_BT, _ = self.policy.model.token_outputs(part.completions)
+        surrogate = sequence_surrogate(logprobs_BT, part.logprobs_BT, advantages_B, clip=self.config.clip)
+        loss = surrogate.loss
+        if self.config.kl_placement == "k3_loss":
+            loss = loss + self.kl_coef * k3(logprobs_BT, part.reference_logprobs_BT).sum(1).mean()
+        norm = self.optimizer.step(loss, self.envs.progress)
+        entropy = float(masked_mean(entropy_BT.detach(), part.completions.mask_BT))
+        return {**surrogate.metrics(), "entropy": entropy, "grad_norm": norm}

@@ -1,0 +1,226 @@
+"""The algorithms without a value function: their maths by hand, their updates on the enumerable task."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bakeoff.algos.advantages import group_advantages, leave_one_out_advantages
+from bakeoff.algos.base import Algorithm
+from bakeoff.algos.build import build
+from bakeoff.algos.grpo import GRPO
+from bakeoff.algos.kl import k3
+from bakeoff.algos.losses import completion_average, sequence_surrogate
+from bakeoff.algos.rollouts import Rollout, collect, mean_metrics, minibatch_rows
+from bakeoff.envs.meter import Budget
+from bakeoff.envs.tasks import Task
+from bakeoff.errors import ConfigError
+
+GROUPED = ["grpo", "rloo"]
+
+
+def make(name: str, task: Task, queries: int = 2_000, **settings: Any) -> Algorithm:
+    return build(name, settings, task, Budget(reward_queries=queries), 0)
+
+
+def rollout_of(algorithm: Algorithm, group_size: int = 8) -> Rollout:
+    return collect(algorithm.policy, algorithm.envs, algorithm.rng, group_size=group_size)
+
+
+def gradient(algorithm: Algorithm, loss: Tensor) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(algorithm.policy.parameters()))])
+
+
+# ---------------------------------------------------------------- advantages
+
+
+def test_leave_one_out_by_hand() -> None:
+    # Group (1, 2, 6): the others' means are 4, 3.5, 1.5. Group (0, 0, 3): 1.5, 1.5, 0.
+    returns = torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0])
+    expected = torch.tensor([-3.0, -1.5, 4.5, -1.5, -1.5, 3.0])
+    torch.testing.assert_close(leave_one_out_advantages(returns, 3), expected)
+
+
+def test_leave_one_out_is_the_centred_return_stretched() -> None:
+    # k / (k - 1) = 2 for pairs: (1, 5) has mean 3, so -2 * 2 and 2 * 2.
+    torch.testing.assert_close(leave_one_out_advantages(torch.tensor([1.0, 5.0]), 2), torch.tensor([-4.0, 4.0]))
+
+
+def test_group_advantages_by_hand() -> None:
+    # (1, 2, 3): mean 2, sample deviation 1. (0, 0, 6): mean 2, deviation sqrt((4 + 4 + 16) / 2) = sqrt 12.
+    returns = torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 6.0])
+    root = math.sqrt(12)
+    expected = torch.tensor([-1.0, 0.0, 1.0, -2 / root, -2 / root, 4 / root])
+    torch.testing.assert_close(group_advantages(returns, 3, normalise=True), expected, rtol=2e-4, atol=0)
+    centred = torch.tensor([-1.0, 0.0, 1.0, -2.0, -2.0, 4.0])
+    torch.testing.assert_close(group_advantages(returns, 3, normalise=False), centred)
+
+
+def test_a_group_that_differs_by_rounding_alone_teaches_next_to_nothing() -> None:
+    returns = torch.tensor([1.0, 1.0 + 2e-7, 1.0, 1.0])
+    assert group_advantages(returns, 4, normalise=True).abs().max() < 0.01
+    assert torch.equal(group_advantages(torch.ones(4), 4, normalise=True), torch.zeros(4))
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_length_normalisation_by_hand() -> None:
+    # Completions of one and three tokens, losses 6 and (1, 2, 3); padding holds 99.
+    values = torch.tensor([[6.0, 99.0, 99.0], [1.0, 2.0, 3.0]])
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    average = {by: float(completion_average(values, mask, by=by, limit=4)) for by in ("completion", "batch", "limit")}
+    assert average == {"completion": 4.0, "batch": 3.0, "limit": 1.5}  # (6 + 2) / 2; 12 / 4; (6/4 + 6/4) / 2
+
+
+def test_the_sequence_ratio_is_the_product_of_token_ratios() -> None:
+    # Token ratios 1.1 and 1.05 stay within a clip of .2 at A = 1, their product 1.155 does too; with 1.2 it is 1.32,
+    # and 1.2 counts. Padding has log-probability 0 on both sides.
+    old = torch.zeros(2, 3)
+    new = torch.tensor([[1.1, 1.05, 1.0], [1.1, 1.2, 1.0]]).log()
+    surrogate = sequence_surrogate(new, old, torch.ones(2), clip=0.2)
+    assert float(surrogate.loss) == pytest.approx(-(1.155 + 1.2) / 2)
+    assert float(surrogate.ratio_mean) == pytest.approx((1.155 + 1.32) / 2)
+    assert float(surrogate.clip_fraction) == 0.5
+
+
+def test_a_k3_loss_pulls_otherwise_than_the_kl() -> None:
+    """On two tokens: d KL / d theta is exact; that of the k3 loss in expectation is another number."""
+    # pi = (s, 1 - s), s = sigmoid(theta), theta = ln 3: s = .75; ref = (.5, .5).
+    theta = torch.tensor(math.log(3.0), dtype=torch.float64, requires_grad=True)
+    logpi = torch.stack([torch.nn.functional.logsigmoid(theta), torch.nn.functional.logsigmoid(-theta)])
+    logref = torch.full((2,), math.log(0.5), dtype=torch.float64)
+    weights = logpi.exp().detach()
+    (of_loss,) = torch.autograd.grad((weights * k3(logpi, logref)).sum(), theta, retain_graph=True)
+    # d k3 / d log pi = 1 - ref/pi: for the tokens 1 - 2/3 and 1 - 2; d log pi / d theta = .25 and -.75.
+    assert float(of_loss) == pytest.approx(0.75 * (1 / 3) * 0.25 + 0.25 * (-1) * (-0.75))  # .25
+    # As a reward: E[log(pi/ref) * d log pi] = .75 * ln 1.5 * .25 + .25 * ln .5 * (-.75), which is dKL/dtheta.
+    (of_reward,) = torch.autograd.grad((weights * (logpi - logref).detach() * logpi).sum(), theta, retain_graph=True)
+    (of_kl,) = torch.autograd.grad((logpi.exp() * (logpi - logref)).sum(), theta)
+    assert float(of_reward) == pytest.approx(0.1875 * (math.log(1.5) + math.log(2)))
+    assert float(of_reward) == pytest.approx(float(of_kl))
+
+
+# ---------------------------------------------------------------- rollouts
+
+
+def test_neighbours_share_a_prompt_and_groups_do_not(exact: Task) -> None:
+    prompts = rollout_of(make("rloo", exact)).completions.prompts.indices_B.reshape(8, 8)
+    assert all(len(set(group.tolist())) == 1 for group in prompts)
+    # Eight groups over four prompts without replacement: each prompt twice.
+    assert sorted(prompts[:, 0].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_return_is_the_score_less_the_price_of_the_log_ratio(exact: Task) -> None:
+    rollout = rollout_of(make("rloo", exact))
+    logprobs = torch.zeros_like(rollout.logprobs_BT)
+    logprobs[:, 0], logprobs[:, 1] = -1.0, -2.0
+    shifted = replace(rollout, logprobs_BT=logprobs, reference_logprobs_BT=3 * logprobs)  # log-ratios of 2 and 4
+    torch.testing.assert_close(shifted.log_ratios_B, torch.full((64,), 6.0))
+    torch.testing.assert_close(shifted.returns_B(0.5), rollout.scores_B - 3.0)
+    figures = shifted.metrics(0.5)
+    assert figures["objective"] == pytest.approx(figures["reward"] - 0.5 * figures["kl"], abs=1e-5)
+
+
+def test_every_row_is_used_once_an_epoch() -> None:
+    batches = list(minibatch_rows(10, 2, 3, torch.Generator().manual_seed(0)))
+    assert [len(rows) for rows in batches] == [4, 3, 3, 4, 3, 3]
+    for epoch in (batches[:3], batches[3:]):
+        assert sorted(torch.cat(epoch).tolist()) == list(range(10))
+    assert not torch.equal(torch.cat(batches[:3]), torch.cat(batches[3:]))
+
+
+def test_metrics_are_averaged_over_steps() -> None:
+    assert mean_metrics([{"a": 1.0, "b": 0.0}, {"a": 3.0, "b": 1.0}]) == {"a": 2.0, "b": 0.5}
+
+
+# ---------------------------------------------------------------- GRPO and RLOO
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("placement", ["reward", "k3_loss"])
+def test_the_first_step_has_a_ratio_of_one(name: str, placement: str, exact: Task) -> None:
+    metrics = make(name, exact, epochs=1, minibatches=1, kl_placement=placement).update()
+    assert metrics["ratio"] == pytest.approx(1, abs=1e-5)
+    assert metrics["approximate_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["clip_fraction"] == 0
+    assert metrics["kl"] == pytest.approx(0, abs=1e-4)
+    # Advantages add up to 0 within each group, so at ratio 1 the loss does as well.
+    assert metrics["policy_loss"] == pytest.approx(0, abs=1e-5)
+
+
+def test_rloo_at_ratio_one_has_the_gradient_of_reinforce(exact: Task) -> None:
+    algorithm = make("rloo", exact)
+    rollout = rollout_of(algorithm)
+    advantages = leave_one_out_advantages(rollout.returns_B(0.3), 8)
+    logprobs = algorithm.policy.model.token_logprobs(rollout.completions)
+    reinforce = -(advantages * logprobs.sum(1)).mean()
+    clipped = sequence_surrogate(logprobs, rollout.logprobs_BT, advantages, clip=0.2).loss
+    expected = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(reinforce, list(algorithm.policy.parameters()), retain_graph=True)]
+    )
+    torch.testing.assert_close(gradient(algorithm, clipped), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_at_the_reference_the_kl_pulls_nowhere(exact: Task) -> None:
+    """Both placements give the same first update: k3 is at its minimum of 0, and log-ratios are 0 but for rounding."""
+    for name in GROUPED:
+        norms = [
+            make(name, exact, epochs=1, minibatches=1, kl_placement=placement).update()["grad_norm"]
+            for placement in ("reward", "k3_loss")
+        ]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+        assert norms[0] > 0
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_the_placements_of_the_kl_part_once_the_policy_has_moved(name: str, exact: Task) -> None:
+    def weights(placement: str) -> Tensor:
+        algorithm = make(name, exact, kl_placement=placement)
+        for _ in range(2):
+            algorithm.update()
+        return torch.cat([p.detach().flatten() for p in algorithm.policy.parameters()])
+
+    assert not torch.allclose(weights("reward"), weights("k3_loss"), atol=1e-4)
+
+
+def test_dr_grpo_has_rloo_s_direction(exact: Task) -> None:
+    """Without variance, over a constant: A_i = R_i - mean R, which is (k - 1) / k of RLOO's, and 1 / T of its scale."""
+    norms = {
+        name: make(name, exact, epochs=1, minibatches=1, max_grad_norm=1e9, **settings).update()["grad_norm"]
+        for name, settings in {
+            "grpo": {"normalise_variance": False, "length_normalisation": "limit"},
+            "rloo": {},
+        }.items()
+    }
+    assert norms["grpo"] == pytest.approx(norms["rloo"] * (7 / 8) / exact.max_new_tokens, rel=1e-3)
+
+
+@pytest.mark.parametrize("by", ["completion", "batch", "limit"])
+def test_grpo_learns_under_every_length_normalisation(by: str, exact: Task) -> None:
+    algorithm = make("grpo", exact, length_normalisation=by)
+    assert isinstance(algorithm, GRPO)
+    rewards = [algorithm.update()["reward"] for _ in range(10)]
+    # Rewards have deviation 1, so a mean of 64 has one of 1/8: a rise of 1 is beyond chance.
+    assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 1
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_a_batch_of_broken_groups_is_refused(name: str, exact: Task) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: batch_size 64 is not a multiple of group_size 7"):
+        make(name, exact, group_size=7)
+    with pytest.raises(ConfigError, match="group_size"):
+        make(name, exact, group_size=1)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_the_meter_counts_each_epoch_as_training_and_none_as_collecting(name: str, exact: Task) -> None:
+    algorithm = make(name, exact, epochs=3)
+    tokens = round(algorithm.update()["length"] * 64)
+    meter = algorithm.envs.meter
+    assert (meter.reward_queries, meter.generated_tokens) == (64, tokens)
+    most = 3 * (64 * 2 + tokens)  # a token that nothing follows in its minibatch need not be read
+    assert most - 3 * 64 <= meter.trained_tokens <= most
