@@ -50,9 +50,9 @@ class CompletionTree:
             raise UserError("no token can be sampled: every one of the vocabulary is forbidden")
         if self.num_leaves > MAX_SEQUENCES:
             raise UserError(
-                f"{len(self.continue_ids) + len(self.end_ids)} tokens and max_new_tokens {self.max_new_tokens} make more "
-                f"than {MAX_SEQUENCES:,} completions, too many to enumerate: lower max_new_tokens, or do without the "
-                "exact figures"
+                f"{len(self.continue_ids) + len(self.end_ids)} tokens and max_new_tokens {self.max_new_tokens} make "
+                f"more than {MAX_SEQUENCES:,} completions, too many to enumerate: lower max_new_tokens, or do "
+                "without the exact figures"
             )
 
     @classmethod
@@ -164,7 +164,7 @@ class CompletionTree:
             return self.from_conditionals(self._model_conditionals(language_model, prompts))
 
     def _model_conditionals(self, language_model: LanguageModel, prompts: PromptBatch) -> Iterator[Tensor]:
-        """Next-token log-probabilities at the nodes of each level in turn, (Q, M, V), float64 so that sums stay exact."""
+        """Next-token log-probabilities at the nodes of each level in turn, (Q, M, V), float64 for the sums to come."""
         Q, A, device = len(prompts), len(self.continue_ids), language_model.device
         mask_BS = prompts.mask_BP.to(device)
         hidden_BD, cache = language_model.prefill(prompts.tokens_BP.to(device), mask_BS)

@@ -45,8 +45,8 @@ def test_numbers_of_the_dense_task(dense):
 
 def test_numbers_of_the_sparse_task(sparse):
     enumeration = sparse.enumeration
-    assert enumeration.reference.objective == pytest.approx(0.0206, abs=1e-4)
-    assert enumeration.optimum.objective == pytest.approx(0.8011, abs=1e-3)
+    assert enumeration.reference.objective == pytest.approx(0.0308, abs=1e-4)
+    assert enumeration.optimum.objective == pytest.approx(1.7646, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["dense", "sparse"])
