@@ -32,18 +32,24 @@ FIGURES = {
     ),
     "win_rate": (
         "Win rate",
-        "Against the reference's answers to the same prompts; points are seeds, bars 95 % bootstrap intervals.",
+        "Against the reference's answers to the same prompts, ties one half; faint points are seeds, bars 95 % "
+        "bootstrap intervals. The dashed line is a draw.",
     ),
     "improvement": (
         "Probability of improvement",
-        "From the seeds of both, ties one half; with few seeds it can only take few values.",
+        "The chance that a run of the row's contestant beats a run of the column's, from the seeds of both, ties one "
+        "half. With few seeds it can only take few values.",
     ),
     "overoptimisation": (
         "Gold against proxy",
         "Where the full line (gold) falls while the dotted one (proxy) rises, the proxy is being exploited. KL is not "
         "a fair measure of pressure across methods: compare the two lines of one contestant, not contestants.",
     ),
-    "drift": ("How the text changed", "Mean over seeds along training; the marker is where training ended."),
+    "drift": (
+        "How the text changed",
+        "Length in tokens, entropy in nats a token, share of distinct word pairs: means over seeds along training, "
+        "against KL to the reference. The marker is where training ended.",
+    ),
     "cost": (
         "Cost",
         "Mean over seeds of what one run spent; a thin line runs from the least to the most. Evaluation is not in it.",

@@ -21,8 +21,8 @@ _SUSPECT = re.compile(r"[^\n\t\x20-\x7e]")
 def visible(text: str) -> str:
     """The same text with every invisible or reordering character spelled out, e.g. ``⟨U+202E⟩``.
 
-    Control characters become their Unicode pictures (``␀``), lone surrogates the replacement character, Windows line
-    ends plain ones. Ordinary text of any script comes back unchanged.
+    Lone surrogates become the replacement character, Windows line ends plain ones. Ordinary text of any script comes
+    back unchanged.
     """
     text = text.replace("\r\n", "\n")
     return _SUSPECT.sub(_spell, text)
@@ -32,16 +32,11 @@ def _spell(match: re.Match[str]) -> str:
     char = match.group()
     if char in _KEPT:
         return char
-    code = ord(char)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\u2421"
     category = unicodedata.category(char)
     if category == "Cs":
         return "\ufffd"
     if category in _HIDDEN_CATEGORIES:
-        return f"⟨U+{code:04X}⟩"
+        return f"⟨U+{ord(char):04X}⟩"
     return char
 
 

@@ -64,14 +64,12 @@ def _answer(results: Results, task: str, board: pd.DataFrame) -> TaskAnswer:
         headline = f"{best['label']} scored highest: {mean}."
     else:
         tied = _names(level["other"])
-        headline = f"{best['label']} scored highest ({mean}), but its lead over {tied} could be seed noise."
+        headline = f"{best['label']} scored highest, but its lead over {tied} could be seed noise: {mean}."
     details = []
     if not ahead.empty:
-        details.append(
-            "Beyond seed noise: ahead of " + "; ".join(_difference(row) for _, row in ahead.head(6).iterrows()) + "."
-        )
+        details.append("Beyond seed noise: ahead of " + _differences(ahead) + ".")
     if not level.empty:
-        details.append("Not told apart: " + "; ".join(_difference(row) for _, row in level.head(6).iterrows()) + ".")
+        details.append("Not told apart: " + _differences(level) + ".")
     if not unknown.empty and len(unknown) < len(versus):
         details.append(f"No interval with a single seed: {_names(unknown['other'])}.")
     details += _frontier_and_cost(ranked)
@@ -89,6 +87,12 @@ def _interval_text(row: pd.Series) -> str:
     if low == high:
         return f" (the same for all {of})"
     return f" (95 % interval {number(low)} to {number(high)}, {of})"
+
+
+def _differences(rows: pd.DataFrame, most: int = 5) -> str:
+    listed = [_difference(row) for _, row in rows.head(most).iterrows()]
+    more = [f"{len(rows) - most} more in the table below"] if len(rows) > most else []
+    return "; ".join(listed + more)
 
 
 def _difference(row: pd.Series) -> str:
@@ -149,8 +153,6 @@ def _settings(results: Results, labels: Sequence[str]) -> list[str]:
     own = [f"{label} ({one_line(_pairs(settings), 80)})" for label, settings in chosen.items() if settings]
     if not own:
         return []
-    if len(own) > 6:
-        own = [*own[:6], f"{len(own) - 6} more"]
     return [f"Not at default settings: {_names(own)}" + (f"; at defaults: {_names(default)}." if default else ".")]
 
 
@@ -187,6 +189,8 @@ def suspicions(results: Results, task: str) -> list[str]:
             signs.append(f"length went from {number(before['length'], 1)} to {number(after['length'], 1)} tokens")
         if signs:
             found.append(f"{label}: {', '.join(signs)}")
+    if len(found) > 5:
+        found = [*found[:5], f"{len(found) - 5} more"]
     return [f"Signs of reward hacking, read the samples: {'; '.join(found)}."] if found else []
 
 
@@ -225,8 +229,10 @@ def caveats(results: Results) -> list[str]:
     return notes
 
 
-def _names(names: Any) -> str:
+def _names(names: Any, most: int = 6) -> str:
     listed = [str(name) for name in names]
+    if len(listed) > most:
+        listed = [*listed[: most - 1], f"{len(listed) - most + 1} more"]
     return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from bakeoff.reports.figures.labels import label_line_ends
-from bakeoff.reports.figures.style import Look
+from bakeoff.reports.figures.style import Look, set_height
 from bakeoff.reports.leaderboard import best_column, generator, seed_scores
 from bakeoff.reports.statistics import performance_profile
 from bakeoff.reports.text import count
@@ -79,6 +79,7 @@ def draw_learning_curves(
             low, high = band(values, task, label, metric)
             axes.fill_between(grid, low, high, color=mark.color, alpha=0.16, lw=0)
         ends.append((label, float(grid[-1]), float(values.mean(axis=0)[-1]), mark.color))
+    set_height(axes, max(3.6, 0.19 * len(ends) + 0.8))
     axes.set_xlim(0, widest)
     axes.margins(y=0.08)
     axes.set_xlabel(METER_NAMES.get(meter, meter))

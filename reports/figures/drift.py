@@ -39,8 +39,8 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
             panel.plot(path[:, 0], path[:, 1], color=mark.color, lw=1.5, ls=mark.dash)
             panel.scatter(path[-1:, 0], path[-1:, 1], color=mark.color, marker=mark.marker, s=30, zorder=3)
             named.append((label, float(path[-1, 0]), float(path[-1, 1]), mark.color))
-        panel.set_title(METRIC_NAMES.get(metric, metric), loc="left", fontsize=9.5)
-        panel.set_xlabel("KL to the reference (nats)", fontsize=9)
+        panel.set_title(METRIC_NAMES.get(metric, metric).partition(" (")[0], loc="left", fontsize=9.5)
+        panel.set_xlabel("KL (nats)", fontsize=9)
         panel.margins(x=0.1, y=0.15)
         if column == 0:  # colours and markers carry over to the others
             label_points(panel, named)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from bakeoff.reports.figures.style import after_layout, label_text
 
@@ -74,7 +76,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) -> None:
-    """Write each label near its point, on the first of several sides where it covers no point and no other label."""
+    """Write each label near its point, on the side where it covers the least of points, lines and other labels."""
     wanted = [point for point in points if np.isfinite(point[1]) and np.isfinite(point[2])]
 
     def place() -> None:
@@ -83,6 +85,7 @@ def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) ->
         frame = axes.get_window_extent()
         spots = [axes.transData.transform((x, y)) for _, x, y, _ in wanted]
         taken = [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in spots]
+        taken += [(x - unit, y - unit, x + unit, y + unit) for line in axes.lines for x, y in _along(line, 3 * unit)]
         for (label, x, y, color), spot in zip(wanted, spots, strict=True):
             text = label_text(label, 28)
             width, height = 5.9 * len(text) * unit, 11 * unit
@@ -104,6 +107,17 @@ def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) ->
             )
 
     after_layout(axes, place)
+
+
+def _along(line: Line2D, step: float) -> NDArray[np.float64]:
+    """Points along a drawn line, about ``step`` pixels apart, shape (K, 2)."""
+    corners = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=np.float64))
+    corners = corners[np.isfinite(corners).all(axis=1)]
+    if len(corners) < 2:
+        return np.empty((0, 2))
+    length = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
+    at = np.linspace(0, length[-1], min(400, int(length[-1] / step) + 2))
+    return np.stack([np.interp(at, length, corners[:, 0]), np.interp(at, length, corners[:, 1])], axis=1)
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:

@@ -36,7 +36,7 @@ def draw_win_rate(axes: Axes, results: Results, task: str, look: Look) -> bool:
     axes.set_yticks(range(len(ranked)), [label_text(label, 26) for label in ranked])
     axes.set_ylim(len(ranked) - 0.4, -0.7)
     axes.set_xlim(min(0.4, *(float(scores[label].min()) for label in ranked)) - 0.03, 1.03)
-    axes.set_title("win rate over the reference, same prompts (ties one half)", loc="left")
+    axes.set_title("win rate over the reference", loc="left")
     _fit_height(axes, len(ranked))
     return True
 
@@ -73,7 +73,7 @@ def draw_improvement(axes: Axes, results: Results, task: str, look: Look, *, met
     axes.tick_params(axis="y", rotation=0, length=0)
     axes.tick_params(axis="x", rotation=30 if len(ranked) > 3 else 0, length=0)
     axes.grid(False)
-    axes.set_title("probability that a run of the row beats one of the column", loc="left")
+    axes.set_title("chance that row beats column", loc="left")
     _fit_height(axes, len(ranked))
     return True
 

@@ -114,7 +114,7 @@ def panels(tasks: Sequence[str], draw: Callable[[Axes, str], bool], *, style: An
             return None
         columns = min(2, len(drawn))
         rows = math.ceil(len(drawn) / columns)
-        figure = Figure(figsize=(5.8 * columns, 3.9 * rows), layout="constrained")
+        figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, task in zip(grid.flat, drawn, strict=False):
             if not draw(axes, task):

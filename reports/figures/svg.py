@@ -55,7 +55,7 @@ def inline(svg_text: str, prefix: str, title: str) -> str:
     view = re.search(r'viewBox="([^"]+)"', body)
     box = view.group(1) if view else "0 0 500 300"
     width = box.split()[2]
-    head = f'<svg viewBox="{box}" role="img" aria-label="{title}" style="max-width:{float(width):.0f}pt">'
+    head = f'<svg viewBox="{box}" role="img" aria-label="{title}" style="max-width:{1.12 * float(width):.0f}pt">'
     return re.sub(r"<svg[^>]*>", lambda _: head, body, count=1)
 
 

@@ -104,7 +104,9 @@ def test_an_overlap_is_called_one(tmp_path, synthetic):
     synthetic.write_manifest(tmp_path, suite={"algorithms": {"a": {}, "b": {}}}, planned=planned, tasks={})
     results = Results.load(tmp_path)
     (answer,) = answers(results, results.leaderboard())
-    assert answer.headline.endswith("but its lead over b could be seed noise.")
+    assert answer.headline.startswith(
+        "a scored highest, but its lead over b could be seed noise: normalised score 0.750"
+    )
     assert "Every contestant ran at its default settings; tuning could change the order." in answer.details
     assert "75 % at 3 seeds" in " ".join(caveats(results))
 

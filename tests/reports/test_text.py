@@ -10,10 +10,10 @@ from bakeoff.reports.text import count, fold, number, one_line, slug, visible
     [
         ("plain\n\ttext", "plain\n\ttext"),
         ("日本語 علي é 👩‍👩‍👧", "日本語 علي é 👩‍👩‍👧"),
-        ("a\x00b\x1b[0m\x7f", "a␀b␛[0m␡"),
+        ("a\x00b\x1b[0m\x7f", "a⟨U+0000⟩b⟨U+001B⟩[0m⟨U+007F⟩"),
         ("\u202eevil\u2066\u200b\ufeff", "⟨U+202E⟩evil⟨U+2066⟩⟨U+200B⟩⟨U+FEFF⟩"),
         ("\ud800", "\ufffd"),
-        ("a\r\nb\rc\x85\u2028", "a\nb␍c⟨U+0085⟩⟨U+2028⟩"),
+        ("a\r\nb\rc\x85\u2028", "a\nb⟨U+000D⟩c⟨U+0085⟩⟨U+2028⟩"),
         ("\U000e0041", "⟨U+E0041⟩"),
     ],
 )
