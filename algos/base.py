@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor
 
 from bakeoff.envs.completions import Completions
@@ -17,7 +17,14 @@ from bakeoff.envs.completions import Completions
 if TYPE_CHECKING:
     from bakeoff.algos.policy import Policy
     from bakeoff.envs.exact.enumeration import Enumeration
+    from bakeoff.envs.tasks import Task
     from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+
+Trainable = Literal["full", "lora", "top_layers"]
+
+MODE_OF = {"lora_rank": "lora", "lora_alpha": "lora", "lora_targets": "lora", "top_layers": "top_layers"}
+"""The value of `trainable` that each of these settings belongs to."""
 
 
 class DataSource(enum.Enum):
@@ -31,6 +38,8 @@ class DataSource(enum.Enum):
     """Completions of earlier policies as well."""
     PREFERENCES = "preferences"
     """Pairs of completions, one preferred."""
+    DEMONSTRATIONS = "demonstrations"
+    """Given text to imitate; no reward is queried."""
     FEEDBACK = "feedback"
     """The model's own judgement; no reward is queried."""
 
@@ -42,14 +51,37 @@ class AlgorithmConfig(BaseModel):
 
     batch_size: PositiveInt = 64
     """Completions collected in one update: the number of parallel environments."""
-    kl_coef: float | None = Field(None, ge=0)
+    kl_coef: float | None = Field(default=None, ge=0)
     """Beta, the price of one nat of KL to the reference; the task's own where none is given."""
     learning_rate: float | Literal["auto"] = "auto"
     """Adam's step size at the start; `auto` derives it from the model's width (see docs/settings.md)."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
     """`linear` falls to 0 as the budget is spent; `constant` stays."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
+    micro_batch_size: PositiveInt | None = None
+    """Completions in one forward and backward pass; gradients add up over a minibatch, so the update stays the same and
+    needs less memory. All at once where none is given."""
+    gradient_checkpointing: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again: less memory, about a third slower."""
+    trainable: Trainable = "full"
+    """Which weights move: all (`full`), low-rank adapters (`lora`), or the highest blocks (`top_layers`)."""
+    lora_rank: PositiveInt = 16
+    """Rank of the adapters (`trainable: lora`)."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """Adapters are scaled by this over the rank (`trainable: lora`)."""
+    lora_targets: tuple[str, ...] | None = None
+    """Names of the linear layers that get adapters (`trainable: lora`); every one but the head where none are given."""
+    top_layers: PositiveInt = 2
+    """How many of the highest blocks move, with the final norm (`trainable: top_layers`)."""
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_mode(self) -> AlgorithmConfig:
+        """A changed setting that the chosen mode does not read is a mistake, not a wish to be ignored."""
+        for name, mode in MODE_OF.items():
+            if self.trainable != mode and getattr(self, name) != AlgorithmConfig.model_fields[name].default:
+                raise ValueError(f'"{name}" belongs to trainable: {mode}, and trainable is {self.trainable}')
+        return self
 
 
 class Contestant(Protocol):
@@ -102,6 +134,14 @@ class Algorithm(ABC):
     def finished(self) -> bool:
         """True when another update would change nothing."""
         return False
+
+    @classmethod
+    def example_settings(cls, task: Task) -> dict[str, Any]:
+        """Settings to try it with on ``task``, where it cannot run without any: data of its own, say.
+
+        Tests over all algorithms and ``bakeoff check`` use them; a run never does.
+        """
+        return {}
 
     def contestant(self) -> Contestant:
         """Who answers when this algorithm is judged; the policy, unless a subclass says otherwise."""

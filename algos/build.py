@@ -17,6 +17,12 @@ from bakeoff.envs.token_mdp import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError, UserError, did_you_mean
 from bakeoff.seeding import derive_seed, torch_generator
 
+SAMPLING_SETTINGS = ("temperature", "top_k", "top_p")
+SAMPLING_SETTINGS_REFUSED = (
+    "algorithms sample from the policy's own distribution, or probability ratios would lie; "
+    "temperature, top_k and top_p are for looking at completions (bakeoff sample)"
+)
+
 
 def parse_config(algorithm: type[Algorithm], settings: Mapping[str, Any], source: str = "settings") -> AlgorithmConfig:
     """The algorithm's configuration from plain settings.
@@ -30,9 +36,13 @@ def parse_config(algorithm: type[Algorithm], settings: Mapping[str, Any], source
     except ValidationError as error:
         problems = []
         for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"][:1]) or "settings"
-            if item["type"] == "extra_forbidden":
+            key = ".".join(str(part) for part in item["loc"][:1])
+            if key in SAMPLING_SETTINGS:
+                problem = f'"{key}" is not a setting of training: {SAMPLING_SETTINGS_REFUSED}'
+            elif item["type"] == "extra_forbidden":
                 problem = f'unknown setting "{key}"{did_you_mean(key, known)}'
+            elif not key:  # two settings that do not go together
+                problem = item["msg"].removeprefix("Value error, ")
             else:
                 problem = f'setting "{key}": {item["msg"][:1].lower()}{item["msg"][1:]} (got {item["input"]!r})'
             if problem not in problems:
@@ -71,4 +81,5 @@ def build(
         seed=derive_seed(seed, "prompts"),
         autoreset_mode=AutoresetMode.DISABLED,
     )
-    return kind(config, Policy(task.language_model, meter), envs, torch_generator(seed, "algorithm"))
+    policy = Policy(task.language_model, meter, config, torch_generator(seed, "policy"))
+    return kind(config, policy, envs, torch_generator(seed, "algorithm"))

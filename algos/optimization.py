@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,11 @@ BETAS = (0.9, 0.99)
 """Adam's decay rates; a shorter second-moment memory than torch's .999 suits runs of a few hundred steps."""
 REFERENCE_WIDTH, REFERENCE_RATE = 32, 2e-3
 """A width and the rate that trial runs found good there."""
+LORA_FACTOR = 10.0
+"""Adapters want about ten times the rate of whole weights (Schulman et al. 2025, "LoRA without regret")."""
+
+LossOfRows = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]
+"""Row numbers to a loss that is a mean over those rows, and figures that are means over them too."""
 
 
 def auto_learning_rate(width: int) -> float:
@@ -26,19 +31,25 @@ def auto_learning_rate(width: int) -> float:
 
 
 class Optimizer:
-    """Adam over some parameters, with gradient clipping and a learning-rate schedule."""
+    """Adam over some parameters, with gradient accumulation, gradient clipping and a learning-rate schedule.
+
+    Weights in half precision get a float32 master copy: an update of 1e-5 would vanish in bfloat16's three digits.
+    """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], config: AlgorithmConfig, width: int) -> None:
         """Args:
         parameters: those to train; ones that need no gradient are left out.
-        config: gives the rate, its schedule and the clipping norm.
+        config: gives the rate, its schedule, the clipping norm and the size of micro-batches.
         width: hidden width of the model, for `learning_rate: auto`.
         """
         self.parameters = [p for p in parameters if p.requires_grad]
+        self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
         rate = config.learning_rate
-        self.initial_rate = auto_learning_rate(width) if isinstance(rate, str) else rate
+        factor = LORA_FACTOR if config.trainable == "lora" else 1.0
+        self.initial_rate = auto_learning_rate(width) * factor if isinstance(rate, str) else rate
         self.schedule, self.max_grad_norm = config.learning_rate_schedule, config.max_grad_norm
-        self._adam = torch.optim.Adam(self.parameters, lr=self.initial_rate, betas=BETAS)
+        self.micro_batch_size = config.micro_batch_size
+        self._adam = torch.optim.Adam(self._masters, lr=self.initial_rate, betas=BETAS)
 
     def rate(self, progress: float) -> float:
         """The learning rate when this share of the budget is spent."""
@@ -49,25 +60,75 @@ class Optimizer:
 
         A loss or gradient that is not finite changes nothing and raises, so a bad batch cannot ruin the weights.
         """
-        self._adam.zero_grad(set_to_none=True)
+        self._forget_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
+        return self._apply(float(loss.detach()), progress)
+
+    def step_rows(self, rows: Tensor, weights: Tensor, loss_of: LossOfRows, progress: float) -> dict[str, float]:
+        """One step on a minibatch that is walked through ``micro_batch_size`` rows at a time.
+
+        Args:
+            rows: row numbers of the minibatch, shape (N,).
+            weights: each row's share in the means that ``loss_of`` takes: its real tokens where that is a mean over tokens,
+                ones where it is a mean over rows; shape (N,).
+            loss_of: the loss of some of the rows. Weighted by their share the parts add up to the whole minibatch's loss and
+                gradient, whatever the size of the parts.
+            progress: share of the budget that is spent.
+
+        Returns:
+            The figures of ``loss_of``, averaged in the same way, and `grad_norm`.
+        """
+        self._forget_gradients()
+        size = len(rows) if self.micro_batch_size is None else self.micro_batch_size
+        total, whole = float(weights.sum()), 0.0
+        logs: dict[str, float] = {}
+        for part, part_weights in zip(torch.split(rows, size), torch.split(weights, size), strict=True):
+            share = float(part_weights.sum()) / max(total, 1e-12)
+            loss, figures = loss_of(part)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            whole += share * float(loss.detach())
+            for name, value in figures.items():
+                logs[name] = logs.get(name, 0.0) + share * float(value.detach())
+        return {**logs, "grad_norm": self._apply(whole, progress)}
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _apply(self, loss: float, progress: float) -> float:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not norm < float("inf"):
             raise FloatingPointError(
-                f"the gradient's norm is {norm} (loss {float(loss.detach())}); lower learning_rate, or check the reward's scale"
+                f"the gradient's norm is {norm} (loss {loss}); lower learning_rate, or check the reward's scale"
             )
         for group in self._adam.param_groups:
             group["lr"] = self.rate(progress)
+        halves = [(p, m) for p, m in zip(self.parameters, self._masters, strict=True) if p is not m]
+        for parameter, master in halves:
+            master.grad = None if parameter.grad is None else parameter.grad.float()
         self._adam.step()
+        with torch.no_grad():
+            for parameter, master in halves:
+                parameter.copy_(master)
+                master.grad = None
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Adam's moments and step counts, by the parameter's position."""
-        return {str(i): self._adam.state[p] for i, p in enumerate(self.parameters) if p in self._adam.state}
+        """Adam's moments and step counts by the parameter's position, and the master copies of half-precision weights."""
+        state: dict[str, Any] = {
+            str(i): self._adam.state[m] for i, m in enumerate(self._masters) if m in self._adam.state
+        }
+        pairs = enumerate(zip(self.parameters, self._masters, strict=True))
+        masters = {str(i): m for i, (p, m) in pairs if p is not m}
+        return {**state, "masters": masters} if masters else state
 
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self._adam.state.clear()
-        for index, moments in state.items():
-            parameter = self.parameters[int(index)]
-            self._adam.state[parameter] = {key: value.clone() for key, value in moments.items()}
+        for index, saved in state.items():
+            if index == "masters":
+                for i, master in saved.items():
+                    self._masters[int(i)].copy_(master)
+            else:
+                self._adam.state[self._masters[int(index)]] = {key: value.clone() for key, value in saved.items()}

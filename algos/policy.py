@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bakeoff.algos.base import AlgorithmConfig
+from bakeoff.algos.trainable import make_pair
 from bakeoff.envs import vocabulary
 from bakeoff.envs.completions import Completions, PromptBatch
 from bakeoff.envs.language_model import LanguageModel
@@ -20,20 +22,31 @@ if TYPE_CHECKING:
 
 
 class Policy:
-    """A trainable copy of the task's language model beside the original.
+    """A trainable version of the task's language model beside the original.
 
     It starts as the reference exactly: same weights, same distribution.
     """
 
-    def __init__(self, reference: LanguageModel, meter: Meter) -> None:
+    def __init__(
+        self,
+        reference: LanguageModel,
+        meter: Meter,
+        config: AlgorithmConfig | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Args:
         reference: the task's model; it is frozen here and never changed.
         meter: counts the tokens that pass through a trained module with gradients enabled.
+        config: says which weights move; all of them where it is left out.
+        generator: draws what starts at random (adapters).
+
+        Raises:
+            ConfigError, ModelError: the model cannot be trained in this way, and why.
         """
-        self.model = reference.copy()
-        self.model.module.requires_grad_(True)
-        self.reference = reference.freeze()
-        self.meter = meter
+        self.config = AlgorithmConfig() if config is None else config
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self._pair = make_pair(reference, self.config, generator)
+        self.model, self.reference, self.meter = self._pair.model, self._pair.reference, meter
         count_trained_tokens(self.model.trunk, meter)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -87,8 +100,8 @@ class Policy:
         return enumeration.sequence_logprobs(self.model)
 
     def save(self, folder: str | Path) -> None:
-        """Save so that plain transformers loads it."""
-        self.model.save(folder)
+        """Save so that plain transformers loads it; adapters are merged in, and saved for PEFT in ``folder/adapter``."""
+        self._pair.save(folder)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights that move, by name."""
@@ -108,7 +121,7 @@ def count_trained_tokens(trunk: nn.Module, meter: Meter) -> None:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
             mask = kwargs.get("attention_mask")
-            tokens = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+            tokens: Tensor = args[0] if args else kwargs["input_ids"]
             meter.add_trained(int(mask.sum()) if mask is not None and mask.dim() == 2 else tokens.shape[:2].numel())
 
     trunk.register_forward_pre_hook(before, with_kwargs=True)

@@ -52,8 +52,9 @@ class PPOConfig(AlgorithmConfig):
     """GAE's lambda: 1 uses whole returns, 0 one-step errors of the value function."""
     whiten_advantages: bool = True
     """Scale the batch's advantages to mean 0 and deviation 1."""
-    critic: CriticKind = "separate"
-    """`separate`: a second network; `shared`: a head on the policy's own hidden states."""
+    critic: CriticKind = "auto"
+    """`separate`: a second network, no larger than what the policy trains of its own; `shared`: a linear head on the policy's
+    hidden states; `mlp`: a small network on them that does not move the policy; `auto`: `shared` for adapters, else `separate`."""
     kl_target: float | None = Field(default=None, gt=0)
     """Adapt the KL coefficient towards this sequence KL in nats; null keeps it fixed. Adapting changes the objective."""
     kl_horizon: PositiveInt = 10_000
@@ -121,7 +122,7 @@ class PPO(Algorithm):
     @torch.no_grad()
     def estimate_advantages(self, completions: Completions, rewards_BT: Tensor) -> Batch:
         """GAE from the critic's values."""
-        hidden = self.policy.model.completion_hidden(completions) if self.config.critic == "shared" else None
+        hidden = self.policy.model.completion_hidden(completions) if self.critic.reads_policy else None
         values_BT = self.critic.values(completions, hidden)
         advantages_BT, returns_BT = generalised_advantages(
             rewards_BT, values_BT, completions.mask_BT, gamma=self.config.gamma, lam=self.config.gae_lambda
@@ -151,9 +152,16 @@ class PPO(Algorithm):
         }
 
     def step(self, batch: Batch, rows: Tensor) -> dict[str, float]:
-        """One minibatch: clipped surrogate + value loss - entropy bonus."""
+        """One minibatch; all of the losses are means over its tokens."""
+        lengths = batch.completions.lengths_B[rows]
+        return self.optimizer.step_rows(rows, lengths, lambda part: self.loss(batch, part), self.envs.progress)
+
+    def loss(self, batch: Batch, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Clipped surrogate + value loss - entropy bonus, and what they were made of."""
         part = batch.completions.select(rows)
-        logprobs_BT, entropy_BT, hidden = self.policy.model.token_outputs(part)
+        logprobs_BT, entropy_BT, hidden = self.policy.model.token_outputs(
+            part, entropy_gradient=self.config.entropy_coef > 0
+        )
         values_BT = self.critic.values(part, hidden)
         surrogate = clipped_surrogate(
             logprobs_BT, _known(part.logprobs_BT), batch.advantages_BT[rows], part.mask_BT, clip=self.config.clip
@@ -163,15 +171,13 @@ class PPO(Algorithm):
         )
         entropy = masked_mean(entropy_BT, part.mask_BT)
         loss = surrogate.loss + self.config.value_coef * value_loss - self.config.entropy_coef * entropy
-        norm = self.optimizer.step(loss, self.envs.progress)
-        return {
-            "policy_loss": float(surrogate.loss.detach()),
-            "value_loss": float(value_loss.detach()),
-            "entropy": float(entropy.detach()),
-            "ratio": float(surrogate.ratio_mean),
-            "clip_fraction": float(surrogate.clip_fraction),
-            "approximate_kl": float(surrogate.approximate_kl),
-            "grad_norm": norm,
+        return loss, {
+            "policy_loss": surrogate.loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "ratio": surrogate.ratio_mean,
+            "clip_fraction": surrogate.clip_fraction,
+            "approximate_kl": surrogate.approximate_kl,
         }
 
     def adapt_kl_coefficient(self, kl: float, completions: int) -> None:

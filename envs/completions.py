@@ -47,7 +47,10 @@ class Completions:
     mask_BT: Tensor
     """True on real completion tokens, end-of-sequence included."""
     logprobs_BT: Tensor | None = None
-    """Log-probabilities under the distribution they were sampled from; 0 after the end. None where unknown."""
+    """Log-probabilities under the policy that sampled them; 0 after the end. None where unknown or of no use for ratios."""
+    features_BSD: Tensor | None = None
+    """Activations of a frozen trunk at each column of prompt and completion but the last, kept from sampling; None where
+    the whole model trains. Whoever changes tokens has to drop them."""
 
     def __len__(self) -> int:
         return int(self.tokens_BT.shape[0])
@@ -71,4 +74,5 @@ class Completions:
         """The named rows."""
         rows = torch.as_tensor(rows)
         logprobs = None if self.logprobs_BT is None else self.logprobs_BT[rows]
-        return Completions(self.prompts.select(rows), self.tokens_BT[rows], self.mask_BT[rows], logprobs)
+        features = None if self.features_BSD is None else self.features_BSD[rows]
+        return Completions(self.prompts.select(rows), self.tokens_BT[rows], self.mask_BT[rows], logprobs, features)

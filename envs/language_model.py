@@ -7,20 +7,25 @@ context's end, and log-probabilities that do not fill the memory.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bakeoff.envs import vocabulary
 from bakeoff.envs.completions import Completions, PromptBatch
 from bakeoff.envs.loading import load_pretrained
 from bakeoff.envs.sampling import sample
+from bakeoff.envs.split import SplitTrunk, find_blocks
 from bakeoff.errors import ModelError, PromptError
 
 LOWEST_LOGIT = -1e9
@@ -64,6 +69,8 @@ class LanguageModel:
         self.width: int = int(module.get_output_embeddings().weight.shape[1])
         self.max_context: int = int(getattr(module.config, "max_position_embeddings", None) or 2**31)
         self.allowed_V = self._allowed()
+        self.split: SplitTrunk | None = None
+        self._checkpointed: tuple[Any, ...] = ()
         self._check_head()
 
     @classmethod
@@ -126,10 +133,19 @@ class LanguageModel:
 
     # ---------------------------------------------------------------- forward passes
 
-    def hidden(self, tokens_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        """Final hidden states, what the head reads, shape (B, S, D); differentiable unless gradients are off."""
-        output = self.trunk(tokens_BS, attention_mask=mask_BS.long(), **self._positions(positions(mask_BS)))
-        hidden: Tensor = output.last_hidden_state
+    def hidden(self, tokens_BS: Tensor, mask_BS: Tensor, features_BSD: Tensor | None = None) -> Tensor:
+        """Final hidden states, what the head reads, shape (B, S, D); differentiable unless gradients are off.
+
+        Args:
+            tokens_BS: token ids.
+            mask_BS: the real tokens.
+            features_BSD: activations at the cut, where the trunk is split: only the blocks above it run then.
+        """
+        inputs = {"attention_mask": mask_BS.long(), **self._positions(positions(mask_BS))}
+        with self._checkpointing():
+            if self.split is not None and features_BSD is not None:
+                return self.split.hidden(features_BSD, tokens_BS, **inputs)
+            hidden: Tensor = self.trunk(tokens_BS, use_cache=False, **inputs).last_hidden_state
         return hidden
 
     def completion_hidden(self, completions: Completions) -> Tensor:
@@ -143,29 +159,57 @@ class LanguageModel:
         end = completions.prompts.mask_BP.shape[1] + longest
         tokens = completions.sequence_tokens_BS[:, start : end - 1].to(self.device)
         mask = completions.sequence_mask_BS[:, start : end - 1].to(self.device)
-        return self.hidden(tokens, mask)[:, prompt_width - 1 :]
+        kept = completions.features_BSD
+        features = None if kept is None else kept[:, start : end - 1].to(self.device)
+        return self.hidden(tokens, mask, features)[:, prompt_width - 1 :]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (.., D) to float32 logits (.., V); forbidden tokens get :data:`LOWEST_LOGIT`."""
         config = self.module.config
-        logits = self.module.get_output_embeddings()(hidden).float()
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        logits: Tensor = self.module.get_output_embeddings()(hidden).float()
+        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        if scale != 1:
+            logits = logits * scale
         cap = getattr(config, "final_logit_softcapping", None)
         if cap:
             logits = torch.tanh(logits / cap) * cap
-        return logits if self._all_allowed else logits.masked_fill(~self.allowed_V, LOWEST_LOGIT)
+        # In place: the logits are the largest tensor there is, and nothing before needs them as they were.
+        return logits.index_fill_(-1, self._forbidden, LOWEST_LOGIT) if len(self._forbidden) else logits
 
     def token_logprobs(self, completions: Completions) -> Tensor:
         """Log-probability of each completion token, shape (B, T), 0 where the mask is False."""
-        return self.token_outputs(completions)[0]
+        hidden = self.completion_hidden(completions)
+        mask = completions.mask_BT.to(self.device)
+        logprobs_N = vocabulary.chosen_logprobs(
+            self.head,
+            hidden[mask[:, : hidden.shape[1]]],
+            completions.tokens_BT.to(self.device)[mask],
+            self.vocab_size,
+            frozen_head=self._head_is_frozen,
+        )
+        return torch.zeros(mask.shape, device=self.device).masked_scatter(mask, logprobs_N)
 
-    def token_outputs(self, completions: Completions) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities (B, T) and entropies in nats (B, T), 0 where the mask is False, and the hidden states (B, T', D)."""
+    def token_outputs(
+        self, completions: Completions, *, entropy_gradient: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities (B, T) and entropies in nats (B, T), 0 where the mask is False, and the hidden states (B, T', D).
+
+        Args:
+            completions: whose tokens are asked for.
+            entropy_gradient: whether the entropies are differentiable; the update is cheaper where they need not be.
+        """
         hidden = self.completion_hidden(completions)
         mask = completions.mask_BT.to(self.device)
         used = mask[:, : hidden.shape[1]]
         tokens_N = completions.tokens_BT.to(self.device)[mask]
-        logprobs_N, entropy_N = vocabulary.logprobs_and_entropy(self.head, hidden[used], tokens_N, self.vocab_size)
+        logprobs_N, entropy_N = vocabulary.logprobs_and_entropy(
+            self.head,
+            hidden[used],
+            tokens_N,
+            self.vocab_size,
+            entropy_gradient=entropy_gradient,
+            frozen_head=self._head_is_frozen,
+        )
         zeros = torch.zeros(mask.shape, device=self.device)
         return zeros.masked_scatter(mask, logprobs_N), zeros.masked_scatter(mask, entropy_N), hidden
 
@@ -199,10 +243,18 @@ class LanguageModel:
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Completions:
-        """One completion for each prompt (see :func:`bakeoff.envs.sampling.sample`)."""
-        return sample(
-            self, prompts, max_new_tokens, generator, temperature=temperature, top_k=top_k, top_p=top_p
-        )
+        """One completion for each prompt (see :func:`bakeoff.envs.sampling.sample`).
+
+        Where the trunk is split, what crosses the cut on the way is kept in the completions.
+        """
+        run = partial(sample, self, prompts, max_new_tokens, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+        if self.split is None:
+            return run()
+        with self.split.recording() as kept:
+            completions = run()
+        features = torch.cat(kept, 1)
+        missing = completions.sequence_tokens_BS.shape[1] - 1 - features.shape[1]  # all rows ended early
+        return dataclasses.replace(completions, features_BSD=torch.nn.functional.pad(features, (0, 0, 0, missing)))
 
     # ---------------------------------------------------------------- the module
 
@@ -224,9 +276,46 @@ class LanguageModel:
 
     def copy(self) -> LanguageModel:
         """A model of its own with equal weights; the tokenizer is shared."""
+        return self.twin(lambda name: True)
+
+    def twin(self, own: Callable[[str], bool]) -> LanguageModel:
+        """A second model that shares weights with this one: tensors whose name satisfies ``own`` are copied, the rest are the same.
+
+        Adding to its module (adapters, say) leaves this one's module as it is.
+        """
+        named = [*self.module.named_parameters(), *self.module.named_buffers()]
+        shared = {id(tensor): tensor for name, tensor in named if not own(name)}
         twin = copy.copy(self)
-        twin.module = copy.deepcopy(self.module)
+        twin.module = copy.deepcopy(self.module, memo=shared)
+        twin.split = None if self.split is None else twin._cut(self.split.top_layers)
+        twin._checkpointed = ()
+        if self._checkpointed:
+            twin.checkpoint_gradients()
         return twin
+
+    def split_below(self, top_layers: int) -> LanguageModel:
+        """This model, its weights the same tensors, with a trunk that can start from kept activations.
+
+        Raises:
+            ModelError: too few blocks, or a family whose blocks cannot be run in two parts (compared with the whole model here).
+        """
+        model = self.twin(lambda name: False)
+        model.split = model._cut(top_layers)
+        return model
+
+    def checkpoint_gradients(self) -> None:
+        """From now on keep only each block's input for the backward pass, and compute the rest a second time.
+
+        Raises:
+            ModelError: a family that cannot.
+        """
+        blocks: Sequence[Any] = find_blocks(self.trunk, self.name)[1]
+        if not all(isinstance(block, GradientCheckpointingLayer) for block in blocks):
+            raise ModelError(f'"{self.name}" ({type(self.module).__name__}) cannot checkpoint gradients; switch it off')
+        for block in blocks:
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        self._checkpointed = tuple(blocks)
 
     def freeze(self) -> LanguageModel:
         """Switch gradients off for every weight; returns itself."""
@@ -257,7 +346,7 @@ class LanguageModel:
         allowed[len(self.tokenizer) :] = False  # rows that only round the embedding up to a friendly size
         if self.pad_id not in self.eos_ids:
             allowed[self.pad_id] = False
-        self._all_allowed = bool(allowed.all())
+        self._forbidden = (~allowed).nonzero()[:, 0].to(self.device)
         return allowed.to(self.device)
 
     @cached_property
@@ -266,6 +355,33 @@ class LanguageModel:
         ids = [int(i) for i in self.tokenizer("a", add_special_tokens=False)["input_ids"]]
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         return (ids, text) if text.strip() else ([], "")
+
+    @torch.no_grad()
+    def _cut(self, top_layers: int) -> SplitTrunk:
+        split = SplitTrunk(self.trunk, top_layers, self.name)
+        length = min(8, self.max_context)
+        tokens = torch.arange(2 * length, device=self.device).reshape(2, length) % self.vocab_size
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        mask[0, : length // 3] = False  # left padding, as in every batch
+        inputs = {"attention_mask": mask.long(), **self._positions(positions(mask))}
+        split.check(self.hidden(tokens, mask), tokens, mask, **inputs)
+        return split
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """transformers checkpoints a block only in train mode; its children stay in eval mode, so nothing drops out."""
+        active = self._checkpointed if torch.is_grad_enabled() else ()
+        for block in active:
+            block.training = True
+        try:
+            yield
+        finally:
+            for block in active:
+                block.training = False
+
+    @property
+    def _head_is_frozen(self) -> bool:
+        return not any(p.requires_grad for p in self.module.get_output_embeddings().parameters())
 
     @cached_property
     def _takes_positions(self) -> bool:

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging as _logging
 
 from bakeoff.errors import ModelError
+
+transformers_logging: Any = _logging
+"""Not annotated over there."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,7 +39,7 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[dtype], **arguments)
+        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[dtype], **arguments)
         if "gguf_file" in arguments:
             model = without_quantisation_mark(model)
         model = model.to(device)

@@ -1,8 +1,10 @@
 """Log-probabilities, entropies and divergences over a large vocabulary, a chunk of rows at a time.
 
 A batch of B x T hidden states makes B x T x V logits; at real vocabularies that is the largest tensor by far. Here the
-head runs on as many rows as fit :data:`CHUNK_ELEMENTS`, what is wanted is reduced to one number a row, and the logits go.
-With gradients each chunk is recomputed in the backward pass, so no second B x T x V tensor ever exists.
+head runs on as many rows as fit :data:`CHUNK_ELEMENTS`, what is wanted is reduced to a number or two a row, and the logits go.
+No second B x T x V tensor ever exists: where the head trains, each chunk is computed again in the backward pass; where it is
+frozen, the gradient of a row's numbers by the row's own hidden state is all that the backward pass can ask for, and is kept
+in the logits' place.
 
 Letters: N rows (real tokens of a batch), D hidden width, V vocabulary.
 """
@@ -10,6 +12,7 @@ Letters: N rows (real tokens of a batch), D hidden width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,45 +25,92 @@ Head = Callable[[Tensor], Tensor]
 """Hidden states (.., D) to masked float32 logits (.., V)."""
 
 
-def over_chunks(function: Callable[..., Tensor], rows: tuple[Tensor, ...], vocabulary: int) -> Tensor:
+def over_chunks(
+    function: Callable[..., Tensor], rows: tuple[Tensor, ...], vocabulary: int, *, frozen_head: bool = False
+) -> Tensor:
     """``function(*rows)``, a chunk of rows at a time, results joined along the first dimension.
 
     Args:
-        function: maps tensors of n rows to one tensor of n rows.
-        rows: tensors of N rows each.
+        function: maps tensors of n rows to a matrix of n rows, each row from its own inputs alone.
+        rows: tensors of N rows each; the first holds the hidden states.
         vocabulary: V, which fixes how many rows are one chunk.
+        frozen_head: the first of ``rows`` is all that the result is differentiated by.
     """
     size = max(1, CHUNK_ELEMENTS // vocabulary)
-    total = rows[0].shape[0]
-    if total <= size:
-        return function(*rows)
-    keeps_graph = torch.is_grad_enabled()
-    parts = []
-    for start in range(0, total, size):
-        chunk = tuple(x[start : start + size] for x in rows)
-        parts.append(checkpoint(function, *chunk, use_reentrant=False) if keeps_graph else function(*chunk))
+    chunks = list(zip(*(torch.split(x, size) for x in rows), strict=True))
+    if torch.is_grad_enabled() and frozen_head and rows[0].requires_grad:
+        parts = [_WithRowGradients.apply(function, *chunk) for chunk in chunks]  # type: ignore[no-untyped-call]
+    elif torch.is_grad_enabled() and len(chunks) > 1:
+        parts = [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    else:
+        parts = [function(*chunk) for chunk in chunks]
     return torch.cat(parts)
 
 
-def chosen_logprobs(head: Head, hidden_ND: Tensor, tokens_N: Tensor, vocabulary: int) -> Tensor:
+class _WithRowGradients(torch.autograd.Function):
+    """Runs a function of rows, and right away differentiates each of its columns by the first input."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], hidden_ND: Tensor, *others: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = hidden_ND.detach().requires_grad_()
+            result_NK = function(leaf, *others)
+            # Rows do not mix, so the gradient of a column's sum holds each row's own gradient.
+            columns = [(k, column) for k, column in enumerate(result_NK.unbind(1)) if column.requires_grad]
+            gradients = [torch.autograd.grad(c.sum(), leaf, retain_graph=(k, c) != columns[-1])[0] for k, c in columns]
+        ctx.columns = [k for k, _ in columns]
+        ctx.save_for_backward(*gradients)
+        return result_NK.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *received: Tensor) -> tuple[Tensor | None, ...]:
+        (received_NK,) = received
+        products = [received_NK[:, k, None] * g for k, g in zip(ctx.columns, ctx.saved_tensors, strict=True)]
+        return (None, sum(products[1:], products[0]), *[None] * (len(ctx.needs_input_grad) - 2))
+
+
+def chosen_logprobs(
+    head: Head, hidden_ND: Tensor, tokens_N: Tensor, vocabulary: int, *, frozen_head: bool = False
+) -> Tensor:
     """Log-probability of each chosen token, shape (N,)."""
 
     def one(hidden: Tensor, tokens: Tensor) -> Tensor:
         logits = head(hidden)
-        return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
+        return logits.gather(1, tokens[:, None]) - logits.logsumexp(1, keepdim=True)
 
-    return over_chunks(one, (hidden_ND, tokens_N), vocabulary)
+    return over_chunks(one, (hidden_ND, tokens_N), vocabulary, frozen_head=frozen_head)[:, 0]
 
 
-def logprobs_and_entropy(head: Head, hidden_ND: Tensor, tokens_N: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Log-probability of each chosen token and entropy (nats) of its distribution, each (N,)."""
+def logprobs_and_entropy(
+    head: Head,
+    hidden_ND: Tensor,
+    tokens_N: Tensor,
+    vocabulary: int,
+    *,
+    entropy_gradient: bool = True,
+    frozen_head: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each chosen token and entropy (nats) of its distribution, each (N,).
+
+    Args:
+        head: hidden states to logits.
+        hidden_ND: hidden states.
+        tokens_N: the chosen tokens.
+        vocabulary: V.
+        entropy_gradient: whether the entropies are differentiable.
+        frozen_head: the head has no weights that train.
+    """
 
     def one(hidden: Tensor, tokens: Tensor) -> Tensor:
-        logprobs = head(hidden).log_softmax(1)
-        return torch.stack([logprobs.gather(1, tokens[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(1)], 1)
+        logits = head(hidden)
+        normaliser = logits.logsumexp(1, keepdim=True)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
+            probabilities = (logits - normaliser).exp()
+            entropy = normaliser - (probabilities[:, None] @ logits[:, :, None])[:, 0]
+        return torch.cat([logits.gather(1, tokens[:, None]) - normaliser, entropy], 1)
 
-    both = over_chunks(one, (hidden_ND, tokens_N), vocabulary)
-    return both[:, 0], both[:, 1]
+    both = over_chunks(one, (hidden_ND, tokens_N), vocabulary, frozen_head=frozen_head)
+    return both[:, 0], both[:, 1] if entropy_gradient else both[:, 1].detach()
 
 
 def exact_kl(head: Head, hidden_ND: Tensor, other_head: Head, other_ND: Tensor, vocabulary: int) -> Tensor:
