@@ -36,6 +36,34 @@ def test_groups_share_a_prompt_side_by_side(letters):
             assert sorted(groups[:5, 0]) == sorted(groups[5:, 0]) == [0, 1, 2, 3, 4]
 
 
+def test_a_group_draws_from_the_order_of_its_first_sub_environment(letters):
+    envs, twin = letters.vector(6, seed=0), letters.vector(6, seed=0)
+    drawn = [envs.reset(options={"group_size": 3})[1]["prompt_index"][[0, 3]].tolist() for _ in range(5)]
+    assert drawn == [twin.reset()[1]["prompt_index"][[0, 3]].tolist() for _ in range(5)]
+
+
+def test_a_text_that_comes_twice_is_its_first_place(letters):
+    env = letters.single(prompts=["a", "bc", "a"])
+    assert env.reset(options={"prompt": "a"})[1]["prompt_index"] == 0
+    assert env.reset(options={"prompt_indices": 2})[1] == {"prompt": "a", "prompt_index": 2}
+
+
+def test_a_reset_in_the_place_of_an_autoreset_counts(letters):
+    envs = letters.vector(2)
+    envs.reset(seed=0)
+    envs.step([EOS, 0])
+    envs.reset(options={"prompt": "a"})
+    assert envs.step([0, 0])[0]["mask"].tolist() == [[0, 0, 1, 1, 0, 0, 0]] * 2
+
+
+def test_the_single_environments_generator_is_the_one_that_draws(letters):
+    env = letters.single()
+    env.reset(seed=3)
+    fresh = np.random.default_rng(3).bit_generator.state
+    assert env.np_random_seed == 3
+    assert env.np_random.bit_generator.state != fresh
+
+
 def test_named_prompts_leave_the_order_alone(letters):
     envs, twin = letters.vector(2, seed=3), letters.vector(2, seed=3)
     _, info = envs.reset(options={"prompt": ["fed", "a"]})
