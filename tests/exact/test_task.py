@@ -77,7 +77,7 @@ def test_samples_of_the_model_have_the_enumerated_probabilities(dense):
 def test_one_evaluation_is_quick(dense):
     enumeration = dense.enumeration
     seconds = []
-    for _ in range(3):
+    for _ in range(5):
         start = time.process_time()  # on a shared machine the wall clock measures the neighbours
         enumeration.objective(enumeration.sequence_logprobs(dense.language_model))
         seconds.append(time.process_time() - start)
@@ -113,9 +113,10 @@ def test_two_steps_of_exact_gradient_ascent_go_up(dense):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [("dense", 150), ("sparse", 400)])
-def test_the_model_can_express_the_optimum(name, steps, request):
-    assert exact_gradient_ascent(request.getfixturevalue(name), steps, 5e-3)[-1] > 0.97
+@pytest.mark.parametrize(("name", "steps", "score"), [("dense", 100, 0.97), ("sparse", 200, 0.95)])
+def test_the_model_can_express_the_optimum(name, steps, score, request):
+    # 400 steps give .996 and .974; these are enough to see it.
+    assert exact_gradient_ascent(request.getfixturevalue(name), steps, 5e-3)[-1] > score
 
 
 def test_shipped_files_load_with_plain_transformers():
