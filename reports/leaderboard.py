@@ -83,7 +83,8 @@ def leaderboard(results: Results) -> pd.DataFrame:
     for _, group in table.groupby("task", sort=False):
         known = group.dropna(subset=["proxy", "kl"]) if {"proxy", "kl"} <= set(group) else group.iloc[:0]
         table.loc[known.index, "on_frontier"] = pareto_set(known["kl"], known["proxy"])
-    return table.dropna(axis=1, how="all") if len(table) else table
+    unmeasured = [name for name in DETAILS if table[name].isna().all()]
+    return table.drop(columns=unmeasured)
 
 
 def _row(results: Results, task: str, label: str, metric: str) -> dict[str, object]:

@@ -43,7 +43,8 @@ FIGURES = {
     "overoptimisation": (
         "Gold against proxy",
         "Where the full line (gold) falls while the dotted one (proxy) rises, the proxy is being exploited. KL is not "
-        "a fair measure of pressure across methods: compare the two lines of one contestant, not contestants.",
+        "a fair measure of pressure across methods: compare the lines of one contestant, not contestants. Thin dashes: "
+        "gold fitted as d (a − b ln d), d = √KL (Gao et al. 2023).",
     ),
     "drift": (
         "How the text changed",

@@ -14,13 +14,17 @@ from matplotlib.axes import Axes
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.labels import label_line_ends
 from bakeoff.reports.figures.style import Look
+from bakeoff.reports.overoptimisation import fit_gold
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results
 
 
 def draw_overoptimisation(axes: Axes, results: Results, task: str, look: Look) -> bool:
-    """Means over seeds along training: gold a full line, proxy a dotted one of the same colour."""
+    """Means over seeds along training: gold a full line, proxy a dotted one, the fitted gold a thin dashed one.
+
+    The fit is Gao et al.'s form for reinforcement learning, drawn where at least four evaluations left the reference.
+    """
     rows = results.evaluations[results.evaluations["task"] == task]
     kl, _ = title_of("kl", rows)
     if kl not in rows or not {"gold", "proxy"} <= set(rows) or not rows["gold"].notna().any():
@@ -36,6 +40,10 @@ def draw_overoptimisation(axes: Axes, results: Results, task: str, look: Look) -
         color = look[label].color
         axes.plot(distance, path[:, 2], color=color, lw=1.3, ls=(0, (1.5, 1.2)))
         axes.plot(distance, path[:, 1], color=color, lw=2, marker=look[label].marker, ms=3.5)
+        if np.sum(distance > 0) >= 4 and distance.max() > 0:
+            fit = fit_gold(distance, path[:, 1] - path[0, 1], "rl")
+            grid = np.linspace(0, distance.max(), 200)
+            axes.plot(grid, path[0, 1] + fit.at(grid), color=color, lw=0.9, alpha=0.7, ls=(0, (6, 3)))
         ends.append((label, float(distance[-1]), float(path[-1, 1]), color))
     axes.set_xlabel("square root of KL to the reference")
     axes.set_title("reward: gold (full line), proxy (dotted)", loc="left")

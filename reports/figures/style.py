@@ -123,7 +123,8 @@ def panels(tasks: Sequence[str], draw: Callable[[Axes, str], bool], *, style: An
                 axes.set_title(f"{label_text(task)}: {axes.get_title(loc='left')}", loc="left")
         for axes in list(grid.flat)[len(drawn) :]:
             axes.set_visible(False)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # labels are placed for this layout, so it must stay
         for place in figure.__dict__.pop("_after_layout", []):
             place()
         return figure
