@@ -176,10 +176,19 @@ def _strip(record: Mapping[str, Any], low: float, high: float) -> dict[str, floa
 
 
 def _settings_text(results: Results, label: str) -> str:
+    """Settings beyond the defaults, and what the run noted about the contestant."""
     settings = settings_of(results, label)
-    if settings is None or label in results.untrained:
-        return ""
-    return one_line(", ".join(f"{key} = {value}" for key, value in settings.items()), 120) or "default settings"
+    parts = []
+    if settings is not None and label not in results.untrained:
+        own = ", ".join(f"{key} = {value}" for key, value in settings.items())
+        parts.append(one_line(own, 120) or "default settings")
+    notes = [note for entry in results.entries if entry.label == label for note in _notes(entry.cell.config)]
+    return "; ".join([*parts, *(one_line(note, 120) for note in dict.fromkeys(notes))])
+
+
+def _notes(config: Mapping[str, Any]) -> list[str]:
+    notes = config.get("notes")
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:

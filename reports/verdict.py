@@ -214,6 +214,7 @@ def caveats(results: Results) -> list[str]:
     torn = int(cells["torn_lines"].sum())
     if torn:
         notes.append(f"{torn} unreadable line{'s' * (torn > 1)} of metrics.jsonl left out (an interrupted write).")
+    notes += _unscored(results)
     sizes = results.final.groupby(["task", "label"], observed=True).size()
     few = sorted({int(size) for size in sizes if size < 10})
     if 1 in few:
@@ -226,6 +227,19 @@ def caveats(results: Results) -> list[str]:
             "rests on Welch's t intervals instead, Holm-adjusted within a task."
         )
     notes.append("Intervals are over seeds; prompts are the same for all, so they say nothing about other prompts.")
+    return notes
+
+
+def _unscored(results: Results) -> list[str]:
+    """Cells that finished without a finite value of what their task is ranked by: a policy that diverged, for instance."""
+    notes = []
+    for task in results.task_names():
+        metric = results.primary_metric(task)
+        rows = results.final[results.final["task"] == task]
+        lacking = rows if metric not in rows else rows[~np.isfinite(rows[metric].astype(float))]
+        if len(lacking):
+            who = _names(f"{row.label} / seed {row.seed}" for row in lacking.itertuples())
+            notes.append(f"On {task} these finished without a finite {metric} and are in no average: {who}.")
     return notes
 
 
