@@ -55,7 +55,7 @@ class GRPO(Algorithm):
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         advantages_B = self.advantages(rollout)
         batches = minibatch_rows(len(rollout), self.config.epochs, self.config.minibatches, self.rng)
-        steps = [self.step(rollout.select(rows), advantages_B[rows]) for rows in batches]
+        steps = [self.step(rollout, advantages_B, rows) for rows in batches]
         rate = self.optimizer.rate(self.envs.progress)
         return rollout.metrics(self.kl_coef) | mean_metrics(steps) | {"learning_rate": rate}
 
@@ -64,16 +64,22 @@ class GRPO(Algorithm):
         returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
         return group_advantages(returns_B, self.config.group_size, normalise=self.config.normalise_variance)
 
-    def step(self, part: Rollout, advantages_B: Tensor) -> dict[str, float]:
-        """One minibatch: the clipped surrogate on token ratios, and the KL loss if that is where the KL goes."""
+    def step(self, rollout: Rollout, advantages_B: Tensor, rows: Tensor) -> dict[str, float]:
+        """One minibatch; whether its loss is a mean over tokens or over completions is a setting."""
+        lengths = rollout.completions.lengths_B[rows]
+        weights = lengths if self.config.length_normalisation == "batch" else torch.ones_like(lengths)
+        return self.optimizer.step_rows(
+            rows, weights, lambda part: self.loss(rollout.select(part), advantages_B[part]), self.envs.progress
+        )
+
+    def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The clipped surrogate on token ratios, and the KL loss if that is where the KL goes."""
         mask_BT = part.completions.mask_BT
-        logprobs_BT, entropy_BT, _ = self.policy.model.token_outputs(part.completions)
+        logprobs_BT, entropy_BT, _ = self.policy.model.token_outputs(part.completions, entropy_gradient=False)
         surrogate = clipped_surrogate(
             logprobs_BT, part.logprobs_BT, advantages_B[:, None], mask_BT, clip=self.config.clip, reduce=self.reduce
         )
         loss = surrogate.loss
         if self.config.kl_placement == "k3_loss":
             loss = loss + self.kl_coef * self.reduce(k3(logprobs_BT, part.reference_logprobs_BT), mask_BT)
-        norm = self.optimizer.step(loss, self.envs.progress)
-        entropy = float(masked_mean(entropy_BT.detach(), mask_BT))
-        return {**surrogate.metrics(), "entropy": entropy, "grad_norm": norm}
+        return loss, {**surrogate.figures(), "entropy": masked_mean(entropy_BT, mask_BT)}

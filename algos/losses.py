@@ -50,13 +50,13 @@ class SurrogateLoss:
     approximate_kl: Tensor
     """Mean of r - 1 - log r a token: KL(old || new), the k3 estimate on the old policy's samples."""
 
-    def metrics(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Tensor]:
         """The figures under the names that all algorithms use."""
         return {
-            "policy_loss": float(self.loss.detach()),
-            "ratio": float(self.ratio_mean),
-            "clip_fraction": float(self.clip_fraction),
-            "approximate_kl": float(self.approximate_kl),
+            "policy_loss": self.loss,
+            "ratio": self.ratio_mean,
+            "clip_fraction": self.clip_fraction,
+            "approximate_kl": self.approximate_kl,
         }
 
 
@@ -106,6 +106,16 @@ def sequence_surrogate(
     whole_B1 = torch.ones_like(advantages_B, dtype=torch.bool)[:, None]
     logprobs_B1, old_logprobs_B1 = logprobs_BT.sum(1, keepdim=True), old_logprobs_BT.sum(1, keepdim=True)
     return clipped_surrogate(logprobs_B1, old_logprobs_B1, advantages_B[:, None], whole_B1, clip=clip)
+
+
+def score_function_loss(logprobs_BT: Tensor, advantages_B: Tensor) -> Tensor:
+    """-A log pi(completion), averaged over completions (a scalar): its gradient is REINFORCE's (Williams 1992).
+
+    Args:
+        logprobs_BT: of the sampled tokens, 0 on padding.
+        advantages_B: return less baseline of each completion; no gradient.
+    """
+    return -(advantages_B * logprobs_BT.sum(1)).mean()
 
 
 def clipped_value_loss(

@@ -47,17 +47,24 @@ class RLOO(Algorithm):
         returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
         advantages_B = leave_one_out_advantages(returns_B, self.config.group_size)
         batches = minibatch_rows(len(rollout), self.config.epochs, self.config.minibatches, self.rng)
-        steps = [self.step(rollout.select(rows), advantages_B[rows]) for rows in batches]
+        steps = [self.step(rollout, advantages_B, rows) for rows in batches]
         rate = self.optimizer.rate(self.envs.progress)
         return rollout.metrics(self.kl_coef) | mean_metrics(steps) | {"learning_rate": rate}
 
-    def step(self, part: Rollout, advantages_B: Tensor) -> dict[str, float]:
-        """One minibatch: the clipped surrogate on ratios of whole completions, and the KL loss if the KL goes there."""
-        logprobs_BT, entropy_BT, _ = self.policy.model.token_outputs(part.completions)
+    def step(self, rollout: Rollout, advantages_B: Tensor, rows: Tensor) -> dict[str, float]:
+        """One minibatch; its loss is a mean over completions."""
+        return self.optimizer.step_rows(
+            rows,
+            torch.ones_like(rows),
+            lambda part: self.loss(rollout.select(part), advantages_B[part]),
+            self.envs.progress,
+        )
+
+    def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The clipped surrogate on ratios of whole completions, and the KL loss if that is where the KL goes."""
+        logprobs_BT, entropy_BT, _ = self.policy.model.token_outputs(part.completions, entropy_gradient=False)
         surrogate = sequence_surrogate(logprobs_BT, part.logprobs_BT, advantages_B, clip=self.config.clip)
         loss = surrogate.loss
         if self.config.kl_placement == "k3_loss":
             loss = loss + self.kl_coef * k3(logprobs_BT, part.reference_logprobs_BT).sum(1).mean()
-        norm = self.optimizer.step(loss, self.envs.progress)
-        entropy = float(masked_mean(entropy_BT.detach(), part.completions.mask_BT))
-        return {**surrogate.metrics(), "entropy": entropy, "grad_norm": norm}
+        return loss, {**surrogate.figures(), "entropy": masked_mean(entropy_BT, part.completions.mask_BT)}

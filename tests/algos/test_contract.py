@@ -17,7 +17,7 @@ BUDGET = Budget(reward_queries=512)
 
 
 def make(name: str, task: Task, seed: int = 0) -> Algorithm:
-    return build(name, {}, task, BUDGET, seed)
+    return build(name, registry.algorithms.load(name).example_settings(task), task, BUDGET, seed)
 
 
 def play(algorithm: Algorithm, updates: int) -> list[dict[str, float]]:
@@ -58,7 +58,8 @@ def test_the_reference_stays_and_every_trained_weight_moves(name: str, exact: Ta
         assert torch.equal(tensor, expected)
     if algorithm.envs.meter.trained_tokens:
         assert all(
-            not torch.equal(tensor, old) for tensor, old in zip(weights(algorithm.policy.model.module), before, strict=True)
+            not torch.equal(tensor, old)
+            for tensor, old in zip(weights(algorithm.policy.model.module), before, strict=True)
         )
 
 
@@ -81,7 +82,9 @@ def test_the_meter_only_rises_and_metrics_are_finite_numbers(name: str, exact: T
     algorithm = make(name, exact)
     before = algorithm.envs.meter.snapshot()
     for row in play(algorithm, 2):
-        assert all(isinstance(value, float | int) and torch.tensor(float(value)).isfinite() for value in row.values()), row
+        assert all(
+            isinstance(value, float | int) and torch.tensor(float(value)).isfinite() for value in row.values()
+        ), row
         after = algorithm.envs.meter.snapshot()
         assert all(after[meter] >= before[meter] for meter in METERS)
         before = after
@@ -109,7 +112,8 @@ def test_every_setting_is_documented_and_survives_json(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_on_the_exact_task(name: str, exact: Task) -> None:
     """A trained policy gains; the bar is far below what any of them reaches and far above what chance gives (0)."""
-    algorithm = build(name, {}, exact, Budget(reward_queries=6_000), 0)
+    settings = registry.algorithms.load(name).example_settings(exact)
+    algorithm = build(name, settings, exact, Budget(reward_queries=6_000), 0)
     while not (algorithm.finished or algorithm.envs.budget.exhausted(algorithm.envs.meter)):
         algorithm.update()
     score = exact.enumeration.objective(algorithm.contestant().sequence_logprobs(exact.enumeration))["normalized_score"]

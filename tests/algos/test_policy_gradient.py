@@ -12,8 +12,11 @@ from bakeoff.algos.advantages import group_advantages, leave_one_out_advantages
 from bakeoff.algos.base import Algorithm
 from bakeoff.algos.build import build
 from bakeoff.algos.grpo import GRPO
+from bakeoff.algos.imitation import imitate
 from bakeoff.algos.kl import k3
-from bakeoff.algos.losses import completion_average, sequence_surrogate
+from bakeoff.algos.losses import completion_average, score_function_loss, sequence_surrogate
+from bakeoff.algos.reinforce import Reinforce
+from bakeoff.algos.rejection_sampling import RejectionSampling
 from bakeoff.algos.rollouts import Rollout, collect, mean_metrics, minibatch_rows
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks import Task
@@ -224,3 +227,71 @@ def test_the_meter_counts_each_epoch_as_training_and_none_as_collecting(name: st
     assert (meter.reward_queries, meter.generated_tokens) == (64, tokens)
     most = 3 * (64 * 2 + tokens)  # a token that nothing follows in its minibatch need not be read
     assert most - 3 * 64 <= meter.trained_tokens <= most
+
+
+# ---------------------------------------------------------------- REINFORCE
+
+
+def test_score_function_loss_by_hand() -> None:
+    # Log-probabilities add up to -3 and -1; advantages 2 and -1: -(2 * -3 + -1 * -1) / 2 = 2.5.
+    logprobs = torch.tensor([[-1.0, -2.0], [-1.0, 0.0]], requires_grad=True)
+    loss = score_function_loss(logprobs, torch.tensor([2.0, -1.0]))
+    loss.backward()
+    assert loss.item() == 2.5
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[-1.0, -1.0], [0.5, 0.5]]))
+
+
+def test_the_running_baseline_lags_a_batch_behind(exact: Task) -> None:
+    algorithm = make("reinforce", exact, baseline_decay=0.75)
+    assert isinstance(algorithm, Reinforce)
+    # The first batch is its own; then .75 * 4 + .25 * 8 = 5 serves the third.
+    assert [algorithm.move_baseline(mean) for mean in (4.0, 8.0, 0.0)] == [4.0, 4.0, 5.0]
+    assert algorithm.baseline == 3.75
+
+
+def test_the_batch_baseline_is_the_batch_s_own_mean(exact: Task) -> None:
+    algorithm = make("reinforce", exact, baseline="batch")
+    assert isinstance(algorithm, Reinforce)
+    assert [algorithm.move_baseline(mean) for mean in (4.0, 8.0, 0.0)] == [4.0, 8.0, 0.0]
+    metrics = algorithm.update()
+    assert metrics["baseline"] == pytest.approx(metrics["objective"])
+
+
+@pytest.mark.parametrize("baseline", ["running", "batch"])
+def test_reinforce_learns(baseline: str, exact: Task) -> None:
+    algorithm = make("reinforce", exact, baseline=baseline)
+    rewards = [algorithm.update()["reward"] for _ in range(25)]
+    assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 1
+
+
+# ---------------------------------------------------------------- imitation
+
+
+def test_imitation_starts_at_the_reference_s_own_likelihood(exact: Task) -> None:
+    algorithm = make("rejection_sampling", exact)
+    assert isinstance(algorithm, RejectionSampling)
+    completions = rollout_of(algorithm).completions
+    rows = torch.tensor([3, 5])
+    figures = imitate(algorithm.policy, algorithm.optimizer, completions, rows, 0.0)
+    # Nats a token over the tokens of both rows, as the sampler saw them.
+    tokens = completions.lengths_B[rows].sum()
+    assert figures["nll"] == pytest.approx(-float(completions.logprobs_BT[rows].sum() / tokens), abs=1e-5)
+    assert imitate(algorithm.policy, algorithm.optimizer, completions, rows, 0.0)["nll"] < figures["nll"]
+
+
+def test_rejection_sampling_keeps_one_of_each_group(exact: Task) -> None:
+    metrics = make("rejection_sampling", exact, n=64).update()
+    assert metrics["best_reward"] > metrics["reward"] + 1  # the best of 64 draws is about 2.3 deviations up
+    with pytest.raises(ConfigError, match="rejection_sampling: batch_size 64 is not a multiple of n 6"):
+        make("rejection_sampling", exact, n=6)
+
+
+def test_the_winner_is_ranked_by_what_is_set(exact: Task) -> None:
+    """With a price that drowns the reward, ranking by the objective pulls back to the reference; by reward it does not."""
+    kl = {}
+    for rank_by in ("objective", "reward"):
+        algorithm = make("rejection_sampling", exact, rank_by=rank_by, kl_coef=20.0, learning_rate_schedule="constant")
+        for _ in range(10):
+            metrics = algorithm.update()
+        kl[rank_by] = metrics["kl"]
+    assert kl["reward"] > 1 > kl["objective"]

@@ -1,0 +1,99 @@
+"""Supervised fine-tuning on given text: the likelihood of demonstrations goes up, the reward is never asked.
+
+The baseline of everybody who has good text and no reward. It knows no KL penalty (`kl_coef` is not used): what holds it
+near the reference is how little it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import PositiveInt
+
+from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.best_of_n import best_of_each
+from bakeoff.algos.demonstrations import encode_demonstrations, read_demonstrations
+from bakeoff.algos.imitation import imitate
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.policy import Policy
+from bakeoff.envs.prompt_order import PromptOrder
+from bakeoff.envs.tasks import Task
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.errors import ConfigError
+from bakeoff.seeding import torch_generator
+
+
+class SFTConfig(AlgorithmConfig):
+    """Settings of supervised fine-tuning."""
+
+    data: Path | tuple[dict[str, Any], ...] | None = None
+    """What to imitate; it has to be given: a `.jsonl` file of `prompt` and `completion` (or `text`), a file of one text a
+    line, or a list of such objects."""
+    epochs: PositiveInt = 3
+    """Passes over the data; then it has finished."""
+
+
+class SFT(Algorithm):
+    """Supervised fine-tuning on demonstrations."""
+
+    Config = SFTConfig
+    data_source: ClassVar[DataSource] = DataSource.DEMONSTRATIONS
+    config: SFTConfig
+
+    def __init__(self, config: SFTConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
+        super().__init__(config, policy, envs, rng)
+        if config.data is None:
+            raise ConfigError(
+                "sft", ['"data" is missing; give a .jsonl file of prompt and completion, or a list of them']
+            )
+        rows = read_demonstrations(config.data)
+        self.demonstrations, cut = encode_demonstrations(policy.model, rows, envs.max_new_tokens)
+        self.cut_share = cut / len(rows)
+        self.order = PromptOrder(len(rows), int(torch.randint(2**62, (1,), generator=rng)))
+        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.seen = 0
+
+    def update(self) -> Mapping[str, float]:
+        """Imitate the next batch of demonstrations."""
+        size = min(self.config.batch_size, len(self.demonstrations), self.total - self.seen)
+        rows = torch.from_numpy(self.order.draw(size))
+        figures = imitate(self.policy, self.optimizer, self.demonstrations, rows, self.progress)
+        self.seen += len(rows)
+        return {
+            **figures,
+            "epoch": self.seen / len(self.demonstrations),
+            "length": float(self.demonstrations.lengths_B[rows].float().mean()),
+            "cut_share": self.cut_share,
+            "learning_rate": self.optimizer.rate(self.progress),
+        }
+
+    @property
+    def total(self) -> int:
+        """Demonstrations it will have seen at the end."""
+        return self.config.epochs * len(self.demonstrations)
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1: of its epochs or of the budget, whichever ends sooner."""
+        return max(self.seen / self.total, self.envs.progress)
+
+    @property
+    def finished(self) -> bool:
+        """After the last epoch."""
+        return self.seen >= self.total
+
+    @classmethod
+    def example_settings(cls, task: Task) -> dict[str, Any]:
+        """Demonstrations made from the task itself: the best of eight of the reference's completions, 64 times."""
+        envs = TextGenerationVectorEnv.from_task(task, 64, seed=0)
+        envs.reset()
+        prompts = envs.prompt_batch.repeat_interleave(8)
+        candidates = task.language_model.sample(prompts, envs.max_new_tokens, torch_generator(0, "sft example"))
+        best = candidates.select(best_of_each(torch.as_tensor(envs.score_completions(candidates)), 8))
+        completions = task.language_model.decode(best.tokens_BT, best.mask_BT)
+        texts = [task.prompts.train[i] for i in best.prompts.indices_B.tolist()]
+        rows = [{"prompt": p, "completion": c} for p, c in zip(texts, completions, strict=True) if c.strip()]
+        return {"data": rows, "epochs": 10}
