@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bakeoff.on_gymnasium import register_when_imported
+
 if TYPE_CHECKING:
     from bakeoff.algos.base import Algorithm, AlgorithmConfig
     from bakeoff.api import load, run
@@ -50,6 +52,9 @@ __all__ = [
     "make_task",
     "run",
 ]
+
+
+register_when_imported()
 
 
 def __getattr__(name: str) -> Any:

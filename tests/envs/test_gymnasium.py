@@ -173,13 +173,25 @@ def test_a_task_by_its_name():
     assert gymnasium.make(TEXT_GENERATION).unwrapped.max_new_tokens == 5
 
 
-def test_registering_imports_nothing_heavy():
+HEAVY = ("torch", "transformers", "pandas", "stable_baselines3")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import bakeoff, gymnasium",
+        "import gymnasium, bakeoff",
+        "import bakeoff; assert 'gymnasium' not in sys.modules; import bakeoff.on_gymnasium as o;"
+        "o.register_when_imported(); from gymnasium.vector import VectorEnv; import gymnasium; o.register_when_imported()",
+    ],
+)
+def test_our_id_is_known_once_both_are_imported_in_any_order(code):
     code = (
-        "import sys; from bakeoff.envs.registration import register_environments; register_environments();"
-        "import gymnasium; assert 'bakeoff/TextGeneration-v0' in gymnasium.registry;"
-        "print([name for name in ('torch', 'transformers', 'pandas', 'stable_baselines3') if name in sys.modules])"
+        f"import sys; {code}; assert 'bakeoff/TextGeneration-v0' in gymnasium.registry;"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    command = [sys.executable, "-W", "error", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_render_shows_one_line_a_completion(letters, capsys):
