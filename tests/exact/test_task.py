@@ -113,9 +113,9 @@ def test_two_steps_of_exact_gradient_ascent_go_up(dense):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps", "score"), [("dense", 100, 0.97), ("sparse", 200, 0.95)])
+@pytest.mark.parametrize(("name", "steps", "score"), [("dense", 150, 0.97), ("sparse", 200, 0.94)])
 def test_the_model_can_express_the_optimum(name, steps, score, request):
-    # 400 steps give .996 and .974; these are enough to see it.
+    # 400 steps give .996 and .974; so many are enough to see the way up.
     assert exact_gradient_ascent(request.getfixturevalue(name), steps, 5e-3)[-1] > score
 
 
