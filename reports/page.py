@@ -207,10 +207,17 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         value = info.get(key)
         if value is None or isinstance(value, dict | list):
             continue
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        shown = count(value) if key == "parameters" and numeric else f"{value:.4g}" if numeric else one_line(str(value))
-        facts.append((title, shown + (" tokens" if key == "max_new_tokens" else "")))
+        facts.append((title, _fact(key, value)))
     return facts
+
+
+def _fact(key: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return one_line(str(value))
+    if key == "parameters":
+        return count(value)
+    rounded = 0.0 if abs(value) < 1e-12 else value  # rounding of an exact zero
+    return f"{rounded:.4g}" + (" tokens" if key == "max_new_tokens" else "")
 
 
 def _run_view(results: Results, index: int) -> dict[str, Any]:

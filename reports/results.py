@@ -131,13 +131,17 @@ class Results:
         return "objective"
 
     @cached_property
+    def not_learning(self) -> frozenset[str]:
+        """Contestants that do not train, such as best of n: their data source is ``none``."""
+        return frozenset(entry.label for entry in self.entries if entry.cell.config.get("data_source") == "none")
+
+    @cached_property
     def untrained(self) -> frozenset[str]:
         """Contestants that did not train and did not leave the reference: the reference under whatever name."""
-        idle = {entry.label for entry in self.entries if entry.cell.config.get("data_source") == "none"}
         if "kl" not in self.final:
             return frozenset()
         kl = self.final.groupby("label", observed=True)["kl"].max()
-        return frozenset(label for label in idle if label in kl and abs(float(kl[label])) < 1e-4)
+        return frozenset(label for label in self.not_learning if label in kl and abs(float(kl[label])) < 1e-4)
 
     def leaderboard(self) -> pd.DataFrame:
         """One row a task and contestant, best first; see :func:`bakeoff.reports.leaderboard.leaderboard`."""

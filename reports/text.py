@@ -71,6 +71,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """
     if value is None or value != value:
         return "–"
+    value = 0.0 if abs(value) < 1e-12 else value  # rounding of an exact zero
     size = abs(value)
     if size == float("inf"):
         text = "∞"

@@ -65,7 +65,8 @@ def _answer(results: Results, task: str, board: pd.DataFrame) -> TaskAnswer:
     else:
         tied = _names(level["other"])
         headline = f"{best['label']} scored highest, but its lead over {tied} could be seed noise: {mean}."
-    details = []
+    absent = board.loc[board["seeds"] == 0, "label"]
+    details = [f"Not compared, since no cell of theirs counts: {_names(absent)}."] if len(absent) else []
     if not ahead.empty:
         details.append("Beyond seed noise: ahead of " + _differences(ahead) + ".")
     if not level.empty:
@@ -209,8 +210,10 @@ def caveats(results: Results) -> list[str]:
         if len(those):
             listed = [f"{row.task} / {row.label} / seed {row.seed}" for row in those.head(6).itertuples()]
             more = f" and {len(those) - 6} more" if len(those) > 6 else ""
-            cells_word = "cell" if len(those) == 1 else "cells"
-            notes.append(f"{len(those)} {cells_word} {words}, in no average: {'; '.join(listed)}{more}.")
+            told = sorted({one_line(error, 120) for error in those["error"] if isinstance(error, str)})
+            why = f" ({'; '.join(told[:2])}{'; …' * (len(told) > 2)})" if told and status != "missing" else ""
+            word = "cell" if len(those) == 1 else "cells"
+            notes.append(f"{len(those)} {word} {words}, in no average: {'; '.join(listed)}{more}{why}.")
     torn = int(cells["torn_lines"].sum())
     if torn:
         notes.append(f"{torn} unreadable line{'s' * (torn > 1)} of metrics.jsonl left out (an interrupted write).")
@@ -251,4 +254,4 @@ def _names(names: Any, most: int = 6) -> str:
 
 
 def _all(others: int) -> str:
-    return "the other one" if others == 1 else f"all {others} others"
+    return {1: "the other one", 2: "both others"}.get(others, f"all {others} others")

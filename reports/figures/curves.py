@@ -66,7 +66,7 @@ def draw_learning_curves(
         seeds = [run for run in seeds if len(run)]
         if not seeds:
             continue
-        if all(float(np.ptp(run[meter])) == 0 for run in seeds):  # nothing was spent on learning
+        if label in results.not_learning or all(float(np.ptp(run[meter])) == 0 for run in seeds):
             finals = np.array([run[metric].iloc[-1] for run in seeds], dtype=np.float64)
             grid, values = np.array([0.0, widest]), np.repeat(finals[:, None], 2, axis=1)
             axes.plot(grid, values.mean(axis=0), color=mark.color, lw=1.6, ls=(0, (4, 2)))

@@ -27,12 +27,14 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
     axes.set_axis_off()
     for column, metric in enumerate(shown):
         left, width = column / len(shown), 1 / len(shown)
-        panel = axes.inset_axes((left + 0.03, 0.08, width - 0.06, 0.82))
+        panel = axes.inset_axes((left + 0.05 * (column > 0), 0.08, width - 0.05, 0.82))
         named = []
         for label in results.labels(task):
             mine = rows[rows["label"] == label].dropna(subset=[kl, metric])
             if mine.empty:
                 continue
+            if label in results.not_learning:
+                mine = mine.groupby(["run", "seed"], sort=False, observed=True).tail(1)
             turn = mine.groupby(["run", "seed"], sort=False, observed=True).cumcount()
             path = mine.groupby(turn)[[kl, metric]].mean().to_numpy(dtype=np.float64)
             mark = look[label]

@@ -33,7 +33,7 @@ class BestOfN(NamedTuple):
     samples: int
     """Reference samples behind it."""
     pooled: bool
-    """True when prompts had too few samples each, so all were pooled: then the curve also picks the luckiest prompt."""
+    """True when prompts had few samples each, so their scatter was pooled."""
 
 
 def draw_frontier(axes: Axes, results: Results, task: str, look: Look) -> bool:
@@ -124,7 +124,7 @@ def _draw_best_of_n(axes: Axes, results: Results, task: str, reach: float) -> No
     if curve is None:
         return
     kept = curve.kl <= reach
-    name = f"best of n, estimated from {curve.samples} reference samples" + (", prompts pooled" if curve.pooled else "")
+    name = f"best of n, estimated from {curve.samples} reference samples"
     axes.plot(curve.kl[kept], curve.reward[kept], color=BASELINE, lw=1.3, ls=(0, (2, 1.6)), zorder=1, label=name)
     for n, x, y in zip(curve.n, curve.kl, curve.reward, strict=True):
         if x <= reach and n in (4, 16, 64):
@@ -134,12 +134,14 @@ def _draw_best_of_n(axes: Axes, results: Results, task: str, reach: float) -> No
             )
 
 
-def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewest: int = 8) -> BestOfN | None:
+def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewest: int = 12) -> BestOfN | None:
     """Best-of-n from the first evaluation's samples, which are the reference's own, of every seed.
 
-    Where each prompt has at least 4 samples the maximum is taken within prompts, for n up to the fewest of them;
-    otherwise over all samples pooled, for n up to a quarter of them. ``None`` where fewer than ``fewest`` samples are
-    stored or the first policy was not the reference (its KL is above zero).
+    Where each prompt has at least 8 samples the maximum is taken within prompts, for n up to the fewest of them. Where it
+    has 2 to 7, scores are taken as a prompt's level plus scatter that is alike for all prompts: the pooled scatter, scaled
+    by sqrt(m / (m - 1)) for the level that was estimated with it, gives n up to a quarter of the samples. ``None`` where
+    samples are fewer than ``fewest`` or one a prompt (the best of several prompts is not the best of n answers), or where
+    the first policy was not the reference (its KL is above zero).
     """
     start = first[first["task"] == task]
     if "kl" not in start or start.empty:
@@ -153,14 +155,16 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
     rows = rows[rows["label"] == rows.groupby(["run", "seed"])["label"].transform("first")]
     scores = [group["proxy"].to_numpy(dtype=np.float64) for _, group in rows.groupby("prompt", sort=True)]
     total = sum(map(len, scores))
-    if total < fewest:
+    fewest_a_prompt = min(map(len, scores), default=0)
+    if total < fewest or fewest_a_prompt < 2:
         return None
-    within = min(map(len, scores))
-    pooled = within < 4
-    most = total // 4 if pooled else within
-    n = np.unique(np.round(np.geomspace(1, most, 40)).astype(np.int64))
-    pools = [np.concatenate(scores)] if pooled else scores
-    reward = np.mean([expected_maximum(pool, n.tolist()) for pool in pools], axis=0)
+    pooled = fewest_a_prompt < 8
+    n = np.unique(np.round(np.geomspace(1, total // 4 if pooled else fewest_a_prompt, 40)).astype(np.int64))
+    if pooled:
+        scatter = np.concatenate([(s - s.mean()) * np.sqrt(len(s) / (len(s) - 1)) for s in scores])
+        reward = np.mean([s.mean() for s in scores]) + expected_maximum(scatter, n.tolist())
+    else:
+        reward = np.mean([expected_maximum(s, n.tolist()) for s in scores], axis=0)
     return BestOfN(best_of_n_kl_bound(n), reward, n, total, pooled)
 
 

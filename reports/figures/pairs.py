@@ -29,13 +29,15 @@ def draw_win_rate(axes: Axes, results: Results, task: str, look: Look) -> bool:
         if np.isfinite(mean.low):
             axes.plot([mean.low, mean.high], [place, place], color=mark.color, lw=2.2, solid_capstyle="round")
         axes.scatter([mean.value], [place], color=mark.color, marker=mark.marker, s=52, zorder=3)
+        right = max(float(values.max()), mean.value)
         axes.annotate(
-            f"{mean.value:.2f}", (mean.value, place), (0, 8), textcoords="offset points", ha="center", fontsize=8.5
+            f"{mean.value:.2f}", (right, place), (8, 0), textcoords="offset points", va="center", fontsize=8.5
         )
     axes.axvline(0.5, color=BASELINE, lw=1, ls=(0, (3, 2)))
     axes.set_yticks(range(len(ranked)), [label_text(label, 26) for label in ranked])
     axes.set_ylim(len(ranked) - 0.4, -0.7)
-    axes.set_xlim(min(0.4, *(float(scores[label].min()) for label in ranked)) - 0.03, 1.03)
+    axes.set_xlim(min(0.4, *(float(scores[label].min()) for label in ranked)) - 0.03, 1.1)
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.001])
     axes.set_title("win rate over the reference", loc="left")
     _fit_height(axes, len(ranked))
     return True

@@ -49,25 +49,30 @@ def _frames(prompts, kl=0.0):
 
 
 def test_best_of_n_within_prompts():
-    samples, first = _frames({"p": [0.0, 1, 2, 3], "q": [10.0, 10, 10, 10]})
+    samples, first = _frames({"p": [0.0, 1, 2, 3, 4, 5, 6, 7], "q": [10.0] * 8})
     curve = best_of_n_curve(samples, first, "t")
-    assert (curve.samples, curve.pooled) == (8, False)
+    assert (curve.samples, curve.pooled) == (16, False)
+    assert curve.n.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    # The mean maximum over n-subsets of 0..7 is n * 9 / (n + 1) - 1; q is always 10.
+    np.testing.assert_allclose(curve.reward, [(n * 9 / (n + 1) - 1 + 10) / 2 for n in range(1, 9)])
+    np.testing.assert_allclose(curve.kl[[0, 1, 3, 7]], [0, 0.1931, 0.6363, 1.2044], atol=5e-5)
+
+
+def test_best_of_n_does_not_choose_among_prompts():
+    # Prompts differ by tens, answers of one prompt by 2: pooling raw scores would promise tens.
+    samples, first = _frames({f"p{i}": [10.0 * i, 10.0 * i + 2] for i in range(8)})
+    curve = best_of_n_curve(samples, first, "t")
+    assert (curve.samples, curve.pooled) == (16, True)
     assert curve.n.tolist() == [1, 2, 3, 4]
-    # p: means of the maximum over subsets of 1, 2, 3, 4 are 1.5, 14/6, 2.75, 3; q: always 10.
-    np.testing.assert_allclose(curve.reward, [(1.5 + 10) / 2, (14 / 6 + 10) / 2, (2.75 + 10) / 2, 6.5])
-    np.testing.assert_allclose(curve.kl, [0, 0.1931, 0.4319, 0.6363], atol=5e-5)
-
-
-def test_best_of_n_pools_when_prompts_have_too_few_samples():
-    samples, first = _frames({f"p{i}": [float(i)] for i in range(12)})
-    curve = best_of_n_curve(samples, first, "t")
-    assert curve.pooled
-    assert curve.n.tolist() == [1, 2, 3]
-    assert curve.reward[0] == pytest.approx(5.5)
+    # Scatter is +-sqrt(2), half of each: the best of two fresh ones of 16 is -sqrt(2) with chance 8*7 / (16*15).
+    assert curve.reward[0] == pytest.approx(36)
+    assert curve.reward[1] == pytest.approx(36 + np.sqrt(2) * (1 - 2 * 56 / 240))
 
 
 def test_no_best_of_n_without_reference_samples():
     samples, first = _frames({"p": [0.0] * 20}, kl=1.0)
-    assert best_of_n_curve(samples, first, "t") is None
+    assert best_of_n_curve(samples, first, "t") is None  # the first policy was not the reference
     samples, first = _frames({"p": [0.0] * 3})
-    assert best_of_n_curve(samples, first, "t") is None
+    assert best_of_n_curve(samples, first, "t") is None  # too few
+    samples, first = _frames({f"p{i}": [float(i)] for i in range(30)})
+    assert best_of_n_curve(samples, first, "t") is None  # one a prompt
