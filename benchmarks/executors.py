@@ -79,13 +79,14 @@ def cores() -> int:
 class LocalExecutor:
     """Worker processes on this machine, each with an equal share of the cores."""
 
-    def __init__(self, folder: Path, workers: int, threads: int) -> None:
+    def __init__(self, folder: Path, workers: int, threads: int, module: str = "bakeoff.benchmarks.worker") -> None:
         """Args:
         folder: the run folder.
         workers: how many processes at most.
         threads: PyTorch's threads in each.
+        module: what a worker process runs.
         """
-        self.folder, self.workers, self.threads = folder, workers, threads
+        self.folder, self.workers, self.threads, self._module = folder, workers, threads, module
         self._processes: list[_Process] = []
 
     def run(self, jobs: Sequence[Job], listener: Listener) -> None:
@@ -113,7 +114,7 @@ class LocalExecutor:
     def _hand_out(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
         busy = sum(process.job is not None for process in self._processes)
         while len(self._processes) < min(self.workers, busy + len(waiting)):
-            process = _Process(self.folder, self.threads)
+            process = _Process(self.folder, self.threads, self._module)
             self._processes.append(process)
             selector.register(process.output, selectors.EVENT_READ, process)
         for process in self._processes:
@@ -190,7 +191,7 @@ class LocalExecutor:
 class _Process:
     """One worker process, seen from here."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, module: str) -> None:
         self.job: Job | None = None
         self.affinity = ""
         self.since = 0.0
@@ -209,7 +210,7 @@ class _Process:
             "TQDM_DISABLE": "1",
         }
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "bakeoff.benchmarks.worker", options],
+            [sys.executable, "-m", module, options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bakeoff.benchmarks.cell import Cell
-from bakeoff.benchmarks.suite_file import KeyPath, SuiteData, SuiteError
+from bakeoff.benchmarks.suite_file import KeyPath, SuiteData
 from bakeoff.envs.meter import METERS
 from bakeoff.errors import NotFoundError, did_you_mean
 
@@ -34,6 +34,17 @@ def _label(text: str) -> str:
 def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
+
+_WORDS = {
+    "model_type": "should be a mapping of keys to values",
+    "dict_type": "should be a mapping of keys to values",
+    "list_type": "should be a list",
+    "too_short": "should not be empty",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "string_type": "should be text",
+}
 
 Label = Annotated[str, AfterValidator(_label)]
 Count = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**53)]
@@ -164,7 +175,7 @@ class Suite(_Part):
     def contestants(self, base: str, spec: AlgorithmSpec) -> list[tuple[str, str, dict[str, Any]]]:
         """What the sweep makes of one label: label, registered name and settings of each point of the grid."""
         own = dict(spec.__pydantic_extra__)
-        grid = {key: values for key, values in self.sweep.items() if key not in own}
+        grid = swept(own, self.sweep)
         result = []
         for point in itertools.product(*grid.values()):
             chosen = dict(zip(grid, point, strict=True))
@@ -175,6 +186,11 @@ class Suite(_Part):
     def _evaluation(self, budget: BudgetSpec) -> dict[str, Any]:
         every = self.evaluate.every.limits() if self.evaluate.every is not None else _tenth(budget.limits())
         return {"every": every, "completions": self.evaluate.completions, "samples": self.evaluate.samples}
+
+
+def swept(own: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the sweep that a contestant takes part in: what its own settings do not fix."""
+    return {key: values for key, values in sweep.items() if key not in own}
 
 
 def find_suite(name: str) -> Path:
@@ -204,29 +220,20 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     return [cell for cell in cells if cell.label in only or cell.label.partition("[")[0] in only]
 
 
-def parse_suite(data: SuiteData) -> Suite:
-    """Plain data to a suite.
-
-    Raises:
-        SuiteError: with every problem of shape and type; names and settings are not looked up here.
-    """
-    values = _canonical(data)
-    suite = None
-    if values is not None:
-        try:
-            suite = Suite.model_validate(values)
-        except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                _complain_about(data, detail)
-        else:
-            _check_grid(data, suite)
-    if data.problems or suite is None:
-        raise SuiteError(list(dict.fromkeys(data.problems)))
+def validated(data: SuiteData, values: Mapping[str, Any]) -> Suite | None:
+    """The suite that canonical values describe; None, and problems in ``data``, where they describe none."""
+    try:
+        suite = Suite.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _complain_about(data, detail)
+        return None
+    _check_grid(data, suite)
     return suite
 
 
-def _canonical(data: SuiteData) -> dict[str, Any] | None:
-    """One shape for what may be written in several: lists of names, a number of seeds, an empty entry."""
+def canonical(data: SuiteData) -> dict[str, Any] | None:
+    """One shape for what may be written in several: lists of names, a number of seeds; None where it is no mapping."""
     if not isinstance(data.values, dict):
         what = "is empty" if data.values is None else f"holds a {_kind(data.values)}"
         data.complain((), f"{what}; a suite is a mapping with name, tasks, algorithms, seeds and budget")
@@ -328,9 +335,8 @@ def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
     elif detail["type"] == "value_error":
         data.complain(path, f"{'.'.join(map(str, path[:1]))}: {detail['ctx']['error']}")
     else:
-        message = detail["msg"].removeprefix("Input should be ")
-        verb = "should be " if message != detail["msg"] else ""
-        data.complain(path, f"{dotted}: {verb}{message}, got {_shown(detail['input'])}")
+        message = _WORDS.get(detail["type"], detail["msg"][:1].lower() + detail["msg"][1:]).removeprefix("input ")
+        data.complain(path, f"{dotted}: {message}, got {_shown(detail['input'])}")
 
 
 def _tenth(limits: Mapping[str, float]) -> dict[str, float]:

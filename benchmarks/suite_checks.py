@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bakeoff import registry
 from bakeoff.benchmarks import suite_file
-from bakeoff.benchmarks.suite import AlgorithmSpec, Suite, find_suite, parse_suite
+from bakeoff.benchmarks.suite import Suite, canonical, find_suite, swept, validated
 from bakeoff.benchmarks.suite_file import KeyPath, SuiteData, SuiteError
 from bakeoff.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from bakeoff.algos.base import Algorithm
 
 
 def load_suite(
@@ -35,57 +38,85 @@ def load_suite(
     else:
         data = suite_file.from_file(find_suite(source) if isinstance(source, str) else source)
     suite_file.override(data, [*overrides, *([] if seeds is None else [f"seeds={seeds}"])])
-    suite = parse_suite(data)
-    check_names(suite, data)
+    return checked(data)
+
+
+def checked(data: SuiteData) -> Suite:
+    """Plain data to a suite that can run; :class:`SuiteError` with every problem, in the order of its lines."""
+    values = canonical(data)
+    suite = None
+    if values is not None:
+        suite = validated(data, values)
+        _check_tasks(data, values.get("tasks"))
+        _check_algorithms(data, values.get("algorithms"), values.get("sweep"))
+    if data.problems or suite is None:
+        raise SuiteError(sorted(dict.fromkeys(data.problems), key=_line))
     return suite
 
 
-def check_names(suite: Suite, data: SuiteData) -> None:
-    """Raise :class:`SuiteError` with everything that is not installed or does not fit."""
-    for label, task in suite.tasks.items():
-        _check_task(data, label, task.task or label, task.__pydantic_extra__)
-    for label, spec in suite.algorithms.items():
-        _check_algorithm(data, suite, label, spec)
-    if data.problems:
-        raise SuiteError(list(dict.fromkeys(data.problems)))
+def _line(problem: str) -> int:
+    """The line that a problem names; what has none comes first, what ``--set`` brought last."""
+    found = re.match(r"(?:--set .*|.*?:(\d+)): ", problem)
+    return 0 if found is None else int(found.group(1) or 10**9)
 
 
-def _check_task(data: SuiteData, label: str, name: str, settings: Mapping[str, Any]) -> None:
+def _check_tasks(data: SuiteData, tasks: Any) -> None:
     from bakeoff.envs.settings import settings_problems
 
-    path: KeyPath = ("tasks", label)
-    try:
-        factory = registry.tasks.load(name)
-    except UserError as error:
-        data.complain((*path, "task"), str(error))
-        return
-    for problem in settings_problems(factory, settings):
-        data.complain((*path, *_quoted(problem, settings)), f'task "{label}": {problem}')
+    for label, name, settings in _entries(tasks, "task"):
+        path: KeyPath = ("tasks", label)
+        settings.pop("budget", None)
+        try:
+            factory = registry.tasks.load(name)
+        except UserError as error:
+            data.complain((*path, "task"), str(error))
+            continue
+        for problem in settings_problems(factory, settings):
+            data.complain((*path, *_quoted(problem, settings)), f'task "{label}": {problem}')
 
 
-def _check_algorithm(data: SuiteData, suite: Suite, label: str, spec: AlgorithmSpec) -> None:
+def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any) -> None:
     from bakeoff.algos.base import Algorithm
+
+    for label, name, own in _entries(algorithms, "algorithm"):
+        path: KeyPath = ("algorithms", label)
+        try:
+            kind = registry.algorithms.load(name)
+        except UserError as error:
+            data.complain((*path, "algorithm"), str(error))
+            continue
+        if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
+            data.complain(path, f'algorithm "{name}" ({registry.algorithms.origin(name)}) is no subclass of Algorithm')
+            continue
+        _check_settings(data, path, kind, own, own)
+        # One value of the grid at a time: the whole grid can be large, and a setting is wrong by itself.
+        for key, choices in swept(own, sweep if isinstance(sweep, dict) else {}).items():
+            for choice in choices if isinstance(choices, list) else ():
+                _check_settings(data, path, kind, {**own, key: choice}, own)
+
+
+def _check_settings(
+    data: SuiteData, path: KeyPath, kind: type[Algorithm], settings: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
     from bakeoff.algos.build import parse_config
 
-    path: KeyPath = ("algorithms", label)
-    name = spec.algorithm or label
     try:
-        kind = registry.algorithms.load(name)
-    except UserError as error:
-        data.complain((*path, "algorithm"), str(error))
-        return
-    if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
-        data.complain(path, f'algorithm "{name}" ({registry.algorithms.origin(name)}) is not a subclass of Algorithm')
-        return
-    own = spec.__pydantic_extra__
-    for _, _, settings in suite.contestants(label, spec):
-        try:
-            parse_config(kind, settings)
-        except ConfigError as error:
-            for problem in error.problems:
-                at = _quoted(problem, settings)
-                place = ("sweep", *at) if at and at[0] not in own else (*path, *at)
-                data.complain(place, f'algorithm "{label}": {problem}')
+        parse_config(kind, settings)
+    except ConfigError as error:
+        for problem in error.problems:
+            at = _quoted(problem, settings)
+            place = ("sweep", *at) if at and at[0] not in own else (*path, *at)
+            data.complain(place, f'algorithm "{path[1]}": {problem}')
+
+
+def _entries(section: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Label, registered name and settings of every entry that has the right shape."""
+    for label, entry in section.items() if isinstance(section, dict) else ():
+        if isinstance(entry, dict):
+            settings = dict(entry)
+            name = settings.pop(key, None)
+            if name is None or isinstance(name, str):
+                yield label, name or label, settings
 
 
 def _quoted(problem: str, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def from_text(text: str, name: str) -> SuiteData:
         raise SuiteError(
             [f"{name}:{line}: not valid YAML: a character that is not allowed ({error.reason})"]
         ) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: escapes such as "\UFFFFFFFF" inside PyYAML
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: "\UFFFFFFFF" inside PyYAML
         raise SuiteError([f"{name}: not valid YAML: {' '.join(str(error).split())}"]) from error
     except (RecursionError, _TooLargeError) as error:
         detail = str(error) if isinstance(error, _TooLargeError) else "values are nested too deeply"
@@ -150,6 +150,9 @@ def _assign(data: SuiteData, keys_text: str, value: Any, origin: str) -> None:
             break
         if target.get(key) is None:
             target[key] = {}
+            data.origins[path] = origin
+        elif isinstance(target[key], list) and all(isinstance(name, str) for name in target[key]):
+            target[key] = {name: {} for name in target[key]}  # a list of names, each with its default settings
         target = target[key]
     for stale in [known for known in data.origins if known[: len(path)] == path]:
         del data.origins[stale]

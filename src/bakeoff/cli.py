@@ -137,11 +137,14 @@ def _run(options: argparse.Namespace) -> int:
     from bakeoff.benchmarks.run import run_suite
     from bakeoff.benchmarks.suite_checks import load_suite
 
-    signal.signal(signal.SIGTERM, _interrupt)  # a batch system's time limit: keep checkpoints, as for Ctrl-C
     suite = load_suite(options.suite, options.overrides, options.seeds)
-    outcome = run_suite(
-        suite, options.out, workers=options.workers, only=options.only, display=Display(quiet=options.quiet)
-    )
+    before = signal.signal(signal.SIGTERM, _interrupt)  # a batch system's time limit: keep checkpoints, as for Ctrl-C
+    try:
+        outcome = run_suite(
+            suite, options.out, workers=options.workers, only=options.only, display=Display(quiet=options.quiet)
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for path, error in outcome.failed.items():
         print(printable(f"failed: {path}: {error}"), file=sys.stderr)
     print(f"run folder: {options.out}")

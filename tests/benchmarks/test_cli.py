@@ -1,0 +1,248 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bakeoff.benchmarks import files, run_folder
+from bakeoff.benchmarks.runner import Workshop, run_cell
+from bakeoff.benchmarks.suite_checks import load_suite
+from bakeoff.cli import main
+from bakeoff.terminal import printable
+
+SUITE = """\
+name: small
+tasks: [exact]
+algorithms:
+  ppo: {batch_size: 16}
+  reference: {}
+seeds: 1
+budget: {reward_queries: 160}
+evaluate: {every: {reward_queries: 48}, completions: 16, samples: 2}
+checkpoint_every: 0
+"""
+
+
+def write(folder: Path, text: str = SUITE) -> Path:
+    path = folder / "suite.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_help_and_list_are_quick_and_import_nothing_heavy() -> None:
+    code = "\n".join([
+        "import sys, time, contextlib",
+        "start = time.perf_counter()",
+        "from bakeoff.cli import main",
+        "main(['list', 'suites'])",
+        "main(['list', 'algorithms', '--json'])",
+        "with contextlib.suppress(SystemExit): main(['--help'])",
+        "heavy = {'torch', 'pandas', 'transformers', 'numpy', 'gymnasium', 'matplotlib', 'rich', 'pydantic'}",
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)",
+    ])  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    # Processor time: other tests may share the cores.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    assert "quick" in done.stdout
+    assert "exit codes" in done.stdout
+
+
+def test_list(capsys: pytest.CaptureFixture[str], plugin: Path) -> None:
+    assert main(["list", "algorithms", "--json"]) == 0
+    rows = {row["name"]: row["origin"] for row in json.loads(capsys.readouterr().out)}
+    assert rows["player"] == "misbehaving 1.0 (misbehaving:Player)"
+    assert "ppo" in rows
+    for kind in ("tasks", "rewards", "suites"):
+        assert main(["list", kind]) == 0
+    assert "vader" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quik", "--out", "x"], 'no suite "quik"; did you mean "quick"?'),
+        (["run", "none.yaml", "--out", "x"], "none.yaml: cannot be read"),
+        (["run", "{suite}", "--out", "{folder}/suite.yaml"], "is a file; choose another --out"),
+        (["run", "{suite}", "--out", "{folder}"], "not empty (suite.yaml) and not a run folder; choose another --out"),
+        (["run", "{suite}", "--out", "/proc/nothing"], "/proc/nothing: cannot be written"),
+        (["run", "{suite}", "--out", "x", "--only", "pppo"], 'no label in this suite "pppo"; did you mean "ppo"?'),
+        (["run", "{suite}", "--out", "x", "--set", "budgett.x=1"], '--set budgett.x=1: unknown key "budgett"'),
+        (["report", "{folder}/none"], "no such folder"),
+        (["sample", "{folder}", "--prompt", "x"], "no cell; give a folder such as"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    suite = write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    filled = [argument.format(suite=suite, folder=tmp_path) for argument in arguments]
+    assert main(filled) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o500)
+    assert main(["run", str(write(tmp_path)), "--out", str(out)]) == 2
+    assert "cannot be written (Permission denied)" in capsys.readouterr().err
+
+
+def test_whose_folder_it_is(tmp_path: Path) -> None:
+    suite = load_suite(write(tmp_path))
+    out = tmp_path / "out"
+    manifest = run_folder.open_folder(out, suite, 1, "command")
+    assert run_folder.open_folder(out, suite, 2, "command") == manifest
+    more = run_folder.open_folder(out, load_suite(suite, seeds=3), 1, "command")
+    assert [entry["seed"] for entry in more["cells"]] == [0, 0, 1, 1, 2, 2]
+    assert more["suite"]["seeds"] == [0, 1, 2]
+    assert load_suite(more["suite"]) == load_suite(suite, seeds=3)
+    with pytest.raises(run_folder.RunFolderError, match=r'belongs to another suite \("small"; budget differ\)'):
+        run_folder.open_folder(out, load_suite(suite, ["budget.reward_queries=5"]), 1, "command")
+    with run_folder.locked(out), pytest.raises(run_folder.RunFolderError, match="another bakeoff run"):  # noqa: SIM117
+        with run_folder.locked(out):
+            pass
+    files.write_json(out / "manifest.json", {**manifest, "schema": 99})
+    with pytest.raises(run_folder.RunFolderError, match="schema is 99"):
+        run_folder.open_folder(out, suite, 1, "command")
+    (out / "manifest.json").write_text("{")
+    with pytest.raises(run_folder.RunFolderError, match="damaged"):
+        run_folder.open_folder(out, suite, 1, "command")
+    versions = manifest["versions"]
+    assert {"torch", "transformers", "bakeoff"} <= set(versions)
+
+
+def test_cells_fail_alone(plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = write(tmp_path, """\
+name: mixed
+tasks: [exact]
+algorithms: {fails: {}, dies: {}, exits: {}, player: {}}
+seeds: 1
+budget: {reward_queries: 192}
+evaluate: {every: {reward_queries: 100}, completions: 8, samples: 1}
+""")  # fmt: skip
+    out = tmp_path / "out"
+    assert main(["run", str(suite), "--out", str(out)]) == 1
+    output = capsys.readouterr()
+    assert (out / "report" / "index.html").is_file()
+    assert output.out == f"run folder: {out}\nreport:     {out / 'report' / 'index.html'}\n"
+    assert "Traceback" not in output.err
+    cells = out / "cells" / "exact"
+    status = {path.name: files.read_json(path / "seed-0" / "status.json") for path in cells.iterdir()}
+    assert {name: (entry["status"], entry["error"]) for name, entry in status.items()} == {
+        "fails": ("failed", "ZeroDivisionError: the second update"),
+        "dies": ("failed", "its worker process died (exit code 7)"),
+        "exits": ("failed", "SystemExit: bye"),
+        "player": ("done", None),
+    }
+    assert 'raise ZeroDivisionError("the second' in status["fails"]["traceback"]
+    for name in ("fails", "dies", "exits"):
+        assert f"failed: cells/exact/{name}/seed-0: {status[name]['error']}\n" in output.err
+    rows = list(files.read_rows(cells / "fails" / "seed-0" / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == [0, 1]  # what was measured before stays
+    assert main(["run", str(suite), "--out", str(out), "--only", "player", "--no-report"]) == 0
+    assert "report:" not in capsys.readouterr().out
+    assert files.read_json(cells / "player" / "seed-0" / "status.json") == status["player"]
+
+
+def test_a_task_that_cannot_be_built_is_bad_input(
+    plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = write(tmp_path, SUITE.replace("[exact]", "[broken]"))
+    assert main(["run", str(suite), "--out", str(tmp_path / "out"), "--quiet", "--workers", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error == "bakeoff: task broken: prompt file x.txt is empty; write one prompt a line\n"
+    assert not (tmp_path / "out" / "cells").exists()
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [{**row, "seconds": None} for row in files.read_rows(folder / "metrics.jsonl")]
+
+
+def interrupted(tmp_path: Path, number: int, to_group: bool) -> tuple[int, str]:
+    """Start a run, send it a signal in the middle; exit code and standard error."""
+    command = [sys.executable, "-m", "bakeoff", "run", "suite.yaml", "--out", "out", "--only", "ppo", "--no-report"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=to_group)
+    metrics = tmp_path / "out" / "cells" / "exact" / "ppo" / "seed-0" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while (not metrics.exists() or metrics.read_text().count("\n") < 5) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    return process.wait(timeout=120), process.communicate()[1]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_interrupted_and_gone_on_with(number: int, workshop: Workshop, tmp_path: Path) -> None:
+    path = write(tmp_path)
+    code, error = interrupted(tmp_path, number, to_group=True)
+    cell_folder = tmp_path / "out" / "cells" / "exact" / "ppo" / "seed-0"
+    if number == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 130
+        assert error.splitlines()[-1] == "bakeoff: interrupted; the same command goes on from here"
+        assert files.read_json(cell_folder / "status.json")["status"] == "pending"
+    assert 5 <= len(rows(cell_folder)) < 15  # 10 updates and 5 evaluations
+    assert main(["run", str(path), "--out", str(tmp_path / "out"), "--only", "ppo", "--no-report", "--quiet"]) == 0
+    (this,) = [cell for cell in load_suite(path).cells() if cell.label == "ppo"]
+    run_cell(this, tmp_path / "whole", workshop)
+    assert rows(cell_folder) == rows(tmp_path / "whole")
+    assert files.read_json(cell_folder / "status.json")["attempts"] == 2
+    assert not (cell_folder / "checkpoint").exists()
+
+
+def test_sample(workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (this,) = [cell for cell in load_suite(write(tmp_path)).cells() if cell.label == "reference"]
+    folder = tmp_path / "run" / this.path
+    run_cell(this, folder, workshop)
+    outputs = []
+    for arguments in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"]):
+        assert main(["sample", str(folder), "--prompt", "a b", "-n", "5", "--max-new-tokens", "5", *arguments]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != outputs[2]
+    assert len(outputs[0].splitlines()) == 5
+    assert all(line.startswith("a b") for line in outputs[0].splitlines())
+    assert main(["sample", str(folder), "--prompt", "a b", "--temperature", "0"]) == 2
+    assert "--temperature must be above 0" in capsys.readouterr().err
+
+
+def test_a_model_cannot_steer_the_terminal() -> None:
+    assert printable("\x1b[31mred\x1b[0m\r\x07 \u202eflip\ud800 ok\tü\n") == "�[31mred�[0m�� �flip� ok\tü\n"
+
+
+def test_api(tmp_path: Path) -> None:
+    import bakeoff
+
+    values = {
+        "name": "api",
+        "tasks": ["exact"],
+        "algorithms": {"reference": {}},
+        "seeds": 2,
+        "budget": {"reward_queries": 64},
+    }
+    overrides = {"evaluate.completions": 8}
+    results = bakeoff.run(values, tmp_path / "out", progress=False, workers=1, overrides=overrides)
+    assert set(results.frame["seed"]) == {0, 1}
+    manifest = files.read_json(tmp_path / "out" / "manifest.json")
+    assert manifest["suite"]["evaluate"]["completions"] == 8
+    assert manifest["command"].startswith("bakeoff.run('api', out=")
+    assert len(bakeoff.load(tmp_path / "out").frame) == len(results.frame)

@@ -1,0 +1,109 @@
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from bakeoff.algos.build import build
+from bakeoff.benchmarks import evaluation, text_metrics
+from bakeoff.benchmarks.evaluation import Evaluator, evaluation_rows
+from bakeoff.benchmarks.runner import Workshop
+from bakeoff.envs.meter import Budget
+
+
+def test_distinct_and_repetition_by_hand() -> None:
+    texts = ["a b a b", "a c"]
+    assert text_metrics.distinct(texts, 1) == 3 / 6  # a b c of a b a b a c
+    assert text_metrics.distinct(texts, 2) == 3 / 4  # ab ba ac of ab ba ab ac
+    assert text_metrics.repetition(texts) == pytest.approx((1 / 3 + 0) / 2)  # ab comes twice among three pairs
+    assert text_metrics.repetition(["one", ""]) == text_metrics.distinct(["", " "], 1) == 0
+    assert text_metrics.repetition(["best this best this best"]) == pytest.approx(1 - 2 / 4)
+
+
+def test_prompts_are_taken_in_turn_or_spread() -> None:
+    assert evaluation_rows(3, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert evaluation_rows(10, 4).tolist() == [0, 2, 5, 7]
+
+
+@pytest.fixture(scope="module")
+def task(workshop: Workshop):
+    return workshop.task("exact", {})
+
+
+def test_the_untrained_policy_is_the_reference(task) -> None:
+    algorithm = build("ppo", {}, task, Budget(reward_queries=1000), 0)
+    found = Evaluator(task, 32, 5, 1, 2).evaluate(algorithm.contestant())
+    assert found.metrics["kl"] == found.metrics["kl_se"] == 0
+    assert found.metrics["exact_kl"] == pytest.approx(0, abs=1e-6)
+    assert found.metrics["normalized_score"] == pytest.approx(0, abs=1e-6)
+    assert found.metrics["objective"] == found.metrics["proxy"]
+    assert set(found.metrics) == {
+        "proxy", "kl", "kl_se", "objective", "win_rate", "entropy", "length", "distinct_1", "distinct_2", "repetition",
+        "reference_nll", "exact_reward", "exact_kl", "exact_objective", "normalized_score",
+    }  # fmt: skip
+    assert [sample["prompt_index"] for sample in found.samples] == [0, 1, 2, 3, 0]
+    assert found.samples[0].keys() == {
+        "prompt", "prompt_index", "completion", "proxy", "gold", "kl", "length", "win", "reference_completion",
+    }  # fmt: skip
+
+
+def test_same_prompts_and_uniforms_at_every_evaluation(task) -> None:
+    contestant = build("reference", {}, task, Budget(reward_queries=10), 0).contestant()
+    evaluator = Evaluator(task, 32, 32, 1, 2)
+    again = Evaluator(task, 32, 32, 1, 2).evaluate(contestant)
+    assert evaluator.evaluate(contestant) == evaluator.evaluate(contestant) == again
+    other = Evaluator(task, 32, 32, 3, 2).evaluate(contestant)
+    texts = [[sample["completion"] for sample in found.samples] for found in (evaluator.evaluate(contestant), other)]
+    assert texts[0] != texts[1]
+
+
+class Fixed:
+    """Answers with completions that were sampled before, and claims a KL of 1, 2, 3, ..."""
+
+    def __init__(self, answer) -> None:
+        self._answer = answer
+
+    def answer(self, envs, generator):
+        return self._answer
+
+    def sequence_kl(self, completions):
+        return torch.arange(1.0, len(completions) + 1)
+
+    def statistics(self, completions) -> Mapping[str, torch.Tensor]:
+        return {"entropy": torch.full((len(completions),), 0.5)}
+
+    def sequence_logprobs(self, enumeration):
+        return enumeration.reference_logprobs_QN
+
+
+def test_metrics_by_hand(task) -> None:
+    judged = dataclasses.replace(task, enumeration=None, gold=lambda completions, prompt_index: prompt_index)
+    evaluator = Evaluator(judged, 8, 8, 1, 2)
+    reference = evaluator._reference_completions()
+    found = evaluator.evaluate(Fixed(reference.completions))
+    assert found.metrics["kl"] == 4.5
+    assert found.metrics["kl_se"] == pytest.approx(math.sqrt(6) / math.sqrt(8))  # the variance of 1..8 is 6
+    assert found.metrics["objective"] == pytest.approx(found.metrics["proxy"] - task.kl_coef * 4.5)
+    assert found.metrics["gold"] == 1.5  # prompts 0 1 2 3, twice
+    assert found.metrics["win_rate"] == 0.5  # all ties, by the gold judge
+    assert found.metrics["entropy"] == 0.5
+    better = Evaluator(dataclasses.replace(task, enumeration=None), 8, 8, 1, 2)
+    best = task.enumeration.rewards_QN.argmax(1)
+    rows = torch.arange(8) % 4
+    assert better.evaluate(Fixed(task.enumeration.completions(rows, best[rows]))).metrics["win_rate"] == 1.0
+
+
+def test_evaluation_leaves_meter_and_generators_alone(task) -> None:
+    algorithm = build("best_of_n", {"n": 4}, task, Budget(reward_queries=1000), 0)
+    algorithm.update()
+    before = algorithm.meter_state = algorithm.envs.meter.snapshot(), algorithm.rng.get_state().clone()
+    torch.manual_seed(5)
+    random_before = evaluation.global_randomness()
+    with algorithm.envs.meter.pause():
+        Evaluator(task, 16, 2, 1, 2).evaluate(algorithm.contestant())
+    assert algorithm.envs.meter.snapshot() == before[0]
+    assert torch.equal(algorithm.rng.get_state(), before[1])
+    assert torch.equal(evaluation.global_randomness()["torch"], random_before["torch"])
+    assert np.array_equal(evaluation.global_randomness()["numpy"][1], random_before["numpy"][1])

@@ -1,0 +1,192 @@
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bakeoff.benchmarks import files
+from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.runner import Progress, Stopped, Workshop, run_cell
+from bakeoff.benchmarks.store import Status
+from bakeoff.errors import BakeoffError
+
+
+def cell(algorithm: str = "ppo", budget: int = 160, **settings: Any) -> Cell:
+    every = {"reward_queries": 48}
+    return Cell(
+        task="exact",
+        task_name="exact",
+        task_settings={},
+        label="label",
+        algorithm=algorithm,
+        settings={"batch_size": 16, **settings},
+        seed=3,
+        budget={"reward_queries": budget},
+        evaluate={"every": every, "completions": 16, "samples": 2},
+    )
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Everything a cell leaves, but for the clock."""
+    rows = [{**row, "seconds": None} for row in files.read_rows(folder / "metrics.jsonl")]
+    lines = (folder / "metrics.jsonl").read_bytes().count(b"\n")
+    assert lines == len(rows)
+    return {
+        "metrics": rows,
+        "samples": (folder / "samples.jsonl").read_bytes(),
+        "config": files.read_json(folder / "config.json"),
+        "model": (folder / "model" / "model.safetensors").read_bytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("whole")
+    run_cell(cell(), folder, workshop)
+    return content(folder)
+
+
+def test_rows(uninterrupted: dict[str, Any]) -> None:
+    rows = uninterrupted["metrics"]
+    # 10 updates of 16 queries; evaluations at 0, past 48, 96, 144, and at the end
+    evaluations = [(row["step"], row["reward_queries"]) for row in rows if row["phase"] == "eval"]
+    assert evaluations == [(0, 0), (3, 48), (6, 96), (9, 144), (10, 160)]
+    assert [row["step"] for row in rows if row["phase"] == "train"] == list(range(1, 11))
+    meters = ["generated_tokens", "reward_queries", "trained_tokens", "seconds"]
+    assert list(rows[0]) == ["step", "phase", *meters, "metrics"]
+    samples = [json.loads(line) for line in uninterrupted["samples"].splitlines()]
+    assert [sample["step"] for sample in samples] == [0, 0, 3, 3, 6, 6, 9, 9, 10, 10]
+    config = uninterrupted["config"]
+    assert config["settings"]["batch_size"] == 16
+    assert config["settings"]["epochs"] == 4
+    assert config["data_source"] == "online"
+    assert config["notes"] == []
+
+
+def test_same_seed_same_numbers(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
+    run_cell(cell(), tmp_path, Workshop(), checkpoint_every=0)
+    assert content(tmp_path) == uninterrupted
+
+
+def test_stopping_and_going_on_at_every_update(
+    uninterrupted: dict[str, Any], workshop: Workshop, tmp_path: Path
+) -> None:
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            run_cell(cell(), tmp_path, workshop, checkpoint_every=1000, should_stop=lambda: True)
+            break
+        except Stopped:
+            assert len(list((tmp_path / "checkpoint").iterdir())) <= 2
+    assert attempts == 11
+    assert content(tmp_path) == uninterrupted
+
+
+def kill_and_go_on(folder: Path, workshop: Workshop, rng: random.Random, this: Cell, longest: float) -> int:
+    """Run a cell in forked processes, each killed at a random moment, until one gets through; how many were killed."""
+    kills = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            try:
+                run_cell(this, folder, workshop, checkpoint_every=0)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        # Ever longer, since a kill before the first checkpoint throws all away.
+        time.sleep(rng.uniform(0, longest * (1 + kills / 4)))
+        if os.waitpid(child, os.WNOHANG) == (0, 0):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            kills += 1
+        else:
+            return kills
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_moments(
+    seed: int, uninterrupted: dict[str, Any], workshop: Workshop, tmp_path: Path
+) -> None:
+    workshop.evaluator(cell())
+    kills = kill_and_go_on(tmp_path, workshop, random.Random(seed), cell(), 0.5)
+    run_cell(cell(), tmp_path, workshop)
+    assert kills > 0
+    assert content(tmp_path) == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "best_of_n", "reference"])
+def test_killed_often(algorithm: str, workshop: Workshop, tmp_path: Path) -> None:
+    this = cell(algorithm, 320)
+    run_cell(this, tmp_path / "whole", workshop)
+    kills = 0
+    for attempt in range(20):
+        folder = tmp_path / str(attempt)
+        kills += kill_and_go_on(folder, workshop, random.Random(attempt), this, 1.0 if algorithm == "ppo" else 0.2)
+        run_cell(this, folder, workshop)
+        assert content(folder) == content(tmp_path / "whole")
+    assert kills >= 20
+
+
+def test_every_algorithm_resumes_exactly(workshop: Workshop, tmp_path: Path) -> None:
+    from bakeoff import registry
+
+    for name in registry.algorithms.names():
+        this = cell(name, 48)
+        run_cell(this, tmp_path / name / "whole", workshop)
+        folder, stops = tmp_path / name / "stopped", 0
+        while True:
+            try:
+                run_cell(this, folder, workshop, should_stop=lambda: True)
+                break
+            except Stopped:
+                stops += 1
+        assert content(folder) == content(tmp_path / name / "whole"), name
+
+
+def test_a_finished_contestant_is_evaluated_once(workshop: Workshop, tmp_path: Path) -> None:
+    run_cell(cell("reference"), tmp_path, workshop)
+    assert [(row["step"], row["phase"]) for row in files.read_rows(tmp_path / "metrics.jsonl")] == [(0, "eval")]
+
+
+def test_a_contestant_that_is_more_than_its_model_says_so(workshop: Workshop, tmp_path: Path) -> None:
+    run_cell(cell("best_of_n", n=4), tmp_path, workshop)
+    assert files.read_json(tmp_path / "config.json")["notes"] == ["answers with more than the model it saves"]
+    last = list(files.read_rows(tmp_path / "metrics.jsonl"))[-1]
+    assert last["reward_queries"] == 16  # evaluation's own queries are not in it
+    assert last["metrics"]["queries_per_answer"] == 4
+
+
+def test_progress_is_told(workshop: Workshop, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    run_cell(cell(budget=64), tmp_path, workshop, report=told.append)
+    assert [progress.share for progress in told] == [0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert "normalized_score" in told[-1].metrics
+
+
+def test_an_idle_algorithm_is_stopped(
+    plugin: Path, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bakeoff.benchmarks.runner._IDLE_UPDATES", 50)
+    with pytest.raises(BakeoffError, match="50 updates in a row spent nothing of reward_queries"):
+        run_cell(cell("idle"), tmp_path, workshop)
+    row = list(files.read_rows(tmp_path / "metrics.jsonl"))[-1]
+    assert row["metrics"] == {"x": None}  # JSON has no NaN
+
+
+def test_a_budget_of_seconds_ends(workshop: Workshop, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    run_cell(replace(cell("ppo"), budget={"seconds": 0.3}), tmp_path, workshop)
+    last = list(files.read_rows(tmp_path / "metrics.jsonl"))[-1]
+    assert last["phase"] == "eval"
+    assert last["seconds"] >= 0.3
+
+
+def test_status_defaults_to_pending(tmp_path: Path) -> None:
+    assert Status.read(tmp_path).status == "pending"
