@@ -105,7 +105,7 @@ def check_groups(algorithm: str, batch_size: int, setting: str, group_size: int)
 def minibatch_rows(count: int, epochs: int, minibatches: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Row numbers of each minibatch: every row once an epoch, in an order drawn anew for each."""
     for _ in range(epochs):
-        yield from torch.randperm(count, generator=generator).tensor_split(minibatches)
+        yield from torch.randperm(count, generator=generator).tensor_split(min(minibatches, count))
 
 
 def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -136,6 +136,11 @@ def test_every_row_is_used_once_an_epoch() -> None:
     assert not torch.equal(torch.cat(batches[:3]), torch.cat(batches[3:]))
 
 
+def test_more_minibatches_than_rows_are_one_row_each() -> None:
+    batches = list(minibatch_rows(2, 1, 5, torch.Generator().manual_seed(0)))
+    assert [len(rows) for rows in batches] == [1, 1]
+
+
 def test_metrics_are_averaged_over_steps() -> None:
     assert mean_metrics([{"a": 1.0, "b": 0.0}, {"a": 3.0, "b": 1.0}]) == {"a": 2.0, "b": 0.5}
 
@@ -209,6 +214,20 @@ def test_grpo_learns_under_every_length_normalisation(by: str, exact: Task) -> N
     rewards = [algorithm.update()["reward"] for _ in range(10)]
     # Rewards have deviation 1, so a mean of 64 has one of 1/8: a rise of 1 is beyond chance.
     assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("rloo", {"kl_placement": "k3_loss"}),
+        *(("grpo", {"length_normalisation": by}) for by in ("completion", "batch")),
+    ],
+)
+def test_micro_batches_change_nothing(name: str, settings: dict[str, str], exact: Task) -> None:
+    """Gradients are gathered in parts of 5 of 32 rows, unequal in tokens and in rows: the step is that of the whole."""
+    whole, parts = (make(name, exact, micro_batch_size=size, **settings).update() for size in (None, 5))
+    for figure in ("policy_loss", "grad_norm"):  # means over eight steps: one step astray would show in the next
+        assert parts[figure] == pytest.approx(whole[figure], rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", GROUPED)
