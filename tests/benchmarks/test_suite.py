@@ -243,3 +243,16 @@ def test_no_mutation_gives_a_traceback() -> None:
         assert all(".." not in cell.path.split("/") and cell.path.count("/") == 3 for cell in cells)
         survived += bool(cells)
     assert 10 < survived < 240
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_documentation_is_true() -> None:
+    text = (DOCS / "suites.md").read_text(encoding="utf-8")
+    block = text.partition("```yaml\n")[2].partition("```")[0]
+    suite = load(block)
+    assert len(suite.cells()) == 3 * 3 * 8  # as the page says
+    assert {cell.budget["reward_queries"] for cell in suite.cells()} == {12800, 3840}
+    for key in Suite.model_fields:
+        assert f"| `{key}` |" in text
