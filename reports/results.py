@@ -132,8 +132,9 @@ class Results:
 
     @cached_property
     def not_learning(self) -> frozenset[str]:
-        """Contestants that do not train, such as best of n: their data source is ``none``."""
-        return frozenset(entry.label for entry in self.entries if entry.cell.config.get("data_source") == "none")
+        """Contestants that never trained a token, such as best of n."""
+        trained = self.final.groupby("label", observed=True)["trained_tokens"].max()
+        return frozenset(str(label) for label, tokens in trained.items() if tokens == 0)
 
     @cached_property
     def untrained(self) -> frozenset[str]:

@@ -26,8 +26,8 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
         return False
     axes.set_axis_off()
     for column, metric in enumerate(shown):
-        left, width = column / len(shown), 1 / len(shown)
-        panel = axes.inset_axes((left + 0.05 * (column > 0), 0.08, width - 0.05, 0.82))
+        width = (1 - 0.12 * (len(shown) - 1)) / len(shown)
+        panel = axes.inset_axes((column * (width + 0.12), 0.08, width, 0.82))
         named = []
         for label in results.labels(task):
             mine = rows[rows["label"] == label].dropna(subset=[kl, metric])

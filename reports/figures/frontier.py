@@ -15,7 +15,7 @@ from bakeoff.reports.comparisons import best_of_n_kl_bound, expected_maximum, pa
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.labels import label_points
 from bakeoff.reports.figures.style import BASELINE, INK, Look, family
-from bakeoff.reports.leaderboard import generator
+from bakeoff.reports.leaderboard import best_column, generator
 from bakeoff.reports.statistics import stratified_bootstrap_interval
 
 if TYPE_CHECKING:
@@ -76,8 +76,9 @@ def draw_frontier(axes: Axes, results: Results, task: str, look: Look) -> bool:
         if on_front:
             axes.scatter([x], [y], s=150, facecolors="none", edgecolors=INK, lw=1.0)
     reach = max(float(rows[kl].max()), 0.5) * 1.12
-    _draw_optimum(axes, results, task, reach)
-    _draw_best_of_n(axes, results, task, reach)
+    optimum = _optimum(results, task)
+    _draw_optimum(axes, optimum, reach)
+    _draw_best_of_n(axes, best_of_n_curve(results.end_samples, results.first, task), optimum, reach)
     axes.set_xlim(-0.03 * reach, reach)
     axes.set_xlabel(kl_title)
     axes.set_title(f"{reward_title}, by KL to the reference", loc="left")
@@ -103,35 +104,40 @@ def _sweeps(axes: Axes, named: list[tuple[str, float, float, str]]) -> list[tupl
     return labels
 
 
-def _draw_optimum(axes: Axes, results: Results, task: str, reach: float) -> None:
+def _optimum(results: Results, task: str) -> NDArray[np.float64] | None:
+    """The exact optimal frontier as (K, 2) of KL and reward in KL order, where the store has it."""
     stored = results.tasks.get(task, {}).get("frontier")
     points = [
         (float(point["kl"]), float(point["reward"]))
         for point in (stored if isinstance(stored, list) else [])
         if isinstance(point, dict) and _is_number(point.get("kl")) and _is_number(point.get("reward"))
     ]
-    if len(points) < 2:
+    return np.array(sorted(points)) if len(points) > 1 else None
+
+
+def _draw_optimum(axes: Axes, optimum: NDArray[np.float64] | None, reach: float) -> None:
+    if optimum is None:
         return
-    x, y = np.array(sorted(points)).T
+    x, y = optimum.T
     shown = x <= reach
     if shown.any() and not shown.all():
         x, y = np.append(x[shown], reach), np.append(y[shown], np.interp(reach, x, y))
     axes.plot(x, y, color=INK, lw=1.4, zorder=1, label="best possible at that KL (exact)")
 
 
-def _draw_best_of_n(axes: Axes, results: Results, task: str, reach: float) -> None:
-    curve = best_of_n_curve(results.end_samples, results.first, task)
+def _draw_best_of_n(axes: Axes, curve: BestOfN | None, optimum: NDArray[np.float64] | None, reach: float) -> None:
     if curve is None:
         return
+    reward = curve.reward
+    if optimum is not None:  # an estimate may err above what no policy can do
+        reward = np.minimum(reward, np.interp(curve.kl, *optimum.T))
     kept = curve.kl <= reach
     name = f"best of n, estimated from {curve.samples} reference samples"
-    axes.plot(curve.kl[kept], curve.reward[kept], color=BASELINE, lw=1.3, ls=(0, (2, 1.6)), zorder=1, label=name)
-    for n, x, y in zip(curve.n, curve.kl, curve.reward, strict=True):
+    axes.plot(curve.kl[kept], reward[kept], color=BASELINE, lw=1.3, ls=(0, (2, 1.6)), zorder=1, label=name)
+    for n, x, y in zip(curve.n, curve.kl, reward, strict=True):
         if x <= reach and n in (4, 16, 64):
             axes.scatter([x], [y], s=9, color=BASELINE, zorder=1)
-            axes.annotate(
-                f"n={n}", (x, y), (0, -10), textcoords="offset points", fontsize=7.5, color=BASELINE, ha="center"
-            )
+            axes.annotate(f"n={n}", (x, y), (6, -9), textcoords="offset points", fontsize=7.5, color=BASELINE)
 
 
 def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewest: int = 12) -> BestOfN | None:
@@ -141,7 +147,8 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
     has 2 to 7, scores are taken as a prompt's level plus scatter that is alike for all prompts: the pooled scatter, scaled
     by sqrt(m / (m - 1)) for the level that was estimated with it, gives n up to a quarter of the samples. ``None`` where
     samples are fewer than ``fewest`` or one a prompt (the best of several prompts is not the best of n answers), or where
-    the first policy was not the reference (its KL is above zero).
+    the first policy was not the reference (its KL is above zero). n = 1 is set to the reference's mean over the whole first
+    evaluation.
     """
     start = first[first["task"] == task]
     if "kl" not in start or start.empty:
@@ -165,6 +172,9 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
         reward = np.mean([s.mean() for s in scores]) + expected_maximum(scatter, n.tolist())
     else:
         reward = np.mean([expected_maximum(s, n.tolist()) for s in scores], axis=0)
+    level = best_column(at_reference, "proxy")
+    if level in at_reference:  # a few prompts' samples carry the scatter; the whole evaluation knows the level
+        reward = reward - reward[0] + float(at_reference[level].mean())
     return BestOfN(best_of_n_kl_bound(n), reward, n, total, pooled)
 
 

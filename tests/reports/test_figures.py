@@ -69,6 +69,12 @@ def test_best_of_n_does_not_choose_among_prompts():
     assert curve.reward[1] == pytest.approx(36 + np.sqrt(2) * (1 - 2 * 56 / 240))
 
 
+def test_best_of_n_starts_at_the_mean_of_the_whole_evaluation():
+    samples, first = _frames({"p": [0.0, 1, 2, 3, 4, 5, 6, 7], "q": [10.0] * 8})
+    curve = best_of_n_curve(samples, first.assign(proxy=1.0), "t")
+    np.testing.assert_allclose(curve.reward[:2], [1.0, 1.0 + (2 * 9 / 3 - 1 - 3.5) / 2])
+
+
 def test_no_best_of_n_without_reference_samples():
     samples, first = _frames({"p": [0.0] * 20}, kl=1.0)
     assert best_of_n_curve(samples, first, "t") is None  # the first policy was not the reference
