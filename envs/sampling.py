@@ -3,6 +3,9 @@
 Inverse-CDF sampling needs one random number a row where ``multinomial`` needs one a vocabulary entry. All of them are
 drawn before the first token, row by row, so what a row samples depends on its own uniforms alone: not on the batch it
 stands in, its padding, or when its neighbours end.
+
+A pass over B x V numbers costs as much as a small model's forward pass, so a token costs two and no more: one softmax, and
+one sum over blocks of the vocabulary. The block that holds the row's uniform is found first, then the token inside it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,11 @@ import torch
 from torch import Tensor
 
 from bakeoff.envs.completions import Completions, PromptBatch
+from bakeoff.envs.vocabulary import rows_in_a_chunk
 from bakeoff.errors import UserError
+
+BLOCK = 128
+"""Tokens in a block of the vocabulary."""
 
 if TYPE_CHECKING:
     from bakeoff.envs.language_model import LanguageModel
@@ -42,9 +49,11 @@ def sample(
         top_p: keep the smallest set of likeliest tokens with at least this mass.
 
     Returns:
-        Completions whose ``logprobs_BT`` are those of the distribution sampled from (after temperature and filters).
+        Completions whose ``logprobs_BT`` are the model's; None where temperature or a filter changed the distribution, since
+        a probability ratio to what was sampled from would lie.
     """
     check_sampling(temperature, top_k, top_p)
+    true_distribution = temperature == 1 and top_k == 0 and top_p == 1
     rows = len(prompts)
     uniforms_BT = torch.rand(rows, max_new_tokens, generator=generator).to(model.device)
     tokens_BT = torch.full((rows, max_new_tokens), model.pad_id, device=model.device)
@@ -58,31 +67,76 @@ def sample(
     alive_B = torch.ones(rows, dtype=torch.bool, device=model.device)
     hidden_BD, cache = model.prefill(prompts.tokens_BP.to(model.device), prompt_mask_BP)
     position_B = seen_BS[:, :length].sum(1)
+    chances_NV = torch.empty(min(rows, rows_in_a_chunk(model.vocab_size)), model.vocab_size, device=model.device)
     for t in range(max_new_tokens):
-        logprobs_BV = filter_logits(model.head(hidden_BD), temperature, top_k, top_p).log_softmax(1)
-        token_B = inverse_cdf(logprobs_BV, uniforms_BT[:, t])
-        tokens_BT[alive_B, t] = token_B[alive_B]
+        token_B, chance_B = choose(model, hidden_BD, uniforms_BT[:, t], temperature, top_k, top_p, chances_NV)
+        tokens_BT[:, t] = torch.where(alive_B, token_B, model.pad_id)
         mask_BT[:, t] = alive_B
-        logprobs_BT[:, t] = logprobs_BV.gather(1, token_B[:, None])[:, 0] * alive_B
+        logprobs_BT[:, t] = torch.where(alive_B, chance_B.log(), 0.0)
         alive_B = alive_B & ~torch.isin(token_B, eos)
         if t + 1 == max_new_tokens or not bool(alive_B.any()):
             break
         hidden_BD = model.decode_step(token_B, seen_BS[:, : length + t + 1], position_B + t, cache)
-    return Completions(_to(prompts, model.device), tokens_BT, mask_BT, logprobs_BT)
+    logprobs = logprobs_BT if true_distribution else None
+    return Completions(_to(prompts, model.device), tokens_BT, mask_BT, logprobs)
 
 
-def inverse_cdf(logprobs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+def choose(
+    model: LanguageModel,
+    hidden_BD: Tensor,
+    uniforms_B: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    chances_NV: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The next token of each row and its probability, each (B,), as many rows at a time as the table ``chances_NV`` has.
+
+    The table is the caller's, for use in every step: asking the system for memory of this size costs more than the softmax.
+    """
+    tokens, chances = [], []
+    size = len(chances_NV)
+    for hidden, uniforms in zip(torch.split(hidden_BD, size), torch.split(uniforms_B, size), strict=True):
+        logits = filter_logits(model.head(hidden), temperature, top_k, top_p)
+        probabilities = torch.softmax(logits, 1, out=chances_NV[: len(hidden)])
+        token = inverse_cdf(probabilities, uniforms)
+        tokens.append(token)
+        chances.append(probabilities.gather(1, token[:, None])[:, 0])
+    return torch.cat(tokens), torch.cat(chances)
+
+
+def inverse_cdf(probabilities_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """The token whose slice of the cumulative distribution holds the row's uniform number, shape (B,).
 
     A token of probability 0 has an empty slice and is never chosen.
+
+    Args:
+        probabilities_BV: not negative; they need not add up to 1 exactly.
+        uniforms_B: from 0, below 1.
     """
-    cdf_BV = logprobs_BV.exp().cumsum(1)
+    vocabulary = probabilities_BV.shape[1]
+    whole = vocabulary // BLOCK * BLOCK
+    in_blocks = torch.unflatten(probabilities_BV[:, :whole], 1, (-1, BLOCK))
+    sums = [in_blocks.sum(2), probabilities_BV[:, whole:].sum(1, True)]
+    block_cdf = torch.cat(sums, 1).double().cumsum(1)
     # The last entry is 1 up to rounding: scaling by it keeps every uniform below 1 inside the table.
-    wanted_B1 = (uniforms_B * cdf_BV[:, -1])[:, None]
-    chosen_B = torch.searchsorted(cdf_BV, wanted_B1, right=True)[:, 0]
-    # Scaling may round up to the last entry itself; then the last token with any mass is meant.
-    last_B = torch.searchsorted(cdf_BV, cdf_BV[:, -1:].contiguous(), right=False)[:, 0]
-    return torch.minimum(chosen_B, last_B)
+    wanted_B1 = uniforms_B.double()[:, None] * block_cdf[:, -1:]
+    block_B1 = _slice_of(block_cdf, wanted_B1)
+    before_B1 = torch.nn.functional.pad(block_cdf, (1, 0)).gather(1, block_B1)
+    inside = block_B1 * BLOCK + torch.arange(BLOCK, device=block_B1.device)
+    members = probabilities_BV.gather(1, inside.clamp_max(vocabulary - 1)) * (inside < vocabulary)
+    member_B1 = _slice_of(members.double().cumsum(1), wanted_B1 - before_B1)
+    return (block_B1 * BLOCK + member_B1)[:, 0]
+
+
+def _slice_of(cdf_BN: Tensor, wanted_B1: Tensor) -> Tensor:
+    """Where the row's wanted number falls in its cumulative sums, shape (B, 1).
+
+    Rounding may have put it at the last sum or beyond; then the last entry with any mass is meant.
+    """
+    chosen_B1 = torch.searchsorted(cdf_BN, wanted_B1.contiguous(), right=True)
+    last_B1 = torch.searchsorted(cdf_BN, cdf_BN[:, -1:].contiguous(), right=False)
+    return torch.minimum(chosen_B1, last_B1)
 
 
 def filter_logits(logits_BV: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:

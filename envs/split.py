@@ -111,7 +111,11 @@ def find_blocks(trunk: Any, name: str) -> tuple[str, Sequence[nn.Module]]:
         ModelError: none, or several candidates.
     """
     depth = int(getattr(trunk.config, "num_hidden_layers", -1))
-    found = [(key, child) for key, child in trunk.named_children() if isinstance(child, nn.ModuleList) and len(child) == depth]
+    found = [
+        (key, child)
+        for key, child in trunk.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == depth
+    ]
     if len(found) != 1:
         raise ModelError(
             f'the blocks of "{name}" ({type(trunk).__name__}) are not one list of {depth}; use trainable: lora or full'

@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from bakeoff.envs.language_model import LOWEST_LOGIT
 from bakeoff.envs.sampling import check_sampling, filter_logits, inverse_cdf
 from bakeoff.errors import UserError
 
 
 def chosen(probabilities: list[float], uniforms: list[float]) -> list[int]:
-    logprobs = torch.tensor([probabilities]).log().clamp_min(LOWEST_LOGIT).expand(len(uniforms), -1)
-    return inverse_cdf(logprobs, torch.tensor(uniforms)).tolist()
+    table = torch.tensor([probabilities]).expand(len(uniforms), -1)
+    return inverse_cdf(table, torch.tensor(uniforms)).tolist()
 
 
 def test_each_token_owns_its_slice_of_the_unit_interval() -> None:
@@ -38,7 +37,8 @@ def test_top_k_keeps_the_likeliest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"), [(0.4, [1.0, 0.0, 0.0]), (0.5, [1.0, 0.0, 0.0]), (0.6, [0.625, 0.0, 0.375]), (1.0, [0.5, 0.2, 0.3])]
+    ("top_p", "kept"),
+    [(0.4, [1.0, 0.0, 0.0]), (0.5, [1.0, 0.0, 0.0]), (0.6, [0.625, 0.0, 0.375]), (1.0, [0.5, 0.2, 0.3])],
 )
 def test_top_p_keeps_the_smallest_set_with_that_mass(top_p: float, kept: list[float]) -> None:
     probabilities = filter_logits(torch.tensor([[0.5, 0.2, 0.3]]).log(), 1.0, 0, top_p).softmax(1)
@@ -47,7 +47,12 @@ def test_top_p_keeps_the_smallest_set_with_that_mass(top_p: float, kept: list[fl
 
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p", "message"),
-    [(-1.0, 0, 1.0, "temperature is -1"), (1.0, -2, 1.0, "top_k is -2"), (1.0, 0, 0.0, "top_p is 0"), (float("nan"), 0, 1.0, "temperature is nan")],
+    [
+        (-1.0, 0, 1.0, "temperature is -1"),
+        (1.0, -2, 1.0, "top_k is -2"),
+        (1.0, 0, 0.0, "top_p is 0"),
+        (float("nan"), 0, 1.0, "temperature is nan"),
+    ],
 )
 def test_settings_that_define_no_distribution_are_refused(
     temperature: float, top_k: int, top_p: float, message: str
