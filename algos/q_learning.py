@@ -1,0 +1,206 @@
+"""Soft Q-learning on whole completions: path consistency with replay, the language model's own logits as the Q function.
+
+In the KL-regularised token MDP the best policy is the reference tilted by its own action values (Haarnoja et al. 2017),
+
+    pi*(a|s) = ref(a|s) exp((Q*(s, a) - V*(s)) / beta),
+
+so a policy and a soft Q function are one thing: Q(s, a) = V(s) + beta (log pi(a|s) - log ref(a|s)). With the language model as pi
+the tilt is zero at the start, the soft value of Q is V by construction, no table of V tokens has to be stored, and what is learned
+stays an ordinary causal language model. Along any stretch of any completion the optimum satisfies
+
+    V(s_i) = sum_t [r_t - beta log(pi/ref)(a_t|s_t)] + V(s_j),
+
+whoever sampled it (path consistency: Nachum et al. 2017), so old completions teach as well as new ones, without importance
+weights. The default takes whole completions and, in place of V(prompt), the mean over the batch's completions of the same prompt:
+the loss is the variance of score / beta - log(pi/ref) among them (Richter et al. 2020's log-variance loss; in GFlowNets,
+trajectory balance: Malkin et al. 2022; Zhang et al. 2023). On fresh samples its gradient is RLOO's.
+
+Departures from the papers: see docs/q-learning.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.critic import Critic, CriticKind
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.policy import Policy
+from bakeoff.algos.q_losses import (
+    Backup,
+    group_means,
+    next_state_values,
+    path_residuals,
+    path_weights,
+    terminal_rewards,
+)
+from bakeoff.algos.replay import ReplayBuffer
+from bakeoff.algos.rollouts import Rollout, check_groups, collect, mean_metrics
+from bakeoff.algos.target import polyak
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.errors import ConfigError
+
+
+class QLearningConfig(AlgorithmConfig):
+    """Settings of soft Q-learning."""
+
+    group_size: int = Field(8, ge=1)
+    """Fresh completions of each prompt; `batch_size` is a multiple of it."""
+    backup: Backup = "sequence"
+    """What is made consistent: whole completions (`sequence`), `steps` tokens at a time (`steps`; 1 is one-step TD), or all
+    stretches of each completion (`subtrajectories`). The last two need `value: network`."""
+    value: Literal["batch_mean", "network"] = "batch_mean"
+    """Where V comes from: the mean over the completions of the same prompt in a batch, or a value network."""
+    steps: PositiveInt = 1
+    """Tokens a stretch (`backup: steps`)."""
+    decay: float = Field(default=0.9, gt=0, le=1)
+    """A stretch of n tokens weighs decay^(n - 1) (`backup: subtrajectories`)."""
+    critic: CriticKind = "auto"
+    """The value network's kind, as in PPO (`value: network`)."""
+    value_coef: float = Field(default=1.0, gt=0)
+    """Weight of the residual's gradient in the value network (`value: network`)."""
+    polyak: float = Field(default=0.2, gt=0, le=1)
+    """How far the value that stretches end in moves towards the value network after each step; 1 is no separate target."""
+    replay_capacity: PositiveInt = 2048
+    """Completions to remember."""
+    replay_batch: PositiveInt = 256
+    """Completions a step, drawn from the memory."""
+    replay_group: PositiveInt = 32
+    """Completions of one prompt that are drawn together, as far as there are as many (`value: batch_mean`)."""
+    updates_per_batch: PositiveInt = 4
+    """Steps after each batch of fresh completions."""
+    priority_exponent: float = Field(default=0.0, ge=0, le=1)
+    """Completions are drawn in proportion to |residual|^this; 0 draws uniformly."""
+    priority_correction: float = Field(default=1.0, ge=0, le=1)
+    """How much importance weights take back of that; 1 is all."""
+
+
+class QLearning(Algorithm):
+    """Soft (KL-regularised) Q-learning with replay."""
+
+    Config = QLearningConfig
+    data_source: ClassVar[DataSource] = DataSource.REPLAY
+    config: QLearningConfig
+
+    def __init__(
+        self, config: QLearningConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
+    ) -> None:
+        super().__init__(config, policy, envs, rng)
+        check_groups("q_learning", config.batch_size, "group_size", config.group_size)
+        problems = []
+        if not self.kl_coef > 0:
+            problems.append("kl_coef is 0, and without a price for KL there is no soft Q function; give one above 0")
+        if config.value == "batch_mean" and config.backup != "sequence":
+            problems.append(f"backup: {config.backup} ends stretches in states that need a value; add value: network")
+        if config.value == "batch_mean" and min(config.replay_group, config.replay_batch) < 2:
+            problems.append("value: batch_mean compares completions of one prompt; give replay_group of at least 2")
+        if problems:
+            raise ConfigError("q_learning", problems)
+        self.replay = ReplayBuffer(config.replay_capacity, priority_exponent=config.priority_exponent)
+        parameters = list(policy.parameters())
+        self.critic: Critic | None = None
+        self.target: Critic | None = None
+        if config.value == "network":
+            self.critic, self.target = Critic(policy, config.critic), Critic(policy, config.critic)
+            parameters += self.critic.parameters()
+        self.optimizer = Optimizer(parameters, config, policy.model.width)
+
+    def update(self) -> Mapping[str, float]:
+        """Collect, remember, and learn from what is remembered."""
+        rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
+        self.replay.add(rollout)
+        steps = [self.step() for _ in range(self.config.updates_per_batch)]
+        return {
+            **rollout.metrics(self.kl_coef),
+            **mean_metrics(steps),
+            "replay_size": float(len(self.replay)),
+            "learning_rate": self.optimizer.rate(self.envs.progress),
+        }
+
+    def step(self) -> dict[str, float]:
+        """One step on completions drawn from the memory."""
+        config = self.config
+        group = config.replay_group if self.critic is None else 1
+        rows = self.replay.sample(config.replay_batch, self.rng, group_size=group)
+        batch = self.replay.batch(rows, self.policy.model.device)
+        weights_B = self.replay.correction(rows, config.priority_correction).to(self.policy.model.device)
+        baseline_B = self.baseline(batch, weights_B)
+        residuals_B = torch.zeros(len(rows))
+
+        def loss_of(part: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            baseline = None if baseline_B is None else baseline_B[part]
+            loss, residuals, figures = self.loss(batch.select(part), weights_B[part], baseline)
+            residuals_B[part] = residuals.detach().cpu()
+            return loss, figures
+
+        places = torch.arange(len(rows))
+        logs = self.optimizer.step_rows(places, torch.ones(len(rows)), loss_of, self.envs.progress)
+        if config.priority_exponent > 0:
+            self.replay.prioritise(rows, residuals_B)
+        if self.critic is not None and self.target is not None:
+            polyak(self.target.parameters(), self.critic.parameters(), config.polyak)
+        return logs
+
+    @torch.no_grad()
+    def baseline(self, batch: Rollout, weights_B: Tensor) -> Tensor | None:
+        """V(prompt) / beta of each row, shape (B,), where parts of the batch cannot find it by themselves.
+
+        The batch's mean depends on all of its rows. Its own gradient is 0 in sum, so it may as well be known before.
+        """
+        size = self.config.micro_batch_size
+        if self.critic is not None or size is None or size >= len(batch):
+            return None
+        parts = [batch.select(rows) for rows in torch.arange(len(batch)).split(size)]
+        logprobs = [self.policy.model.token_logprobs(part.completions).sum(1) for part in parts]
+        explained_B = batch.scores_B / self.kl_coef - (torch.cat(logprobs) - batch.reference_logprobs_BT.sum(1))
+        return group_means(explained_B, batch.completions.prompts.indices_B, weights_B)
+
+    def loss(
+        self, part: Rollout, weights_B: Tensor, baseline_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Half the mean squared residual in nats; the residuals (B,); and figures.
+
+        Residuals are divided by beta: the gradient's size is then that of log-probabilities, whatever the reward's scale.
+        """
+        beta, completions = self.kl_coef, part.completions
+        if self.critic is not None and self.critic.reads_policy:
+            logprobs_BT, _, hidden = self.policy.model.token_outputs(completions, entropy_gradient=False)
+        else:
+            logprobs_BT, hidden = self.policy.model.token_logprobs(completions), None
+        log_ratios_BT = logprobs_BT - part.reference_logprobs_BT
+        with torch.no_grad():
+            staleness = (logprobs_BT - part.logprobs_BT).sum(1).abs().mean()
+        if self.critic is None or self.target is None:
+            explained_B = part.scores_B / beta - log_ratios_BT.sum(1)
+            if baseline_B is None:
+                baseline_B = group_means(explained_B, completions.prompts.indices_B, weights_B).detach()
+            residuals_B = explained_B - baseline_B
+            loss = 0.5 * (weights_B * residuals_B**2).mean()
+            return loss, residuals_B, self._figures(loss, residuals_B, beta * baseline_B, staleness)
+        values_BT = self.critic.values(completions, hidden)
+        with torch.no_grad():
+            next_BT = next_state_values(self.target.values(completions, hidden), completions.mask_BT)
+        soft_rewards_BT = terminal_rewards(part.scores_B, completions.mask_BT) - beta * log_ratios_BT
+        errors = path_residuals(soft_rewards_BT, scaled_gradient(values_BT, self.config.value_coef), next_BT) / beta
+        paths = path_weights(completions.mask_BT, self.config.backup, steps=self.config.steps, decay=self.config.decay)
+        squares_B = (paths * errors**2).sum((1, 2))
+        loss = 0.5 * (weights_B * squares_B).mean()
+        return loss, squares_B.sqrt(), self._figures(loss, squares_B.sqrt(), values_BT[:, 0], staleness)
+
+    def _figures(self, loss: Tensor, residuals_B: Tensor, values_B: Tensor, staleness: Tensor) -> dict[str, Tensor]:
+        return {
+            "q_loss": loss,
+            "residual": residuals_B.abs().mean(),
+            "value": values_B.mean(),
+            "staleness": staleness,
+        }
+
+
+def scaled_gradient(values: Tensor, factor: float) -> Tensor:
+    """The same values with ``factor`` times their gradient."""
+    return values if factor == 1 else factor * values + (1 - factor) * values.detach()
