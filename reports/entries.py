@@ -23,6 +23,12 @@ class Entry:
     cell: StoredCell
 
 
+def family(label: str) -> str:
+    """The label without its point in a sweep: ``ppo`` for ``ppo[kl_coef=0.1]``; a family shares a colour."""
+    base, bracket, rest = label.partition("[")
+    return base + rest.partition("]")[2] if bracket and not base.endswith(" ") else label
+
+
 def name_entries(runs: Sequence[StoredRun]) -> tuple[list[Entry], dict[str, Mapping[str, Any]]]:
     """Name every cell of every run, and return what is known of each task under its display name.
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bakeoff.reports.coverage import coverage_at
+from bakeoff.reports.entries import family
 from bakeoff.reports.leaderboard import comparisons
 from bakeoff.reports.text import count, number, one_line
 
@@ -151,7 +152,13 @@ def _settings(results: Results, labels: Sequence[str]) -> list[str]:
     default = [label for label, settings in chosen.items() if settings == {}]
     if len(default) == len(chosen):
         return ["Every contestant ran at its default settings; tuning could change the order."]
-    own = [f"{label} ({one_line(_pairs(settings), 80)})" for label, settings in chosen.items() if settings]
+    swept = dict.fromkeys(family(label) for label in chosen if family(label) != label)
+    own = [f"{name} (each point of a sweep)" for name in swept]
+    own += [
+        f"{label} ({one_line(_pairs(settings), 80)})"
+        for label, settings in chosen.items()
+        if settings and family(label) == label
+    ]
     if not own:
         return []
     return [f"Not at default settings: {_names(own)}" + (f"; at defaults: {_names(default)}." if default else ".")]

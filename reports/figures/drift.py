@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bakeoff.reports.figures.curves import METRIC_NAMES, title_of
-from bakeoff.reports.figures.labels import label_points
+from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import Look
 
 if TYPE_CHECKING:
@@ -45,5 +45,5 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
         panel.set_xlabel("KL (nats)", fontsize=9)
         panel.margins(x=0.1, y=0.15)
         if column == 0:  # colours and markers carry over to the others
-            label_points(panel, named)
+            label_points(panel, one_a_family(named))
     return True

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from bakeoff.reports.comparisons import best_of_n_kl_bound, expected_maximum, pareto_set
+from bakeoff.reports.entries import family
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.labels import label_points
-from bakeoff.reports.figures.style import BASELINE, INK, Look, family
+from bakeoff.reports.figures.style import BASELINE, INK, Look
 from bakeoff.reports.leaderboard import best_column, generator
 from bakeoff.reports.statistics import stratified_bootstrap_interval
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from bakeoff.reports.entries import family
 from bakeoff.reports.figures.style import after_layout, label_text
 
 
@@ -24,7 +25,7 @@ def label_line_ends(axes: Axes, ends: Iterable[tuple[str, float, float, str]]) -
         return
     widest = max(len(label_text(label, 26)) for label, *_ in wanted)
     low, high = axes.get_xlim()
-    share = min(0.42, 0.0145 * widest + 0.03)
+    share = min(0.5, 0.0172 * widest + 0.03)
     axes.set_xlim(low, low + (high - low) / (1 - share))
 
     def place() -> None:
@@ -57,6 +58,19 @@ def label_line_ends(axes: Axes, ends: Iterable[tuple[str, float, float, str]]) -
             )
 
     after_layout(axes, place)
+
+
+def one_a_family(points: Iterable[tuple[str, float, float, str]], most: int = 8) -> list[tuple[str, float, float, str]]:
+    """The points to label: all, or where they are more than ``most`` the outermost of each sweep, under its family's name."""
+    listed = list(points)
+    if len(listed) <= most:
+        return listed
+    outermost: dict[str, tuple[str, float, float, str]] = {}
+    for label, x, y, color in listed:
+        name = family(label)
+        if name not in outermost or x > outermost[name][1]:
+            outermost[name] = (name, x, y, color)
+    return list(outermost.values())
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bakeoff.reports.figures.curves import title_of
-from bakeoff.reports.figures.labels import label_line_ends
+from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import Look
 from bakeoff.reports.overoptimisation import fit_gold
 
@@ -47,6 +47,6 @@ def draw_overoptimisation(axes: Axes, results: Results, task: str, look: Look) -
         ends.append((label, float(distance[-1]), float(path[-1, 1]), color))
     axes.set_xlabel("square root of KL to the reference")
     axes.set_title("reward: gold (full line), proxy (dotted)", loc="left")
-    axes.set_xlim(0, max(end[1] for end in ends) * 1.02 if ends else 1)
-    label_line_ends(axes, ends)
+    axes.set_xlim(0, max(end[1] for end in ends) * 1.15 if ends else 1)
+    label_points(axes, one_a_family(ends))
     return bool(ends)

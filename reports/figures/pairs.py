@@ -63,7 +63,7 @@ def draw_improvement(axes: Axes, results: Results, task: str, look: Look, *, met
         vmin=0,
         vmax=1,
         cmap=sns.diverging_palette(30, 245, s=75, l=62, as_cmap=True),
-        annot=len(ranked) <= 14,
+        annot=len(ranked) <= 9,
         fmt=".2f",
         annot_kws={"fontsize": 8.5, "color": "#1b1b1f"},
         cbar=False,
@@ -73,7 +73,7 @@ def draw_improvement(axes: Axes, results: Results, task: str, look: Look, *, met
         yticklabels=names,
     )
     axes.tick_params(axis="y", rotation=0, length=0)
-    axes.tick_params(axis="x", rotation=30 if len(ranked) > 3 else 0, length=0)
+    axes.tick_params(axis="x", rotation=0 if len(ranked) < 4 else 30 if len(ranked) < 7 else 90, length=0)
     axes.grid(False)
     axes.set_title("chance that row beats column", loc="left")
     _fit_height(axes, len(ranked))

@@ -19,6 +19,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bakeoff.reports.entries import family
 from bakeoff.reports.text import visible
 
 if TYPE_CHECKING:
@@ -95,12 +96,6 @@ class Look:
 
     def __getitem__(self, label: str) -> Mark:
         return self.marks[label]
-
-
-def family(label: str) -> str:
-    """The label without its point in a sweep: ``ppo`` for ``ppo[kl_coef=0.1]``; a family shares a colour."""
-    base, bracket, rest = label.partition("[")
-    return base + rest.partition("]")[2] if bracket and not base.endswith(" ") else label
 
 
 def panels(tasks: Sequence[str], draw: Callable[[Axes, str], bool], *, style: Any = None) -> Figure | None:

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bakeoff.reports.entries import family
 from bakeoff.reports.figures.curves import band, on_common_grid
 from bakeoff.reports.figures.frontier import best_of_n_curve
 from bakeoff.reports.figures.labels import spread
-from bakeoff.reports.figures.style import PALETTE, Look, family
+from bakeoff.reports.figures.style import PALETTE, Look
 
 
 def test_labels_move_apart_as_little_as_they_can():

@@ -182,3 +182,16 @@ def test_a_report_that_cannot_be_written_says_where(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot be written"):
         write_report(run, tmp_path / "file")
+
+
+def test_names_are_not_trusted_either(tmp_path, synthetic):
+    task, label = "t<i>$\\frac$&", '_a<b>"&$x_{1}\u202e'
+    for seed in (0, 1):
+        final = {"proxy": 0.5 + seed, "kl": 1.0, "objective": 0.4, "win_rate": 0.6, "gold": 0.1}
+        synthetic.write_cell(tmp_path, task, label, seed, final=final, settings={"<u>": "<u>"})
+    suite = {"name": "<s>", "algorithms": {label: {"<u>": "<u>"}}}
+    synthetic.write_manifest(tmp_path, suite=suite, planned=[(task, label, 0), (task, label, 1)], tasks={})
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert not re.search(r"<(i|b|u|s)>", html)
+    assert "\u202e" not in html
+    assert "_a&lt;b&gt;" in html
