@@ -87,12 +87,12 @@ class SFT(Algorithm):
 
     @classmethod
     def example_settings(cls, task: Task) -> dict[str, Any]:
-        """Demonstrations made from the task itself: the best of eight of the reference's completions, 64 times."""
-        envs = TextGenerationVectorEnv.from_task(task, 64, seed=0)
+        """Demonstrations made from the task itself: the best of 16 of the reference's completions, 256 times."""
+        envs = TextGenerationVectorEnv.from_task(task, 256, seed=0)
         envs.reset()
-        prompts = envs.prompt_batch.repeat_interleave(8)
+        prompts = envs.prompt_batch.repeat_interleave(16)
         candidates = task.language_model.sample(prompts, envs.max_new_tokens, torch_generator(0, "sft example"))
-        best = candidates.select(best_of_each(torch.as_tensor(envs.score_completions(candidates)), 8))
+        best = candidates.select(best_of_each(torch.as_tensor(envs.score_completions(candidates)), 16))
         completions = task.language_model.decode(best.tokens_BT, best.mask_BT)
         texts = [task.prompts.train[i] for i in best.prompts.indices_B.tolist()]
         rows = [{"prompt": p, "completion": c} for p, c in zip(texts, completions, strict=True) if c.strip()]
