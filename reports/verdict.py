@@ -68,6 +68,10 @@ def _answer(results: Results, task: str, board: pd.DataFrame) -> TaskAnswer:
         headline = f"{best['label']} scored highest, but its lead over {tied} could be seed noise: {mean}."
     absent = board.loc[board["seeds"] == 0, "label"]
     details = [f"Not compared, since no cell of theirs counts: {_names(absent)}."] if len(absent) else []
+    partly = ranked[ranked["seeds"] < ranked["planned"]]
+    if len(partly):
+        counted = _names(f"{row['label']} ({row['seeds']} of {row['planned']})" for _, row in partly.iterrows())
+        details.append(f"Not every seed counts: {counted}; leaving out what failed may flatter them.")
     if not ahead.empty:
         details.append("Beyond seed noise: ahead of " + _differences(ahead) + ".")
     if not level.empty:

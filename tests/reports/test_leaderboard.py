@@ -92,6 +92,7 @@ def test_the_answer_says_what_the_numbers_support(results, board):
     assert any(
         line == "Not at default settings: best_of_n (n = 8); at defaults: ppo and dpo." for line in exact.details
     )
+    assert "Not every seed counts: dpo (2 of 3); leaving out what failed may flatter them." in exact.details
     assert suspicions(results, "exact") == []  # its completions are no language
     assert "ppo: gold fell from 0.400 to 0.112 while the proxy rose" in " ".join(reviews.details)
 
