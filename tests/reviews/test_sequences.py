@@ -6,8 +6,10 @@ import torch
 
 from bakeoff.envs.reviews import skills
 from bakeoff.envs.reviews.corpus import RatedSentence, read_sentences
-from bakeoff.envs.reviews.pretrain import Settings, build_model, held_out_nats, train, train_tokenizer
+from bakeoff.envs.reviews.pretrain import Settings, build_model, held_out_nats, train
 from bakeoff.envs.reviews.sequences import CONTINUE, IGNORE, JUDGE, REVISE, SequenceMaker, dithered_level, level_lift
+from bakeoff.envs.reviews.vocabulary import train_tokenizer
+from bakeoff.errors import ConfigError, UserError
 
 
 @pytest.fixture
@@ -52,6 +54,20 @@ def test_lift_favours_the_words_of_a_level() -> None:
     assert lift_LV[0, :2].tolist() == pytest.approx([120 / 70, 1 / 3], rel=1e-3)
     assert lift_LV[4, :2].tolist() == pytest.approx([1 / 3, 120 / 70], rel=1e-3)
     assert lift_LV[2, 0] == pytest.approx(1.0)
+
+
+def test_bad_settings_are_told_together() -> None:
+    with pytest.raises(ConfigError, match=r"layers must be at least 1; dropout must be in \[0, 1\)"):
+        Settings(layers=0, dropout=1.0)
+    with pytest.raises(ConfigError, match="heads a multiple of kv_heads"):
+        Settings(heads=4, kv_heads=3)
+
+
+def test_too_few_sentences_for_a_batch(sentences: Sequence[RatedSentence]) -> None:
+    settings = Settings(steps=1, width=16, layers=1, heads=2, kv_heads=1, mlp_width=16)
+    tokenizer = train_tokenizer([s.text for s in sentences], 300)
+    with pytest.raises(UserError, match="a batch of 32 needs as many sentences, got 8"):
+        train(settings, SequenceMaker(sentences, sentences, tokenizer), build_model(settings, tokenizer))
 
 
 def test_training_repeats_and_learns(sentences: Sequence[RatedSentence]) -> None:
