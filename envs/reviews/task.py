@@ -25,9 +25,11 @@ def reviews(*, kl_coef: float = 0.05, max_new_tokens: int = 24, device: str = "c
         device: where the model runs.
     """
     check_numbers(max_new_tokens, kl_coef)
+    model = LanguageModel.load(MODEL, device=device)
+    model.name = "bakeoff/reviews"  # where the package is installed is nobody's business
     return Task(
         name="reviews",
-        language_model=LanguageModel.load(MODEL, device=device),
+        language_model=model,
         prompts=PromptSet(
             train=tuple(map(continue_prompt, TRAIN_OPENINGS)),
             evaluation=tuple(map(continue_prompt, EVALUATION_OPENINGS)),
