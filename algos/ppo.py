@@ -11,7 +11,6 @@ bootstrapped: the limit is part of the task.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,7 +26,7 @@ from bakeoff.algos.critic import Critic, CriticKind
 from bakeoff.algos.losses import clipped_surrogate, clipped_value_loss
 from bakeoff.algos.optimization import Optimizer
 from bakeoff.algos.policy import Policy
-from bakeoff.envs.completions import Completions
+from bakeoff.algos.rollouts import Rollout, collect, mean_metrics, minibatch_rows
 from bakeoff.envs.token_mdp import TextGenerationVectorEnv
 
 
@@ -67,7 +66,7 @@ class PPOConfig(AlgorithmConfig):
 class Batch:
     """What phase I leaves for phase II."""
 
-    completions: Completions
+    rollout: Rollout
     """What was played; its log-probabilities are the old policy's."""
     old_values_BT: Tensor
     """The critic's values at collection."""
@@ -91,37 +90,24 @@ class PPO(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect, score, estimate advantages, learn, adapt the KL coefficient."""
-        completions, scores_B = self.collect()
-        rewards_BT, metrics = self.score(completions, scores_B)
-        batch = self.estimate_advantages(completions, rewards_BT)
-        metrics |= self.learn(batch)
-        self.adapt_kl_coefficient(metrics["kl"], len(completions))
+        rollout = collect(self.policy, self.envs, self.rng)
+        rewards_BT = self.score(rollout)
+        batch = self.estimate_advantages(rollout, rewards_BT)
+        metrics = rollout.metrics(self.kl_coef) | self.learn(batch)
+        self.adapt_kl_coefficient(metrics["kl"], len(rollout))
         return metrics
 
-    def collect(self) -> tuple[Completions, Tensor]:
-        """Phase I: complete a batch of prompts in the environment; the reward scores each, shape (B,)."""
-        self.envs.reset()
-        completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
-        played = self.envs.play(completions)
-        return completions, played.rewards_B.to(completions.tokens_BT.device)
-
-    def score(self, completions: Completions, scores_B: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def score(self, rollout: Rollout) -> Tensor:
         """Per-token rewards: the score at the last token, the KL penalty at every one, shape (B, T)."""
-        logprobs_BT = _known(completions.logprobs_BT)
-        reference_BT = self.policy.reference_logprobs(completions)
-        rewards_BT = kl_shaped_rewards(scores_B, logprobs_BT, reference_BT, completions.mask_BT, self.kl_coef)
-        sequence_kl = (kl_estimators.k1(logprobs_BT, reference_BT) * completions.mask_BT).sum(1).mean()
-        return rewards_BT, {
-            "reward": float(scores_B.mean()),
-            "kl": float(sequence_kl),
-            "kl_coef": self.kl_coef,
-            "objective": float(rewards_BT.sum(1).mean()),
-            "length": float(completions.lengths_B.float().mean()),
-        }
+        mask_BT = rollout.completions.mask_BT
+        return kl_shaped_rewards(
+            rollout.scores_B, rollout.logprobs_BT, rollout.reference_logprobs_BT, mask_BT, self.kl_coef
+        )
 
     @torch.no_grad()
-    def estimate_advantages(self, completions: Completions, rewards_BT: Tensor) -> Batch:
+    def estimate_advantages(self, rollout: Rollout, rewards_BT: Tensor) -> Batch:
         """GAE from the critic's values."""
+        completions = rollout.completions
         hidden = self.policy.model.completion_hidden(completions) if self.critic.reads_policy else None
         values_BT = self.critic.values(completions, hidden)
         advantages_BT, returns_BT = generalised_advantages(
@@ -129,22 +115,20 @@ class PPO(Algorithm):
         )
         if self.config.whiten_advantages:
             advantages_BT = whiten(advantages_BT, completions.mask_BT)
-        return Batch(completions, values_BT, advantages_BT, returns_BT)
+        return Batch(rollout, values_BT, advantages_BT, returns_BT)
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """Phase II: epochs of minibatch updates; stops early when the policy has moved too far."""
-        logs: dict[str, list[float]] = defaultdict(list)
+        steps: list[dict[str, float]] = []
         epochs = 0
-        for _ in range(self.config.epochs):
-            order = torch.randperm(len(batch.completions), generator=self.rng)
-            for rows in order.tensor_split(self.config.minibatches):
-                for name, value in self.step(batch, rows).items():
-                    logs[name].append(value)
+        while epochs < self.config.epochs:
+            for rows in minibatch_rows(len(batch.rollout), 1, self.config.minibatches, self.rng):
+                steps.append(self.step(batch, rows))
             epochs += 1
-            if self.config.stop_kl is not None and logs["approximate_kl"][-1] > self.config.stop_kl:
+            if self.config.stop_kl is not None and steps[-1]["approximate_kl"] > self.config.stop_kl:
                 break
-        mask_BT = batch.completions.mask_BT
-        return {name: sum(values) / len(values) for name, values in logs.items()} | {
+        mask_BT = batch.rollout.completions.mask_BT
+        return mean_metrics(steps) | {
             "explained_variance": explained_variance(batch.old_values_BT, batch.returns_BT, mask_BT),
             "return": float(masked_mean(batch.returns_BT, mask_BT)),
             "epochs": float(epochs),
@@ -153,18 +137,19 @@ class PPO(Algorithm):
 
     def step(self, batch: Batch, rows: Tensor) -> dict[str, float]:
         """One minibatch; all of the losses are means over its tokens."""
-        lengths = batch.completions.lengths_B[rows]
+        lengths = batch.rollout.completions.lengths_B[rows]
         return self.optimizer.step_rows(rows, lengths, lambda part: self.loss(batch, part), self.envs.progress)
 
     def loss(self, batch: Batch, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped surrogate + value loss - entropy bonus, and what they were made of."""
-        part = batch.completions.select(rows)
+        rollout = batch.rollout.select(rows)
+        part = rollout.completions
         logprobs_BT, entropy_BT, hidden = self.policy.model.token_outputs(
             part, entropy_gradient=self.config.entropy_coef > 0
         )
         values_BT = self.critic.values(part, hidden)
         surrogate = clipped_surrogate(
-            logprobs_BT, _known(part.logprobs_BT), batch.advantages_BT[rows], part.mask_BT, clip=self.config.clip
+            logprobs_BT, rollout.logprobs_BT, batch.advantages_BT[rows], part.mask_BT, clip=self.config.clip
         )
         value_loss = clipped_value_loss(
             values_BT, batch.old_values_BT[rows], batch.returns_BT[rows], part.mask_BT, clip=self.config.value_clip
@@ -186,11 +171,3 @@ class PPO(Algorithm):
             self.kl_coef = kl_estimators.adapt_coefficient(
                 self.kl_coef, kl, self.config.kl_target, completions, self.config.kl_horizon
             )
-
-
-def _known(logprobs_BT: Tensor | None) -> Tensor:
-    if logprobs_BT is None:
-        raise ValueError(
-            "these completions carry no log-probabilities; PPO needs those of the policy that sampled them"
-        )
-    return logprobs_BT
