@@ -163,9 +163,9 @@ class CompletionTree:
         with torch.set_grad_enabled(gradients):
             return self.from_conditionals(self._model_conditionals(language_model, prompts))
 
-    def _model_conditionals(self, language_model: LanguageModel, prompts: PromptBatch) -> Iterator[Tensor]:
-        """Next-token log-probabilities at the nodes of each level in turn, (Q, M, V), float64 for the sums to come."""
-        Q, A, device = len(prompts), len(self.continue_ids), language_model.device
+    def node_states(self, language_model: LanguageModel, prompts: PromptBatch) -> Iterator[Tensor]:
+        """What the model's head reads at the nodes of each level in turn, (Q, M, D)."""
+        A, device = len(self.continue_ids), language_model.device
         mask_BS = prompts.mask_BP.to(device)
         hidden_BD, cache = language_model.prefill(prompts.tokens_BP.to(device), mask_BS)
         position_B = mask_BS.sum(1)
@@ -178,7 +178,12 @@ class CompletionTree:
                 position_B = position_B.repeat_interleave(A)
                 token_B = torch.tensor(self.continue_ids, device=device).repeat(len(position_B) // A)
                 hidden_BD = language_model.decode_step(token_B, mask_BS, position_B + level - 1, cache)
-            yield language_model.head(hidden_BD).log_softmax(-1).cpu().double().reshape(Q, A**level, self.vocab_size)
+            yield hidden_BD.reshape(len(prompts), -1, hidden_BD.shape[-1])
+
+    def _model_conditionals(self, language_model: LanguageModel, prompts: PromptBatch) -> Iterator[Tensor]:
+        """Next-token log-probabilities at the nodes of each level in turn, (Q, M, V), float64 for the sums to come."""
+        for hidden_QMD in self.node_states(language_model, prompts):
+            yield language_model.head(hidden_QMD).log_softmax(-1).cpu().double()
 
     def fold(self, leaves_QN: Tensor, combine: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
         """Tables of every level from the leaves up, each (Q, M, V), the shortest nodes first.
