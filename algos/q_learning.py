@@ -155,7 +155,7 @@ class QLearning(Algorithm):
         size = self.config.micro_batch_size
         if self.critic is not None or size is None or size >= len(batch):
             return None
-        parts = [batch.select(rows) for rows in torch.arange(len(batch)).split(size)]
+        parts = [batch.select(rows) for rows in torch.split(torch.arange(len(batch)), size)]
         logprobs = [self.policy.model.token_logprobs(part.completions).sum(1) for part in parts]
         explained_B = batch.scores_B / self.kl_coef - (torch.cat(logprobs) - batch.reference_logprobs_BT.sum(1))
         return group_means(explained_B, batch.completions.prompts.indices_B, weights_B)

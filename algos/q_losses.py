@@ -87,7 +87,7 @@ def path_weights(mask_BT: Tensor, backup: Backup, *, steps: int = 1, decay: floa
 def group_means(values_B: Tensor, groups_B: Tensor, weights_B: Tensor | None = None) -> Tensor:
     """The (weighted) mean of each row's group, at each row, shape (B,)."""
     weights_B = torch.ones_like(values_B) if weights_B is None else weights_B
-    _, group_B = groups_B.unique(return_inverse=True)
+    _, group_B = torch.unique(groups_B, return_inverse=True)
     sums_G = torch.zeros(int(group_B.max()) + 1, dtype=values_B.dtype, device=values_B.device)
     totals_G = sums_G.index_add(0, group_B, weights_B).clamp_min(1e-12)
     return (sums_G.index_add(0, group_B, weights_B * values_B) / totals_G)[group_B]
@@ -98,7 +98,7 @@ def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
 
     Its minimiser is the tau-expectile of the targets: their mean at tau = .5, their maximum as tau goes to 1.
     """
-    return torch.where(errors < 0, 1 - expectile, expectile) * errors**2
+    return (expectile - (errors < 0).to(errors.dtype)).abs() * errors**2
 
 
 def conservative_term(logsumexp: Tensor, chosen_values: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class ReplayBuffer:
         anchors = _draw(chances, max(1, count // group_size), generator)
         prompts_N = self._rows["prompt_indices"][: len(self)]
         chosen = []
-        for prompt, groups in zip(*prompts_N[anchors].unique(return_counts=True), strict=True):
+        for prompt, groups in zip(*torch.unique(prompts_N[anchors], return_counts=True), strict=True):
             same = (prompts_N == prompt).nonzero()[:, 0]
             chosen.append(same[_draw(chances[same], int(groups) * group_size, generator)])
         return torch.cat(chosen)

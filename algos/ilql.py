@@ -1,0 +1,141 @@
+"""Implicit language Q-learning: offline, from completions with rewards (Snell et al. 2023, after Kostrikov et al. 2022).
+
+Two Q heads on the model's hidden states learn r + V(s') at the logged tokens. V learns a high expectile of the smaller target Q:
+the value of good tokens among those that the data hold, so nothing is ever asked of a token that was never tried. A conservative
+term keeps Q low on such tokens. Answers follow reference logits + decoding_beta * (Q - V); the factor can be swept without
+training anew.
+
+The language model itself learns to imitate the logged tokens, each weighted by exp(decoding_beta * advantage) (the policy
+extraction of IQL): that is what is saved, an ordinary causal language model near what the guided reference says.
+
+Departures from the paper: see docs/q-learning.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bakeoff.algos.advantages import masked_mean
+from bakeoff.algos.base import Algorithm, Contestant, DataSource
+from bakeoff.algos.decoding import GuidedDecoder
+from bakeoff.algos.logged import LoggedCompletions, OfflineConfig
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.policy import Policy
+from bakeoff.algos.q_heads import QHeads
+from bakeoff.algos.q_losses import conservative_term, expectile_loss, next_state_values, soft_backup, terminal_rewards
+from bakeoff.algos.rollouts import Rollout, mean_metrics
+from bakeoff.algos.target import polyak
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+LARGEST_WEIGHT = 20.0
+"""No token is imitated with more than this weight."""
+
+
+class ILQLConfig(OfflineConfig):
+    """Settings of implicit language Q-learning."""
+
+    expectile: float = Field(default=0.7, gt=0, lt=1)
+    """Which expectile of Q among the data's tokens V is: .5 is their mean, near 1 their maximum."""
+    cql_coef: float = Field(default=0.01, ge=0)
+    """Weight of the conservative term."""
+    polyak: float = Field(default=0.05, gt=0, le=1)
+    """How far the target Q heads move towards the Q heads after each step."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount a token; below 1 changes the objective."""
+    extraction_coef: float = Field(default=1.0, ge=0)
+    """Weight of the language model's own loss: likelihood of logged tokens, weighted by exp(advantage)."""
+
+
+class ILQL(Algorithm):
+    """Implicit language Q-learning."""
+
+    Config = ILQLConfig
+    data_source: ClassVar[DataSource] = DataSource.REPLAY
+    config: ILQLConfig
+
+    def __init__(self, config: ILQLConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
+        super().__init__(config, policy, envs, rng)
+        self.data = LoggedCompletions(config, policy, envs)
+        self.heads, self.target = QHeads(policy.reference, rng), QHeads(policy.reference, rng)
+        self.target.load_state_dict(self.heads.state_dict())
+        self.optimizer = Optimizer([*policy.parameters(), *self.heads.parameters()], config, policy.model.width)
+
+    @property
+    def decoding_beta(self) -> float:
+        """Nats per unit of reward by which answers follow Q - V."""
+        if self.config.decoding_beta is not None:
+            return self.config.decoding_beta
+        return 1 / self.kl_coef if self.kl_coef > 0 else 1.0
+
+    def update(self) -> Mapping[str, float]:
+        """Get data, and learn from all there are."""
+        metrics = self.data.grow(self.rng)
+        steps = [self.step(self.data.draw(self.rng)) for _ in range(self.config.updates_per_batch)]
+        return {**metrics, **mean_metrics(steps), "learning_rate": self.optimizer.rate(self.data.progress)}
+
+    def step(self, batch: Rollout) -> dict[str, float]:
+        """One step; all losses are means over tokens. The target heads follow."""
+        rows = torch.arange(len(batch))
+        logs = self.optimizer.step_rows(
+            rows, batch.completions.lengths_B.cpu(), lambda part: self.loss(batch.select(part)), self.data.progress
+        )
+        polyak(self.target.parameters(), self.heads.parameters(), self.config.polyak)
+        return logs
+
+    def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared TD error of both heads + expectile loss of V + conservative term + the language model's own loss."""
+        completions, mask_BT = part.completions, part.completions.mask_BT
+        logprobs_BT, _, hidden_BTD = self.policy.model.token_outputs(completions, entropy_gradient=False)
+        missing = mask_BT.shape[1] - hidden_BTD.shape[1]
+        hidden_BTD = torch.nn.functional.pad(hidden_BTD.float(), (0, 0, 0, missing))
+        chosen_BT2 = self.heads.chosen(hidden_BTD, completions.tokens_BT)
+        values_BT = self.heads.values(hidden_BTD)
+        with torch.no_grad():
+            ended_BT = next_state_values(torch.ones_like(values_BT), mask_BT) == 0
+            next_BT = self.config.gamma * next_state_values(values_BT, mask_BT)
+            targets_BT = soft_backup(terminal_rewards(part.scores_B, mask_BT), next_BT, ended_BT)
+            judged_BT = self.target.chosen(hidden_BTD, completions.tokens_BT).amin(-1)
+            advantages_BT = judged_BT - values_BT
+            largest = math.log(LARGEST_WEIGHT)
+            imitation_BT = (self.decoding_beta * advantages_BT).clamp(max=largest).exp()
+        td_loss = 0.5 * masked_mean(((chosen_BT2 - targets_BT[..., None]) ** 2).sum(-1), mask_BT)
+        value_loss = masked_mean(expectile_loss(judged_BT - values_BT, self.config.expectile), mask_BT)
+        conservative = td_loss.new_zeros(())
+        if self.config.cql_coef > 0:
+            normaliser_N2 = self.heads.logsumexp(hidden_BTD[mask_BT])
+            conservative = conservative_term(normaliser_N2, chosen_BT2[mask_BT]).sum(-1).mean()
+        nll = -masked_mean(imitation_BT * logprobs_BT, mask_BT)
+        loss = td_loss + value_loss + self.config.cql_coef * conservative + self.config.extraction_coef * nll
+        return loss, {
+            "td_loss": td_loss,
+            "value_loss": value_loss,
+            "conservative": conservative,
+            "extraction_loss": nll,
+            "value": masked_mean(values_BT, mask_BT),
+            "advantage": masked_mean(advantages_BT, mask_BT),
+        }
+
+    @property
+    def finished(self) -> bool:
+        """After the last update with given data."""
+        return self.data.finished
+
+    def contestant(self) -> Contestant:
+        """The reference, guided by Q - V."""
+        return self.decoded(self.decoding_beta)
+
+    def decoded(self, decoding_beta: float) -> Contestant:
+        """Answers by reference logits + ``decoding_beta`` * (Q - V), without training anew."""
+
+        def logits(ours_ND: Tensor, theirs_ND: Tensor) -> Tensor:
+            # V is the same for all tokens of a state: it cancels in the softmax.
+            guide_NV = self.target.action_values(ours_ND.float()).amin(-2)
+            return self.policy.reference.head(theirs_ND) + decoding_beta * guide_NV
+
+        return GuidedDecoder(self.policy, logits)

@@ -1,0 +1,121 @@
+"""The memory of completions: what it keeps, what it draws, what it weighs."""
+
+import pytest
+import torch
+
+from bakeoff.algos.replay import SMALLEST_PRIORITY, ReplayBuffer
+from bakeoff.algos.rollouts import Rollout
+from bakeoff.envs.completions import Completions, PromptBatch
+
+PROMPT_WIDTH, LENGTH = 3, 4
+
+
+def rollout(first: int, count: int, prompts: int = 2) -> Rollout:
+    """Row i: prompt i % prompts, its length 1 + i % 4, tokens and score equal to i."""
+    number = torch.arange(first, first + count)
+    mask = torch.arange(LENGTH) < (1 + number % LENGTH)[:, None]
+    prompt_mask = torch.arange(PROMPT_WIDTH) >= PROMPT_WIDTH - (1 + number % 2)[:, None]
+    tokens = torch.where(mask, number[:, None], 0)
+    batch = PromptBatch(torch.where(prompt_mask, number[:, None], 0), prompt_mask, number % prompts)
+    logprobs = -0.1 * mask * number[:, None]
+    return Rollout(Completions(batch, tokens, mask, logprobs), number.float(), logprobs, 2 * logprobs)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_oldest_make_room() -> None:
+    replay = ReplayBuffer(8)
+    for first in (0, 5, 10):
+        replay.add(rollout(first, 5))
+    assert len(replay) == 8
+    assert sorted(replay.batch(torch.arange(8)).scores_B.tolist()) == list(range(7, 15))
+    size = replay.num_bytes
+    replay.add(rollout(15, 20))  # more at once than there is room for
+    assert replay.num_bytes == size
+    assert sorted(replay.batch(torch.arange(8)).scores_B.tolist()) == list(range(27, 35))
+
+
+def test_what_comes_out_is_what_went_in() -> None:
+    replay, given = ReplayBuffer(16), rollout(1, 6)
+    replay.add(given)
+    batch = replay.batch(torch.tensor([4, 0]))  # rows 5 and 1: lengths 2 and 2, prompts of two tokens
+    expected = given.select(torch.tensor([4, 0]))
+    assert batch.completions.tokens_BT.tolist() == [[5, 5], [1, 1]]
+    assert batch.completions.mask_BT.tolist() == [[True, True], [True, True]]
+    assert batch.completions.prompts.tokens_BP.tolist() == [[5, 5], [1, 1]]
+    torch.testing.assert_close(batch.logprobs_BT, expected.logprobs_BT[:, :2])
+    torch.testing.assert_close(batch.reference_logprobs_BT, expected.reference_logprobs_BT[:, :2])
+    torch.testing.assert_close(batch.completions.prompts.indices_B, expected.completions.prompts.indices_B)
+
+
+def test_a_row_costs_a_few_numbers_a_token_whatever_the_vocabulary() -> None:
+    replay = ReplayBuffer(100)
+    replay.add(rollout(0, 10))
+    # Tokens and two log-probabilities of four bytes, prompt tokens, two lengths, index (eight bytes), score, priority.
+    assert replay.num_bytes == 100 * (4 * (3 * LENGTH + PROMPT_WIDTH + 2 + 1 + 1) + 8)
+
+
+def test_uniform_draws_are_uniform_and_without_repetition() -> None:
+    replay, source = ReplayBuffer(10), generator()
+    replay.add(rollout(0, 10))
+    counts = torch.zeros(10)
+    for _ in range(2000):
+        rows = replay.sample(3, source)
+        assert len(rows.unique()) == 3
+        counts[rows] += 1
+    # 600 expected each, deviation sqrt(2000 * .3 * .7) = 20.5.
+    assert (counts - 600).abs().max() < 4 * 20.5
+    assert sorted(replay.sample(99, source).tolist()) == list(range(10))
+
+
+def test_priorities_set_the_odds_and_the_correction_takes_them_back() -> None:
+    replay, source = ReplayBuffer(4, priority_exponent=0.5), generator()
+    replay.add(rollout(0, 4))
+    torch.testing.assert_close(replay.chances(), torch.full((4,), 0.25))
+    replay.prioritise(torch.arange(4), torch.tensor([0.0, -1.0, 4.0, 9.0]))
+    weights = (torch.tensor([0.0, 1.0, 4.0, 9.0]) + SMALLEST_PRIORITY) ** 0.5  # about 0, 1, 2, 3
+    torch.testing.assert_close(replay.chances(), weights / weights.sum())
+    first = torch.tensor([int(replay.sample(1, source)) for _ in range(3000)]).bincount(minlength=4) / 3000
+    torch.testing.assert_close(first, replay.chances(), atol=0.04, rtol=0)
+    # Weighted by 1/(N p), rows count alike: p * w is the same for all.
+    product = replay.chances() * replay.correction(torch.arange(4), 1.0)
+    torch.testing.assert_close(product, product[:1].expand(4))
+    assert replay.correction(torch.arange(4), 0.0).tolist() == [1.0] * 4
+
+
+def test_new_rows_come_first() -> None:
+    replay = ReplayBuffer(8, priority_exponent=1.0)
+    replay.add(rollout(0, 4))
+    replay.prioritise(torch.arange(4), torch.tensor([0.1, 0.1, 5.0, 0.1]))
+    replay.add(rollout(4, 1))
+    assert float(replay.chances()[4]) == pytest.approx(float(replay.chances()[2]))
+
+
+def test_groups_are_completions_of_one_prompt() -> None:
+    replay, source = ReplayBuffer(64), generator()
+    replay.add(rollout(0, 60, prompts=10))  # six of each prompt
+    for _ in range(20):
+        rows = replay.sample(12, source, group_size=4)
+        prompts, counts = replay.batch(rows).completions.prompts.indices_B.unique(return_counts=True)
+        assert len(rows.unique()) == len(rows) <= 12
+        # Three anchors; those of one prompt share its six completions.
+        assert all(count in (4, 6) for count in counts.tolist())
+        assert 1 <= len(prompts) <= 3
+
+
+def test_its_state_is_the_filled_part_and_comes_back() -> None:
+    replay = ReplayBuffer(1000, priority_exponent=1.0)
+    replay.add(rollout(0, 6))
+    replay.prioritise(torch.arange(6), torch.arange(6.0))
+    state = replay.state_dict()
+    assert all(len(values) == 6 for values in state["rows"].values())
+    other = ReplayBuffer(1000, priority_exponent=1.0)
+    other.load_state_dict(state)
+    for buffer in (replay, other):
+        buffer.add(rollout(6, 3))
+    assert replay.sample(5, generator(1)).tolist() == other.sample(5, generator(1)).tolist()
+    rows = torch.arange(9)
+    torch.testing.assert_close(other.batch(rows).scores_B, replay.batch(rows).scores_B)
+    torch.testing.assert_close(other.chances(), replay.chances())
