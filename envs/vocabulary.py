@@ -11,7 +11,7 @@ Letters: N rows (real tokens of a batch), D hidden width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,11 @@ def rows_in_a_chunk(vocabulary: int) -> int:
 
 
 def over_chunks(
-    function: Callable[..., Tensor], rows: tuple[Tensor, ...], vocabulary: int, *, frozen_head: bool = False
+    function: Callable[..., Tensor],
+    rows: tuple[Tensor, ...],
+    vocabulary: int,
+    *,
+    differentiate: Sequence[int] | None = None,
 ) -> Tensor:
     """``function(*rows)``, a chunk of rows at a time, results joined along the first dimension.
 
@@ -40,12 +44,13 @@ def over_chunks(
         function: maps tensors of n rows to a matrix of n rows, each row from its own inputs alone.
         rows: tensors of N rows each; the first holds the hidden states.
         vocabulary: V, which fixes how many rows are one chunk.
-        frozen_head: the first of ``rows`` is all that the result is differentiated by.
+        differentiate: columns of the result whose gradient by the first of ``rows`` is all that is ever asked for; None where
+            the head's weights train too.
     """
     size = rows_in_a_chunk(vocabulary)
     chunks = list(zip(*(torch.split(x, size) for x in rows), strict=True))
-    if torch.is_grad_enabled() and frozen_head and rows[0].requires_grad:
-        parts = [_WithRowGradients.apply(function, *chunk) for chunk in chunks]  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() and differentiate is not None and rows[0].requires_grad:
+        parts = [_WithRowGradients.apply(function, differentiate, *chunk) for chunk in chunks]  # type: ignore[no-untyped-call]
     elif torch.is_grad_enabled() and len(chunks) > 1:
         parts = [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     else:
@@ -54,17 +59,19 @@ def over_chunks(
 
 
 class _WithRowGradients(torch.autograd.Function):
-    """Runs a function of rows, and right away differentiates each of its columns by the first input."""
+    """Runs a function of rows, and right away differentiates some of its columns by the first input."""
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], hidden_ND: Tensor, *others: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: Callable[..., Tensor], columns: Sequence[int], hidden_ND: Tensor, *others: Tensor
+    ) -> Tensor:
         with torch.enable_grad():
             leaf = hidden_ND.detach().requires_grad_()
             result_NK = function(leaf, *others)
             # Rows do not mix, so the gradient of a column's sum holds each row's own gradient.
-            columns = [(k, column) for k, column in enumerate(result_NK.unbind(1)) if column.requires_grad]
-            gradients = [torch.autograd.grad(c.sum(), leaf, retain_graph=(k, c) != columns[-1])[0] for k, c in columns]
-        ctx.columns = [k for k, _ in columns]
+            sums = [(result_NK[:, k].sum(), k != columns[-1]) for k in columns]
+            gradients = [torch.autograd.grad(total, leaf, retain_graph=more)[0] for total, more in sums]
+        ctx.columns = columns
         ctx.save_for_backward(*gradients)
         return result_NK.detach()
 
@@ -72,19 +79,43 @@ class _WithRowGradients(torch.autograd.Function):
     def backward(ctx: Any, *received: Tensor) -> tuple[Tensor | None, ...]:
         (received_NK,) = received
         products = [received_NK[:, k, None] * g for k, g in zip(ctx.columns, ctx.saved_tensors, strict=True)]
-        return (None, sum(products[1:], products[0]), *[None] * (len(ctx.needs_input_grad) - 2))
+        return (None, None, sum(products[1:], products[0]), *[None] * (len(ctx.needs_input_grad) - 3))
+
+
+class _OfTheChosen(torch.autograd.Function):
+    """Logits to two columns: log-probability of each row's chosen token, and entropy (0 where it is not asked for).
+
+    Written out by hand since a pass over N x V numbers is what an update of a small model consists of: one softmax serves the
+    normaliser, the entropy and the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, tokens_N: Tensor, entropy: bool, entropy_gradient: bool) -> Tensor:
+        p_NV = logits_NV.softmax(1)
+        normaliser_N1 = logits_NV.amax(1, keepdim=True) - p_NV.amax(1, keepdim=True).log()
+        mean_N1 = (p_NV * logits_NV).sum(1, keepdim=True) if entropy else normaliser_N1
+        ctx.entropy_gradient = entropy_gradient
+        ctx.save_for_backward(tokens_N, p_NV, *((logits_NV, mean_N1) if entropy_gradient else ()))
+        return torch.cat([logits_NV.gather(1, tokens_N[:, None]) - normaliser_N1, normaliser_N1 - mean_N1], 1)
+
+    @staticmethod
+    def backward(ctx: Any, *received: Tensor) -> tuple[Tensor | None, ...]:
+        (received_N2,) = received
+        tokens_N, p_NV, *rest = ctx.saved_tensors
+        chosen_N1, entropy_N1 = received_N2[:, :1], received_N2[:, 1:]
+        # d log p(c) / d x_v = [v = c] - p_v, and d H / d x_v = -p_v (x_v - E[x]).
+        weight = -chosen_N1
+        if ctx.entropy_gradient:
+            logits_NV, mean_N1 = rest
+            weight = weight - entropy_N1 * (logits_NV - mean_N1)
+        return (p_NV * weight).scatter_add_(1, tokens_N[:, None], chosen_N1.contiguous()), *[None] * 3
 
 
 def chosen_logprobs(
     head: Head, hidden_ND: Tensor, tokens_N: Tensor, vocabulary: int, *, frozen_head: bool = False
 ) -> Tensor:
     """Log-probability of each chosen token, shape (N,)."""
-
-    def one(hidden: Tensor, tokens: Tensor) -> Tensor:
-        logits = head(hidden)
-        return logits.gather(1, tokens[:, None]) - logits.logsumexp(1, keepdim=True)
-
-    return over_chunks(one, (hidden_ND, tokens_N), vocabulary, frozen_head=frozen_head)[:, 0]
+    return _of_the_chosen(head, hidden_ND, tokens_N, vocabulary, frozen_head, entropy=False, entropy_gradient=False)[:, 0]
 
 
 def logprobs_and_entropy(
@@ -106,17 +137,28 @@ def logprobs_and_entropy(
         entropy_gradient: whether the entropies are differentiable.
         frozen_head: the head has no weights that train.
     """
-
-    def one(hidden: Tensor, tokens: Tensor) -> Tensor:
-        logits = head(hidden)
-        normaliser = logits.logsumexp(1, keepdim=True)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
-            probabilities = (logits - normaliser).exp()
-            entropy = normaliser - (probabilities[:, None] @ logits[:, :, None])[:, 0]
-        return torch.cat([logits.gather(1, tokens[:, None]) - normaliser, entropy], 1)
-
-    both = over_chunks(one, (hidden_ND, tokens_N), vocabulary, frozen_head=frozen_head)
+    both = _of_the_chosen(
+        head, hidden_ND, tokens_N, vocabulary, frozen_head, entropy=True, entropy_gradient=entropy_gradient
+    )
     return both[:, 0], both[:, 1] if entropy_gradient else both[:, 1].detach()
+
+
+def _of_the_chosen(
+    head: Head,
+    hidden_ND: Tensor,
+    tokens_N: Tensor,
+    vocabulary: int,
+    frozen_head: bool,
+    *,
+    entropy: bool,
+    entropy_gradient: bool,
+) -> Tensor:
+    def one(hidden: Tensor, tokens: Tensor) -> Tensor:
+        pair: Tensor = _OfTheChosen.apply(head(hidden), tokens, entropy, entropy_gradient)  # type: ignore[no-untyped-call]
+        return pair
+
+    columns = (0, 1) if entropy_gradient else (0,)
+    return over_chunks(one, (hidden_ND, tokens_N), vocabulary, differentiate=columns if frozen_head else None)
 
 
 def exact_kl(head: Head, hidden_ND: Tensor, other_head: Head, other_ND: Tensor, vocabulary: int) -> Tensor:
