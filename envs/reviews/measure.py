@@ -145,15 +145,10 @@ def judging(reviewer: Reviewer, held_out: Sequence[corpus.RatedSentence], sample
 def revising(reviewer: Reviewer, originals: Sequence[str], openings: Sequence[str]) -> dict[str, object]:
     """What a revision gains in VADER over sampling the same opening anew, under own and under forced critiques."""
     openings = list(openings) * (len(originals) // len(openings))
-    before = reviewer.vader(originals)
-    again = reviewer.vader(
-        [
-            o + text
-            for o, (text, _) in zip(
-                openings, reviewer.sample([skills.continue_prompt(o) for o in openings]), strict=True
-            )
-        ]
-    )
+    prompts = [skills.continue_prompt(opening) for opening in openings]
+    again = [o + text for o, (text, _) in zip(openings, reviewer.sample(prompts), strict=True)]
+    before_N, again_N = reviewer.vader(originals), reviewer.vader(again)
+    low_N = before_N < -0.05
     own = [skills.LEVELS[int(i)] for i in reviewer.judge(originals).argmax(1)]
     critiques = {
         "own verdict, make it great": [skills.critique_text(verdict) for verdict in own],
@@ -162,41 +157,51 @@ def revising(reviewer: Reviewer, originals: Sequence[str], openings: Sequence[st
         "forced awful, make it great": [skills.critique_text("awful")] * len(originals),
         "forced great, make it great": [skills.critique_text("great")] * len(originals),
     }
-    result: dict[str, object] = {"n": len(originals), "original": by_opening(before), "resampled": by_opening(again)}
+    result: dict[str, object] = {
+        "n": len(originals),
+        "original": by_opening(before_N),
+        "resampled": by_opening(again_N) | {"original_words_kept": words_kept(originals, again, openings)},
+    }
     after: dict[str, torch.Tensor] = {}
     for name, texts in critiques.items():
         prompts = [skills.revise_prompt(r, c, o) for r, c, o in zip(originals, texts, openings, strict=True)]
-        revised = [
-            skills.split_tag(o)[1] + text for o, (text, _) in zip(openings, reviewer.sample(prompts), strict=True)
-        ]
+        revised = [o + text for o, (text, _) in zip(openings, reviewer.sample(prompts), strict=True)]
         after[name] = reviewer.vader(revised)
-        low = before < -0.05
         result[name] = {
             "vader": by_opening(after[name]),
-            "gain_over_resampling": by_opening(after[name] - again),
+            "gain_over_resampling": by_opening(after[name] - again_N),
+            "original_words_kept": words_kept(originals, revised, openings),
             "negative_originals": {
-                "n": int(low.sum()),
-                "revised": round(float(after[name][low].mean()), 4),
-                "resampled": round(float(again[low].mean()), 4),
+                "n": int(low_N.sum()),
+                "revised": round(float(after[name][low_N].mean()), 4),
+                "resampled": round(float(again_N[low_N].mean()), 4),
             },
+            "examples": [[originals[i], texts[i], revised[i]] for i in range(0, len(openings), 150)],
         }
-        if name.startswith("own"):
-            result["examples: " + name] = [[originals[i], texts[i], revised[i]] for i in range(0, len(openings), 150)]
     result["request great minus request awful"] = by_opening(
         after["own verdict, make it great"] - after["own verdict, make it awful"]
     )
     result["verdict awful minus verdict great"] = by_opening(
         after["forced awful, make it great"] - after["forced great, make it great"]
     )
-    free = reviewer.sample(
-        [skills.revise_prompt(r, c) for r, c in zip(originals, critiques["own verdict, make it great"], strict=True)]
-    )
+    asked = critiques["own verdict, make it great"]
+    free = reviewer.sample([skills.revise_prompt(r, c) for r, c in zip(originals, asked, strict=True)])
     words = [(text.split(), skills.split_tag(o)[1].split()) for (text, _), o in zip(free, openings, strict=True)]
     result["opening_kept_unforced"] = {
         "first_word": round(sum(t[:1] == o[:1] for t, o in words) / len(words), 4),
         "whole": round(sum(t[: len(o)] == o for t, o in words) / len(words), 4),
     }
     return result
+
+
+def words_kept(originals: Sequence[str], texts: Sequence[str], openings: Sequence[str]) -> float:
+    """Share of an original's longer words (four letters or more, beyond the opening) that its new text has as well."""
+    kept = total = 0
+    for original, text, opening in zip(originals, texts, openings, strict=True):
+        wanted = {word for word in original[len(opening) :].split() if len(word) >= 4}
+        total += len(wanted)
+        kept += len(wanted & set(text[len(opening) :].split()))
+    return round(kept / max(1, total), 4)
 
 
 def measure(folder: Path, sdist: Path, seed: int = 0) -> dict[str, object]:
