@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from bakeoff.envs.completions import Completions
 
@@ -111,6 +111,10 @@ class Algorithm(ABC):
     """The settings it takes."""
     data_source: ClassVar[DataSource]
     """Where its training data come from."""
+    starts_as_reference: ClassVar[bool] = True
+    """Before its first update it answers as the reference does, with default settings."""
+    saves_language_model: ClassVar[bool] = True
+    """:meth:`save` leaves what plain transformers loads; False where what was trained is something else."""
 
     def __init__(
         self, config: AlgorithmConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
@@ -147,8 +151,12 @@ class Algorithm(ABC):
         """Who answers when this algorithm is judged; the policy, unless a subclass says otherwise."""
         return self.policy
 
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
+        """The weights that updates move; those of the policy, unless a subclass says otherwise."""
+        return self.policy.parameters()
+
     def save(self, folder: str | Path) -> None:
-        """Save the language model it has trained, so that plain transformers loads it."""
+        """Save what it has trained: a language model that plain transformers loads (but see :attr:`saves_language_model`)."""
         self.policy.save(folder)
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,9 +6,7 @@ Nothing here touches the contestant's meter or any random generator but its own.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +21,10 @@ from bakeoff.envs.completions import Completions
 from bakeoff.envs.score import reward_name, score
 from bakeoff.envs.tasks import Task
 from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.randomness import global_randomness as global_randomness
+from bakeoff.randomness import restore_global_randomness as restore_global_randomness
+from bakeoff.randomness import seed_global_randomness as seed_global_randomness
+from bakeoff.randomness import untouched_global_randomness
 
 EXACT_COMPLETIONS = 64
 """Completions sampled where the exact figures are known anyway and samples only show the text."""
@@ -161,44 +163,3 @@ def evaluation_rows(prompts: int, completions: int) -> npt.NDArray[np.int64]:
     if completions >= prompts:
         return np.arange(completions, dtype=np.int64) % prompts
     return np.arange(completions, dtype=np.int64) * prompts // completions
-
-
-@contextmanager
-def untouched_global_randomness() -> Iterator[None]:
-    """Put the global random generators back as they were, whatever is drawn inside."""
-    before = global_randomness()
-    try:
-        yield
-    finally:
-        restore_global_randomness(before)
-
-
-def global_randomness() -> dict[str, Any]:
-    """The state of Python's, NumPy's and PyTorch's global generators.
-
-    Algorithms have their own generator; libraries that plugins bring may use these.
-    """
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=True),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_global_randomness(state: Mapping[str, Any]) -> None:
-    """Take up what :func:`global_randomness` returned."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def seed_global_randomness(seed: int) -> None:
-    """Seed the global generators, so that a library that uses them repeats."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)

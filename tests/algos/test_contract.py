@@ -37,9 +37,11 @@ def weights(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_starts_as_the_reference(name: str, exact: Task) -> None:
-    start = make(name, exact).contestant().sequence_logprobs(exact.enumeration)
-    assert exact.enumeration.objective(start)["exact_kl"] == pytest.approx(0, abs=1e-4)
+def test_starts_as_the_reference_or_says_that_it_does_not(name: str, exact: Task) -> None:
+    algorithm = make(name, exact)
+    start = algorithm.contestant().sequence_logprobs(exact.enumeration)
+    kl = exact.enumeration.objective(start)["exact_kl"]
+    assert kl == pytest.approx(0, abs=1e-4) if algorithm.starts_as_reference else 0.01 < kl < float("inf")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,14 +54,15 @@ def test_same_seed_same_trace_and_another_seed_another(name: str, exact: Task) -
 @pytest.mark.parametrize("name", NAMES)
 def test_the_reference_stays_and_every_trained_weight_moves(name: str, exact: Task) -> None:
     algorithm = make(name, exact)
-    reference, before = weights(exact.language_model.module), weights(algorithm.policy.model.module)
+    reference = weights(exact.language_model.module)
+    before = [p.detach().clone() for p in algorithm.trained_parameters()]
     play(algorithm, 2)
     for tensor, expected in zip(weights(exact.language_model.module), reference, strict=True):
         assert torch.equal(tensor, expected)
     if algorithm.envs.meter.trained_tokens:
+        assert before
         assert all(
-            not torch.equal(tensor, old)
-            for tensor, old in zip(weights(algorithm.policy.model.module), before, strict=True)
+            not torch.equal(tensor, old) for tensor, old in zip(algorithm.trained_parameters(), before, strict=True)
         )
 
 
@@ -91,10 +94,15 @@ def test_the_meter_only_rises_and_metrics_are_finite_numbers(name: str, exact: T
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saves_what_plain_transformers_loads(name: str, exact: Task, tmp_path: Path) -> None:
+def test_saves_what_plain_transformers_loads_and_no_pickle(name: str, exact: Task, tmp_path: Path) -> None:
     algorithm = make(name, exact)
     play(algorithm, 1)
     algorithm.save(tmp_path)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(file.suffix == ".safetensors" for file in files)
+    assert not [file for file in files if file.suffix in {".pkl", ".pt", ".pth", ".bin", ".zip"}]
+    if not algorithm.saves_language_model:
+        return
     tokens = torch.tensor([[1, 2, 3]])
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(plain(tokens).logits, algorithm.policy.model.module(tokens).logits)
@@ -111,13 +119,23 @@ def test_every_setting_is_documented_and_survives_json(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_on_the_exact_task(name: str, exact: Task) -> None:
-    """A trained policy gains; the bar is far below what any of them reaches and far above what chance gives (0)."""
+    """A trained policy gains; the bar is far below what any of them reaches and far above what chance gives (0).
+
+    What does not start as the reference has to gain as much on where it starts.
+    """
     settings = registry.algorithms.load(name).example_settings(exact)
     algorithm = build(name, settings, exact, Budget(reward_queries=6_000), 0)
+
+    def score() -> float:
+        return exact.enumeration.objective(algorithm.contestant().sequence_logprobs(exact.enumeration))[
+            "normalized_score"
+        ]
+
+    start = score()
     while not (algorithm.finished or algorithm.envs.budget.exhausted(algorithm.envs.meter)):
         algorithm.update()
-    score = exact.enumeration.objective(algorithm.contestant().sequence_logprobs(exact.enumeration))["normalized_score"]
-    assert score == pytest.approx(0, abs=1e-6) if algorithm.data_source is DataSource.NONE else score > 0.3
+    gain = score() - start
+    assert gain == pytest.approx(0, abs=1e-6) if algorithm.data_source is DataSource.NONE else gain > 0.3
 
 
 def _clone(value: object) -> object:
