@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -89,13 +90,14 @@ class Critic:
 
 
 def _head(width: int, *, hidden: bool) -> nn.Module:
-    """Hidden states to one number, in float32 whatever the model computes in; nothing in it starts at random but its seed."""
-    last = nn.Linear(width, 1)
+    """Hidden states to one number, in float32 whatever the model computes in; it starts the same in every run."""
+    linear: Any = partial(nn.utils.skip_init, nn.Linear)
+    last: nn.Linear = linear(width, 1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     if not hidden:
         return last
-    first = nn.Linear(width, width)
+    first = linear(width, width)
     with torch.no_grad():
         nn.init.orthogonal_(first.weight, generator=torch.Generator().manual_seed(0))
         nn.init.zeros_(first.bias)

@@ -48,7 +48,8 @@ class Pair:
         merged = copy.copy(self.model)
         merged.module = copy.deepcopy(self.adapters).merge_and_unload()
         merged.save(folder)
-        self.adapters.save_pretrained(Path(folder) / ADAPTER_FOLDER)
+        # No embedding is adapted; left to itself PEFT asks the hub whether the vocabulary has grown.
+        self.adapters.save_pretrained(Path(folder) / ADAPTER_FOLDER, save_embedding_layers=False)
 
 
 def make_pair(reference: LanguageModel, config: AlgorithmConfig, generator: torch.Generator) -> Pair:
@@ -133,9 +134,10 @@ def _draw(weight: Any, generator: torch.Generator) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """PEFT draws from torch's global generator, and warns of Conv1D's orientation, which it then handles itself."""
+    """PEFT draws from torch's global generator, and warns of what it then handles itself (Conv1D) or what is its own affair."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")
         yield
 
 
