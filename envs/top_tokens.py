@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import Env, Wrapper, spaces
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
@@ -148,7 +149,9 @@ class VectorTopTokens(VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]):
             ActionError: an action outside 0 to k - 1; nothing has changed then.
         """
         playing = np.flatnonzero(~self._ignored_B)
-        actions_B = np.where(self._ignored_B, 0, np.asarray(actions))
+        actions_B = np.array(actions)
+        if actions_B.shape == self._ignored_B.shape:
+            actions_B[self._ignored_B] = 0
         tokens_B = self._choices.chosen_tokens(actions_B)
         log_ratio_B = np.zeros(self.num_envs)
         log_ratio_B[playing] = self._choices.log_ratio(playing, actions_B[playing], self.policy)
@@ -185,7 +188,7 @@ class VectorTopTokens(VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]):
         self._ignored_B = np.array(state["ignored"], dtype=bool)
 
 
-class TopTokens(Wrapper[Any, Any, Any, Any]):
+class TopTokens(Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """The same for a single :class:`bakeoff.envs.text_env.TextGenerationEnv`."""
 
     def __init__(
@@ -198,7 +201,10 @@ class TopTokens(Wrapper[Any, Any, Any, Any]):
         show_logprobs: bool = False,
     ) -> None:
         """Wrap an environment; arguments as for :class:`VectorTopTokens`."""
-        super().__init__(env)
+        RecordConstructorArgs.__init__(
+            self, k=k, kl_coef=kl_coef, policy=policy, show_logprobs=show_logprobs, _disable_deepcopy=True
+        )
+        Wrapper.__init__(self, env)
         self._choices = _Choices(env, 1, k, kl_coef, show_logprobs)
         self.policy = policy
         self.observation_space, self.action_space = self._choices.spaces()

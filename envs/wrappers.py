@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import Env, Wrapper
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from bakeoff.envs.episodes import Observation
@@ -115,7 +116,7 @@ class VectorKLShaping(VectorWrapper[Observation, npt.ArrayLike, Observation, npt
         return _copy(self._observation), rewards + shaping_B, terminations, truncations, infos
 
 
-class KLShaping(Wrapper[Observation, np.int64, Observation, np.int64]):
+class KLShaping(Wrapper[Observation, np.int64, Observation, np.int64], RecordConstructorArgs):
     """The same for a single environment; ``info["kl_shaping"]`` says what the reward was changed by."""
 
     def __init__(
@@ -127,7 +128,10 @@ class KLShaping(Wrapper[Observation, np.int64, Observation, np.int64]):
         policy: LogProbs | None = None,
     ) -> None:
         """Wrap a :class:`bakeoff.envs.text_env.TextGenerationEnv`; arguments as for :class:`VectorKLShaping`."""
-        super().__init__(env)
+        RecordConstructorArgs.__init__(
+            self, kl_coef=kl_coef, reference=reference, policy=policy, _disable_deepcopy=True
+        )
+        Wrapper.__init__(self, env)
         self._shaping = _Shaping(env.unwrapped, kl_coef, reference, policy)
         self._observation: Observation | None = None
 

@@ -98,4 +98,6 @@ def test_a_coefficient_that_makes_no_sense(letters, kl_coef):
 
 
 def test_it_is_a_gymnasium_wrapper(letters):
-    assert isinstance(KLShaping(letters.single(), 0.1, reference=constant(0.5)), gymnasium.Wrapper)
+    env = KLShaping(letters.single(), 0.1, reference=constant(0.5))
+    assert isinstance(env, gymnasium.Wrapper)
+    assert isinstance(env, gymnasium.utils.RecordConstructorArgs)  # so that gymnasium.make can make it again
