@@ -52,14 +52,15 @@ def likeliest(model: LanguageModel, hidden_ND: Tensor, allowed_V: Tensor, k: int
         Token ids (N, k) and log-probabilities (N, k).
     """
     everything = k == int(allowed_V.sum())
+    narrower = not torch.equal(allowed_V, model.allowed_V)  # the head takes care of the tokens that the model forbids
     found = []
     for hidden in torch.split(hidden_ND, rows_in_a_chunk(model.vocab_size)):
-        logprobs_NV = model.head(hidden).log_softmax(1)
+        logits_NV = model.head(hidden)
         if everything:
             tokens_NK = allowed_V.nonzero()[:, 0].expand(len(hidden), k)
         else:
-            tokens_NK = logprobs_NV.masked_fill(~allowed_V, -torch.inf).topk(k, 1).indices
-        found.append((tokens_NK, logprobs_NV.gather(1, tokens_NK)))
+            tokens_NK = (logits_NV.masked_fill(~allowed_V, -torch.inf) if narrower else logits_NV).topk(k, 1).indices
+        found.append((tokens_NK, logits_NV.gather(1, tokens_NK) - logits_NV.logsumexp(1, keepdim=True)))
     tokens, logprobs = zip(*found, strict=True)
     return torch.cat(tokens), torch.cat(logprobs)
 
@@ -260,6 +261,7 @@ class _Choices:
         self._reader = IncrementalReader(self.model, num_rows)
         self._rows_B = np.arange(num_rows)
         self._begun = False
+        self._found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None
 
     def spaces(self) -> tuple[spaces.Box, spaces.Discrete[Any]]:
         """Observations and actions of a single environment."""
@@ -271,25 +273,38 @@ class _Choices:
         prompt = slice(0, self.prompt_length)
         self._reader.restart(rows, observation["tokens"][rows, prompt], observation["mask"][rows, prompt])
         self._begun = True
-        self._look()
+        self._found = None
 
     def advance(self, tokens_B: npt.NDArray[np.int64]) -> None:
         """Read one more token of every episode."""
         self._reader.append(tokens_B)
-        self._look()
+        self._found = None
 
-    def _look(self) -> None:
-        hidden_BD = self._reader.hidden_BD
-        # The head may be in another precision than the float32 that is kept.
-        dtype = self.model.module.get_output_embeddings().weight.dtype
-        tokens, logprobs = likeliest(self.model, hidden_BD.to(dtype), self.allowed_V, self.k)
-        self.tokens_BK: npt.NDArray[np.int64] = tokens.cpu().numpy()
-        self.logprobs_BK: npt.NDArray[np.float32] = logprobs.cpu().numpy()
-        self._states_BD: States = observed(hidden_BD, logprobs, self.show_logprobs).cpu().numpy()
+    @property
+    def tokens_BK(self) -> npt.NDArray[np.int64]:
+        """The token that each action stands for."""
+        return self._table[0]
+
+    @property
+    def logprobs_BK(self) -> npt.NDArray[np.float32]:
+        """The reference's log-probabilities of these."""
+        return self._table[1]
+
+    @property
+    def _table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Both, made when first asked for: where an episode ends, nobody asks."""
+        if self._found is None:
+            hidden_BD = self._reader.hidden_BD
+            # The head may be in another precision than the float32 that is kept.
+            dtype = self.model.module.get_output_embeddings().weight.dtype
+            tokens, logprobs = likeliest(self.model, hidden_BD.to(dtype), self.allowed_V, self.k)
+            self._found = tokens.cpu().numpy(), logprobs.cpu().numpy()
+        return self._found
 
     def observation(self) -> States:
         """What agents see, (B, D), a copy."""
-        return self._states_BD.copy()
+        states: States = self._reader.hidden_BD.cpu().numpy()
+        return np.concatenate([states, self.logprobs_BK], 1) if self.show_logprobs else states.copy()
 
     def chosen_tokens(self, actions_B: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """The tokens that actions stand for, (B,)."""
@@ -313,7 +328,7 @@ class _Choices:
         reference_N = self.logprobs_BK[rows, actions_N].astype(np.float64)
         if policy is None or not len(rows):
             return -reference_N
-        return np.asarray(policy(self._states_BD[rows], actions_N), np.float64) - reference_N
+        return np.asarray(policy(self.observation()[rows], actions_N), np.float64) - reference_N
 
     def state_dict(self) -> dict[str, Any] | None:
         return self._reader.state_dict() if self._begun else None
@@ -322,4 +337,4 @@ class _Choices:
         self._begun = state is not None
         if state is not None:
             self._reader.load_state_dict(state)
-            self._look()
+            self._found = None
