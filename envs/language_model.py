@@ -87,25 +87,33 @@ class LanguageModel:
         """Token ids of each prompt, with the chat template or the tokenizer's own start token, unpadded.
 
         Raises:
-            PromptError: a prompt that encodes to no token at all.
+            PromptError: a prompt that encodes to no token at all, or that the tokenizer cannot spell.
         """
         encoded = []
         for prompt in prompts:
-            if self.chat:
-                turn = [{"role": "user", "content": prompt}]
-                text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-                ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            else:
-                ids = self.tokenizer(prompt)["input_ids"]
-                # Some tokenizers close every text; a prompt has to stay open for its completion.
-                while ids and ids[-1] in self.eos_ids and len(ids) > 1:
-                    ids = ids[:-1]
+            try:
+                ids = self._chat_ids(prompt) if self.chat else self._open_ids(prompt)
+            except Exception as error:  # tokenizers raise plain Exception on a word they cannot spell
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise PromptError(f'the tokenizer of "{self.name}" cannot encode prompt {prompt[:80]!r}: {reason}') from error
             if not ids and self.bos_id is not None:
                 ids = [self.bos_id]
             if not ids:
                 raise PromptError(f"prompt {prompt!r} encodes to no token; give it some text")
             encoded.append([int(i) for i in ids])
         return encoded
+
+    def _chat_ids(self, prompt: str) -> list[int]:
+        turn = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _open_ids(self, prompt: str) -> list[int]:
+        """Without an end token: some tokenizers close every text, and a prompt has to stay open for its completion."""
+        ids = list(self.tokenizer(prompt)["input_ids"])
+        while len(ids) > 1 and ids[-1] in self.eos_ids:
+            ids.pop()
+        return ids
 
     def pad(
         self, encoded: Sequence[Sequence[int]], indices: Sequence[int] | None = None, length: int | None = None

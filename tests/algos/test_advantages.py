@@ -69,7 +69,9 @@ def test_masked_mean_of_nothing_is_zero() -> None:
     assert masked_mean(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)) == 0
 
 
-@pytest.mark.parametrize(("values", "expected"), [([1.0, 2.0, 3.0], 1.0), ([2.0, 2.0, 2.0], 0.0), ([3.0, 2.0, 1.0], -3.0)])
+@pytest.mark.parametrize(
+    ("values", "expected"), [([1.0, 2.0, 3.0], 1.0), ([2.0, 2.0, 2.0], 0.0), ([3.0, 2.0, 1.0], -3.0)]
+)
 def test_explained_variance(values: list[float], expected: float) -> None:
     # Returns 1, 2, 3 have variance 2/3; reversed values leave errors -2, 0, 2 of variance 8/3: 1 - 4 = -3.
     real = torch.ones(3, dtype=torch.bool)

@@ -58,7 +58,10 @@ def test_value_loss_takes_the_larger_of_plain_and_clipped() -> None:
 
 @pytest.mark.parametrize(
     ("gap", "expected"),
-    [(1.0, {"k1": (0.0, 2.0), "k2": (0.25, 1.73), "k3": (0.0, 1.70)}), (0.1, {"k1": (0.0, 20), "k2": (0.0025, 1.42), "k3": (0.0, 1.42)})],
+    [
+        (1.0, {"k1": (0.0, 2.0), "k2": (0.25, 1.73), "k3": (0.0, 1.70)}),
+        (0.1, {"k1": (0.0, 20), "k2": (0.0025, 1.42), "k3": (0.0, 1.42)}),
+    ],
 )
 def test_kl_estimators_have_their_published_bias_and_deviation(
     gap: float, expected: dict[str, tuple[float, float]]

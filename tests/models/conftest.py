@@ -18,9 +18,7 @@ WORDS = ["<pad>", "<eos>", "<unk>", *"abcdefghijklmnopqrst"]
 def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
 def make_module(family: str) -> torch.nn.Module:
@@ -32,9 +30,7 @@ def make_module(family: str) -> torch.nn.Module:
             num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, **ids,
         )  # fmt: skip
         return LlamaForCausalLM(config)
-    config = GPT2Config(
-        vocab_size=24, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3, **ids
-    )
+    config = GPT2Config(vocab_size=24, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3, **ids)
     return GPT2LMHeadModel(config)
 
 

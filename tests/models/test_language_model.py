@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bakeoff.envs import vocabulary
 from bakeoff.envs.completions import Completions
@@ -96,9 +98,7 @@ def test_forbidden_tokens_have_no_probability_and_are_never_sampled(model: Langu
 def test_sampling_follows_the_models_distribution(model: LanguageModel) -> None:
     draws = 20_000
     prompts = model.pad(model.encode(["a b"])).repeat_interleave(draws)
-    counts = torch.bincount(
-        model.sample(prompts, 1, torch.Generator().manual_seed(4)).tokens_BT[:, 0], minlength=24
-    )
+    counts = torch.bincount(model.sample(prompts, 1, torch.Generator().manual_seed(4)).tokens_BT[:, 0], minlength=24)
     with torch.no_grad():
         hidden, _ = model.prefill(prompts.tokens_BP[:1], prompts.mask_BP[:1])
         probabilities = model.head(hidden).softmax(1)[0]
@@ -172,7 +172,9 @@ def test_a_saved_model_loads_with_plain_transformers(model: LanguageModel, tmp_p
 
 
 def test_chat_prompts_go_through_the_template(model: LanguageModel) -> None:
-    model.tokenizer.chat_template = "{% for m in messages %}a {{ m.content }}{% endfor %}{% if add_generation_prompt %} b{% endif %}"
+    model.tokenizer.chat_template = (
+        "{% for m in messages %}a {{ m.content }}{% endfor %}{% if add_generation_prompt %} b{% endif %}"
+    )
     chat = LanguageModel(model.module, model.tokenizer, name="chat", chat=True)
     assert chat.decode(*[torch.tensor(x) for x in (chat.encode(["c d"]), [[True] * 4])]) == [" a c d b"]
 
@@ -191,6 +193,15 @@ def test_prompts_that_leave_no_room_are_refused(model: LanguageModel) -> None:
 def test_an_empty_prompt_is_refused_where_there_is_no_start_token(model: LanguageModel) -> None:
     with pytest.raises(PromptError, match="encodes to no token"):
         model.encode([""])
+
+
+def test_a_prompt_that_the_tokenizer_cannot_spell_is_one_clear_line(model: LanguageModel) -> None:
+    words = Tokenizer(WordLevel({"<eos>": 0, "a": 1}, unk_token="<unk>"))
+    strict = LanguageModel(
+        model.module, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>"), name="strict"
+    )
+    with pytest.raises(PromptError, match=r'the tokenizer of "strict" cannot encode prompt \'b\''):
+        strict.encode(["a", "b"])
 
 
 @pytest.mark.parametrize(
