@@ -213,7 +213,9 @@ class _Run:
     def _config(self) -> dict[str, Any]:
         cell, algorithm = self.cell, self.algorithm
         notes = []
-        if algorithm.contestant() is not algorithm.policy:
+        if not algorithm.saves_language_model:
+            notes.append("saves no language model, but what chooses among the reference's tokens")
+        elif algorithm.contestant() is not algorithm.policy:
             notes.append("answers with more than the model it saves")
         return {
             "schema": SCHEMA,

@@ -48,6 +48,10 @@ def sample_cell(
         raise RunFolderError(
             f"{cell}: no model yet (the cell is {Status.read(cell).status}); finish it with `bakeoff run`"
         )
+    if not (folder / "config.json").is_file():
+        raise RunFolderError(
+            f"{cell}: what it trained is no language model; samples.jsonl has its answers to the evaluation prompts"
+        )
     from bakeoff.envs.language_model import LanguageModel
     from bakeoff.seeding import torch_generator
 

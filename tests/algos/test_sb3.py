@@ -15,12 +15,16 @@ from safetensors.torch import load_file
 from bakeoff.algos.base import Algorithm
 from bakeoff.algos.build import build
 from bakeoff.algos.sb3_agent import action_logprobs
+from bakeoff.benchmarks import files
+from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.checkpoint import load_state, save_state
+from bakeoff.benchmarks.runner import Stopped, Workshop, run_cell
+from bakeoff.benchmarks.sampling import sample_cell
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks import Task
 from bakeoff.envs.token_mdp import TextGenerationVectorEnv
 from bakeoff.envs.top_tokens import VectorTopTokens
-from bakeoff.errors import ConfigError
+from bakeoff.errors import ConfigError, RunFolderError
 
 BUDGET = Budget(reward_queries=512)
 AGENTS = {"sb3_ppo": stable_baselines3.PPO, "sb3_a2c": stable_baselines3.A2C, "sb3_dqn": stable_baselines3.DQN}
@@ -192,6 +196,34 @@ def test_saves_weights_and_a_description(name: str, exact: Task, tmp_path: Path)
     assert (description["k"], description["observation"]) == (5, exact.language_model.width)
     weights = load_file(tmp_path / "agent.safetensors")
     assert sum(w.numel() for w in weights.values()) == sum(p.numel() for p in algorithm.trained_parameters())
+
+
+def test_a_cell_that_is_stopped_after_every_update_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    cell = Cell(
+        task="exact", task_name="exact", task_settings={}, label="a2c", algorithm="sb3_a2c",
+        settings={"batch_size": 8, "n_steps": 3}, seed=3, budget={"reward_queries": 24},
+        evaluate={"every": {"reward_queries": 10}, "completions": 16, "samples": 2},
+    )  # fmt: skip
+    workshop = Workshop()
+    for folder, stop in ((tmp_path / "whole", False), (tmp_path / "parts", True)):
+        over = False
+        while not over:
+            try:
+                run_cell(cell, folder, workshop, should_stop=lambda stop=stop: stop)
+                over = True
+            except Stopped:
+                pass
+    rows = [
+        [{**row, "seconds": None} for row in files.read_rows(folder / "metrics.jsonl")]
+        for folder in (tmp_path / "whole", tmp_path / "parts")
+    ]
+    assert rows[0] == rows[1]
+    last = rows[0][-1]
+    assert last["phase"] == "eval"
+    assert {"normalized_score", "kl", "reference_mass", "entropy"} <= set(last["metrics"])
+    assert files.read_json(tmp_path / "whole" / "config.json")["notes"][0].startswith("saves no language model")
+    with pytest.raises(RunFolderError, match="no language model"):
+        sample_cell(tmp_path / "whole", "a b", 1)
 
 
 def test_more_tokens_than_there_are_means_all_of_them(exact: Task) -> None:
