@@ -53,6 +53,8 @@ class SB3Config(AlgorithmConfig):
 
     k: PositiveInt = 32
     """How many of the reference's likeliest tokens there are to choose from; all of them where the vocabulary has fewer."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Step size at the start."""
     net_arch: tuple[PositiveInt, ...] = (64, 64)
     """Widths of the hidden layers of the agent's network (of the actor's and of the critic's)."""
     gamma: float = Field(default=1.0, gt=0, le=1)
@@ -120,16 +122,8 @@ class SB3Algorithm(Algorithm):
 
     def rate(self, remaining: float) -> float:
         """The learning rate by the budget; the agent's own idea of what remains ends with each cycle."""
-        return self.initial_rate * (1 - self.envs.progress if self.config.learning_rate_schedule == "linear" else 1)
-
-    @property
-    def initial_rate(self) -> float:
-        """The learning rate at the start."""
-        rate = self.config.learning_rate
-        return self.default_rate if isinstance(rate, str) else rate
-
-    default_rate: ClassVar[float]
-    """What `learning_rate: auto` means."""
+        initial = self.config.learning_rate
+        return initial * (1 - self.envs.progress) if self.config.learning_rate_schedule == "linear" else initial
 
     def contestant(self) -> Contestant:
         """The agent's distribution over the k tokens."""
@@ -221,6 +215,8 @@ class _ActorCritic(SB3Algorithm):
 class SB3PPOConfig(ActorCriticConfig):
     """Settings of Stable-Baselines3's PPO."""
 
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Step size at the start (its own default is 3e-4)."""
     epochs: PositiveInt = 10
     """Passes over each batch (its `n_epochs`)."""
     minibatches: PositiveInt = 4
@@ -236,7 +232,6 @@ class SB3PPO(_ActorCritic):
 
     Config = SB3PPOConfig
     config: SB3PPOConfig
-    default_rate: ClassVar[float] = 1e-3
 
     def make_agent(self, envs: SB3VecEnv) -> BaseAlgorithm:
         """A ``stable_baselines3.PPO``."""
@@ -255,6 +250,8 @@ class SB3A2CConfig(ActorCriticConfig):
 
     batch_size: PositiveInt = 16
     """Completions side by side; A2C takes one gradient step for each `batch_size` x `n_steps` tokens."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Step size at the start (its own default is 7e-4)."""
     n_steps: PositiveInt | None = 5
     """Tokens of each completion in one update; the length limit where null."""
     gae_lambda: float = Field(default=1.0, ge=0, le=1)
@@ -270,7 +267,6 @@ class SB3A2C(_ActorCritic):
 
     Config = SB3A2CConfig
     config: SB3A2CConfig
-    default_rate: ClassVar[float] = 2e-3
 
     def make_agent(self, envs: SB3VecEnv) -> BaseAlgorithm:
         """A ``stable_baselines3.A2C``."""
@@ -280,6 +276,8 @@ class SB3A2C(_ActorCritic):
 class SB3DQNConfig(SB3Config):
     """Settings of Stable-Baselines3's DQN."""
 
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Step size at the start (its own default is 1e-4)."""
     max_grad_norm: float = Field(default=10.0, gt=0)
     """Gradients are scaled down to this global norm."""
     buffer_size: PositiveInt = 50_000
@@ -311,7 +309,6 @@ class SB3DQN(SB3Algorithm):
     data_source: ClassVar[DataSource] = DataSource.REPLAY
     config: SB3DQNConfig
     samples: ClassVar[bool] = False
-    default_rate: ClassVar[float] = 3e-3
 
     @property
     def cycle(self) -> int:
