@@ -57,6 +57,8 @@ class AlgorithmConfig(BaseModel):
     """Adam's step size at the start; `auto` derives it from the model's width (see docs/settings.md)."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
     """`linear` falls to 0 as the budget is spent; `constant` stays."""
+    warmup_steps: int = Field(default=20, ge=0)
+    """Steps over which the rate rises linearly: Adam's first steps are as long as the rate allows, whatever the gradient."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
     micro_batch_size: PositiveInt | None = None

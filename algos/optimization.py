@@ -48,11 +48,12 @@ class Optimizer:
         factor = LORA_FACTOR if config.trainable == "lora" else 1.0
         self.initial_rate = auto_learning_rate(width) * factor if isinstance(rate, str) else rate
         self.schedule, self.max_grad_norm = config.learning_rate_schedule, config.max_grad_norm
-        self.micro_batch_size = config.micro_batch_size
+        self.micro_batch_size, self.warmup_steps = config.micro_batch_size, config.warmup_steps
+        self._steps = 0
         self._adam = torch.optim.Adam(self._masters, lr=self.initial_rate, betas=BETAS)
 
     def rate(self, progress: float) -> float:
-        """The learning rate when this share of the budget is spent."""
+        """The learning rate when this share of the budget is spent, once the warm-up is over."""
         return self.initial_rate * (1 - progress if self.schedule == "linear" else 1)
 
     def step(self, loss: Tensor, progress: float) -> float:
@@ -102,7 +103,8 @@ class Optimizer:
                 f"the gradient's norm is {norm} (loss {loss}); lower learning_rate, or check the reward's scale"
             )
         for group in self._adam.param_groups:
-            group["lr"] = self.rate(progress)
+            group["lr"] = self.rate(progress) * min(1.0, (self._steps + 1) / (self.warmup_steps + 1))
+        self._steps += 1
         halves = [(p, m) for p, m in zip(self.parameters, self._masters, strict=True) if p is not m]
         for parameter, master in halves:
             master.grad = None if parameter.grad is None else parameter.grad.float()
@@ -114,13 +116,13 @@ class Optimizer:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Adam's moments and step counts by the parameter's position, and the master copies of half-precision weights."""
+        """Adam's moments by the parameter's position, steps taken, and the master copies of half-precision weights."""
         state: dict[str, Any] = {
             str(i): self._adam.state[m] for i, m in enumerate(self._masters) if m in self._adam.state
         }
         pairs = enumerate(zip(self.parameters, self._masters, strict=True))
         masters = {str(i): m for i, (p, m) in pairs if p is not m}
-        return {**state, "masters": masters} if masters else state
+        return {**state, "steps": self._steps, **({"masters": masters} if masters else {})}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,5 +132,7 @@ class Optimizer:
             if index == "masters":
                 for i, master in saved.items():
                     self._masters[int(i)].copy_(master)
+            elif index == "steps":
+                self._steps = int(saved)
             else:
                 self._adam.state[self._masters[int(index)]] = {key: value.clone() for key, value in saved.items()}

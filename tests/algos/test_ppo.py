@@ -109,3 +109,17 @@ def test_a_loss_that_is_not_finite_changes_nothing(exact: Task) -> None:
     with pytest.raises(FloatingPointError, match="gradient's norm is nan"):
         algorithm.optimizer.step(loss, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(before, algorithm.policy.parameters(), strict=True))
+
+
+def test_the_rate_warms_up_so_that_the_first_batch_does_not_throw_the_policy(exact: Task) -> None:
+    # Adam's first step moves every weight by the rate itself: with three steps of warm-up by a quarter of it.
+    algorithm = make(exact, learning_rate=1e-3, warmup_steps=3, learning_rate_schedule="constant")
+    moves = []
+    for _ in range(5):
+        before = [p.detach().clone() for p in algorithm.policy.parameters()]
+        algorithm.optimizer.step(sum((p * p.sign().detach()).sum() for p in algorithm.policy.parameters()), 0.0)
+        moves.append(
+            max(float((a - b).detach().abs().max()) for a, b in zip(algorithm.policy.parameters(), before, strict=True))
+        )
+    assert moves == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3], rel=0.02)
+    assert make(exact).update()["approximate_kl"] < 0.5 * make(exact, warmup_steps=0).update()["approximate_kl"]
