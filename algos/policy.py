@@ -89,7 +89,7 @@ class Policy:
     def statistics(self, completions: Completions) -> dict[str, Tensor]:
         """Mean entropy in nats a token, and the reference's negative log-likelihood in nats a token, each (B,)."""
         lengths_B = completions.lengths_B.to(self.model.device).clamp_min(1)
-        entropy_BT = self.model.token_outputs(completions)[1]
+        entropy_BT = self.model.token_outputs(completions, entropy_gradient=False)[1]
         return {
             "entropy": entropy_BT.sum(1) / lengths_B,
             "reference_nll": -self.reference_logprobs(completions).sum(1) / lengths_B,

@@ -9,30 +9,31 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bakeoff.envs import vocabulary
+from bakeoff.envs.checkpointing import GradientCheckpoints
 from bakeoff.envs.completions import Completions, PromptBatch
+from bakeoff.envs.linear_head import LinearHead
 from bakeoff.envs.loading import load_pretrained
 from bakeoff.envs.sampling import sample
 from bakeoff.envs.split import SplitTrunk, find_blocks
-from bakeoff.errors import ModelError, PromptError
+from bakeoff.envs.text import Text, end_ids
+from bakeoff.errors import ModelError
 
 LOWEST_LOGIT = -1e9
 """Logit of a forbidden token: its probability is exactly 0, and differences of such logits stay finite."""
 
 
-class LanguageModel:
+class LanguageModel(Text):
     """A causal language model and its tokenizer.
 
     The module stays in eval mode always: dropout would make the log-probabilities of an update differ from those of the
@@ -62,7 +63,7 @@ class LanguageModel:
             raise ModelError(
                 f'the tokenizer of "{name}" knows {len(tokenizer)} tokens, the model {self.vocab_size}; they do not belong together'
             )
-        self.eos_ids: tuple[int, ...] = _eos_ids(module, tokenizer, name)
+        self.eos_ids: tuple[int, ...] = end_ids(module, tokenizer, name)
         own_pad = tokenizer.pad_token_id
         self.pad_id: int = self.eos_ids[0] if own_pad is None else int(own_pad)
         self.bos_id: int | None = tokenizer.bos_token_id
@@ -70,7 +71,7 @@ class LanguageModel:
         self.max_context: int = int(getattr(module.config, "max_position_embeddings", None) or 2**31)
         self.allowed_V = self._allowed()
         self.split: SplitTrunk | None = None
-        self._checkpointed: tuple[Any, ...] = ()
+        self._checkpoints: GradientCheckpoints | None = None
         self._check_head()
 
     @classmethod
@@ -80,64 +81,6 @@ class LanguageModel:
         """Load by hub id, folder, GGUF file or ``package:NAME`` (see :func:`bakeoff.envs.loading.load_pretrained`)."""
         module, tokenizer = load_pretrained(source, device=device, dtype=dtype)
         return cls(module, tokenizer, name=str(source), chat=chat)
-
-    # ---------------------------------------------------------------- text
-
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each prompt, with the chat template or the tokenizer's own start token, unpadded.
-
-        Raises:
-            PromptError: a prompt that encodes to no token at all, or that the tokenizer cannot spell.
-        """
-        encoded = []
-        for prompt in prompts:
-            try:
-                ids = self._chat_ids(prompt) if self.chat else self._open_ids(prompt)
-            except Exception as error:  # tokenizers raise plain Exception on a word they cannot spell
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise PromptError(f'the tokenizer of "{self.name}" cannot encode prompt {prompt[:80]!r}: {reason}') from error
-            if not ids and self.bos_id is not None:
-                ids = [self.bos_id]
-            if not ids:
-                raise PromptError(f"prompt {prompt!r} encodes to no token; give it some text")
-            encoded.append([int(i) for i in ids])
-        return encoded
-
-    def _chat_ids(self, prompt: str) -> list[int]:
-        turn = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _open_ids(self, prompt: str) -> list[int]:
-        """Without an end token: some tokenizers close every text, and a prompt has to stay open for its completion."""
-        ids = list(self.tokenizer(prompt)["input_ids"])
-        while len(ids) > 1 and ids[-1] in self.eos_ids:
-            ids.pop()
-        return ids
-
-    def pad(
-        self, encoded: Sequence[Sequence[int]], indices: Sequence[int] | None = None, length: int | None = None
-    ) -> PromptBatch:
-        """A left-padded batch, as long as its longest row or ``length``; ``indices`` say which prompt each row is."""
-        longest = max(len(ids) for ids in encoded) if length is None else length
-        tokens = torch.full((len(encoded), longest), self.pad_id)
-        mask = torch.zeros(len(encoded), longest, dtype=torch.bool)
-        for row, ids in enumerate(encoded):
-            tokens[row, longest - len(ids) :] = torch.tensor(list(ids))
-            mask[row, longest - len(ids) :] = True
-        order = torch.arange(len(encoded)) if indices is None else torch.as_tensor(list(indices))
-        return PromptBatch(tokens, mask, order)
-
-    def decode(self, tokens_BT: Tensor, mask_BT: Tensor) -> list[str]:
-        """What each row's real tokens add to the text before them, leading space included; special tokens are left out.
-
-        Many tokenizers drop a space at the start of what they decode. Prompt and completion would then run together, so
-        each row is decoded behind a known word, which is cut off again.
-        """
-        word_ids, word = self._lead
-        rows = [word_ids + t[m].tolist() for t, m in zip(tokens_BT.cpu(), mask_BT.cpu(), strict=True)]
-        texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [text.removeprefix(word) for text in texts]
 
     # ---------------------------------------------------------------- forward passes
 
@@ -150,7 +93,7 @@ class LanguageModel:
             features_BSD: activations at the cut, where the trunk is split: only the blocks above it run then.
         """
         inputs = {"attention_mask": mask_BS.long(), **self._positions(positions(mask_BS))}
-        with self._checkpointing():
+        with nullcontext() if self._checkpoints is None else self._checkpoints.active():
             if self.split is not None and features_BSD is not None:
                 return self.split.hidden(features_BSD, tokens_BS, **inputs)
             hidden: Tensor = self.trunk(tokens_BS, use_cache=False, **inputs).last_hidden_state
@@ -189,7 +132,7 @@ class LanguageModel:
         hidden = self.completion_hidden(completions)
         mask = completions.mask_BT.to(self.device)
         logprobs_N = vocabulary.chosen_logprobs(
-            self.head,
+            self._plain_head or self.head,
             hidden[mask[:, : hidden.shape[1]]],
             completions.tokens_BT.to(self.device)[mask],
             self.vocab_size,
@@ -211,7 +154,7 @@ class LanguageModel:
         used = mask[:, : hidden.shape[1]]
         tokens_N = completions.tokens_BT.to(self.device)[mask]
         logprobs_N, entropy_N = vocabulary.logprobs_and_entropy(
-            self.head,
+            self._plain_head or self.head,
             hidden[used],
             tokens_N,
             self.vocab_size,
@@ -225,7 +168,11 @@ class LanguageModel:
         """Read the prompts; returns the hidden state of each row's last token (B, D) and the key-value cache."""
         cache = DynamicCache(config=self.module.config)
         output = self.trunk(
-            tokens_BP, attention_mask=mask_BP.long(), past_key_values=cache, use_cache=True, **self._positions(positions(mask_BP))
+            tokens_BP,
+            attention_mask=mask_BP.long(),
+            past_key_values=cache,
+            use_cache=True,
+            **self._positions(positions(mask_BP)),
         )
         return output.last_hidden_state[:, -1], cache
 
@@ -255,7 +202,9 @@ class LanguageModel:
 
         Where the trunk is split, what crosses the cut on the way is kept in the completions.
         """
-        run = partial(sample, self, prompts, max_new_tokens, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+        run = partial(
+            sample, self, prompts, max_new_tokens, generator, temperature=temperature, top_k=top_k, top_p=top_p
+        )
         if self.split is None:
             return run()
         with self.split.recording() as kept:
@@ -296,8 +245,7 @@ class LanguageModel:
         twin = copy.copy(self)
         twin.module = copy.deepcopy(self.module, memo=shared)
         twin.split = None if self.split is None else twin._cut(self.split.top_layers)
-        twin._checkpointed = ()
-        if self._checkpointed:
+        if self._checkpoints is not None:
             twin.checkpoint_gradients()
         return twin
 
@@ -317,13 +265,7 @@ class LanguageModel:
         Raises:
             ModelError: a family that cannot.
         """
-        blocks: Sequence[Any] = find_blocks(self.trunk, self.name)[1]
-        if not all(isinstance(block, GradientCheckpointingLayer) for block in blocks):
-            raise ModelError(f'"{self.name}" ({type(self.module).__name__}) cannot checkpoint gradients; switch it off')
-        for block in blocks:
-            block.gradient_checkpointing = True
-            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-        self._checkpointed = tuple(blocks)
+        self._checkpoints = GradientCheckpoints(find_blocks(self.trunk, self.name)[1], self.name)
 
     def freeze(self) -> LanguageModel:
         """Switch gradients off for every weight; returns itself."""
@@ -335,20 +277,6 @@ class LanguageModel:
         self.module.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def check_prompt_length(self, encoded: Sequence[Sequence[int]], texts: Sequence[str], max_new_tokens: int) -> None:
-        """Refuse prompts that leave no room for a completion.
-
-        Raises:
-            PromptError: names the first prompt that is too long, its length and the limit.
-        """
-        room = self.max_context - max_new_tokens
-        for ids, text in zip(encoded, texts, strict=True):
-            if len(ids) > room:
-                raise PromptError(
-                    f"prompt {text[:40]!r}... has {len(ids)} tokens; with max_new_tokens {max_new_tokens} the context of "
-                    f'"{self.name}" ({self.max_context}) leaves {room}; shorten the prompt or lower max_new_tokens'
-                )
-
     def _allowed(self) -> Tensor:
         allowed = torch.ones(self.vocab_size, dtype=torch.bool)
         allowed[len(self.tokenizer) :] = False  # rows that only round the embedding up to a friendly size
@@ -356,13 +284,6 @@ class LanguageModel:
             allowed[self.pad_id] = False
         self._forbidden = (~allowed).nonzero()[:, 0].to(self.device)
         return allowed.to(self.device)
-
-    @cached_property
-    def _lead(self) -> tuple[list[int], str]:
-        """Tokens of a word to decode behind, and its text; none where the tokenizer does not give the word back."""
-        ids = [int(i) for i in self.tokenizer("a", add_special_tokens=False)["input_ids"]]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return (ids, text) if text.strip() else ([], "")
 
     @torch.no_grad()
     def _cut(self, top_layers: int) -> SplitTrunk:
@@ -375,17 +296,14 @@ class LanguageModel:
         split.check(self.hidden(tokens, mask), tokens, mask, **inputs)
         return split
 
-    @contextmanager
-    def _checkpointing(self) -> Iterator[None]:
-        """transformers checkpoints a block only in train mode; its children stay in eval mode, so nothing drops out."""
-        active = self._checkpointed if torch.is_grad_enabled() else ()
-        for block in active:
-            block.training = True
-        try:
-            yield
-        finally:
-            for block in active:
-                block.training = False
+    @property
+    def _plain_head(self) -> LinearHead | None:
+        """The head where it is one float32 matrix and nothing else, as it mostly is."""
+        layer, config = self.module.get_output_embeddings(), self.module.config
+        twists = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling", "final_logit_softcapping")]
+        if type(layer) is not nn.Linear or layer.bias is not None or layer.weight.dtype != torch.float32:
+            return None
+        return LinearHead(layer.weight, self._forbidden, LOWEST_LOGIT) if all(t in (None, 1) for t in twists) else None
 
     @property
     def _head_is_frozen(self) -> bool:
@@ -416,15 +334,3 @@ class LanguageModel:
 def positions(mask_BS: Tensor) -> Tensor:
     """Position of each real token, counted from the row's first one; 0 on left padding, shape (B, S)."""
     return (mask_BS.long().cumsum(1) - 1).clamp_min(0)
-
-
-def _eos_ids(module: Any, tokenizer: Any, name: str) -> tuple[int, ...]:
-    """The tokens that end a completion: the generation config's (a model may have several), else the tokenizer's."""
-    declared = getattr(module.generation_config, "eos_token_id", None) if module.generation_config is not None else None
-    ids = declared if isinstance(declared, list) else [declared]
-    ids = [int(i) for i in ids if i is not None]
-    if tokenizer.eos_token_id is not None and int(tokenizer.eos_token_id) not in ids:
-        ids.insert(0, int(tokenizer.eos_token_id))
-    if not ids:
-        raise ModelError(f'model "{name}" has no end-of-sequence token; set eos_token in its tokenizer')
-    return tuple(ids)

@@ -2,9 +2,9 @@
 
 A batch of B x T hidden states makes B x T x V logits; at real vocabularies that is the largest tensor by far. Here the
 head runs on as many rows as fit :data:`CHUNK_ELEMENTS`, what is wanted is reduced to a number or two a row, and the logits go.
-No second B x T x V tensor ever exists: where the head trains, each chunk is computed again in the backward pass; where it is
-frozen, the gradient of a row's numbers by the row's own hidden state is all that the backward pass can ask for, and is kept
-in the logits' place.
+No second B x T x V tensor ever exists: where the head trains, each chunk is computed again in the backward pass (one matrix in
+float32 may keep its probabilities, see :mod:`bakeoff.envs.linear_head`); where it is frozen, the gradient of a row's numbers by
+the row's own hidden state is all that the backward pass can ask for, and is kept in the logits' place.
 
 Letters: N rows (real tokens of a batch), D hidden width, V vocabulary.
 """
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from bakeoff.envs.linear_head import LinearHead
 
 CHUNK_ELEMENTS = 2**22
 """Logits held at once: 16 MiB in float32, which stays in a processor's cache, and which an allocator gives again without asking
@@ -115,7 +117,9 @@ def chosen_logprobs(
     head: Head, hidden_ND: Tensor, tokens_N: Tensor, vocabulary: int, *, frozen_head: bool = False
 ) -> Tensor:
     """Log-probability of each chosen token, shape (N,)."""
-    return _of_the_chosen(head, hidden_ND, tokens_N, vocabulary, frozen_head, entropy=False, entropy_gradient=False)[:, 0]
+    return _of_the_chosen(head, hidden_ND, tokens_N, vocabulary, frozen_head, entropy=False, entropy_gradient=False)[
+        :, 0
+    ]
 
 
 def logprobs_and_entropy(
@@ -153,6 +157,9 @@ def _of_the_chosen(
     entropy: bool,
     entropy_gradient: bool,
 ) -> Tensor:
+    if isinstance(head, LinearHead) and not entropy_gradient:
+        return head.of_the_chosen(hidden_ND, tokens_N, rows_in_a_chunk(vocabulary), entropy=entropy)
+
     def one(hidden: Tensor, tokens: Tensor) -> Tensor:
         pair: Tensor = _OfTheChosen.apply(head(hidden), tokens, entropy, entropy_gradient)  # type: ignore[no-untyped-call]
         return pair

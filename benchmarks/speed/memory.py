@@ -1,0 +1,85 @@
+"""What training a model takes at the peak, by which weights move: one process each, the most memory it ever held.
+
+    python benchmarks/speed/memory.py [--model smollm2] [--updates 2] [--modes full,lora,top_layers,...]
+
+PPO with its default critic on 64 completions of 24 tokens, two minibatches, one epoch, CPU float32. `loaded` is a process that
+has loaded the model and samples, nothing more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+
+from bakeoff.algos.build import build
+from bakeoff.benchmarks.speed import models
+from bakeoff.envs.meter import Budget
+from bakeoff.envs.prompts import PromptSet
+from bakeoff.envs.tasks import Task
+
+MODES: dict[str, dict[str, Any]] = {
+    "loaded": {},
+    "full": {},
+    "full, micro_batch_size 8": {"micro_batch_size": 8},
+    "full, gradient_checkpointing": {"gradient_checkpointing": True},
+    "lora": {"trainable": "lora"},
+    "lora, micro_batch_size 8": {"trainable": "lora", "micro_batch_size": 8},
+    "top_layers 2": {"trainable": "top_layers", "top_layers": 2},
+}
+
+
+def length(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    return [len(text) / 100 for text in completions]
+
+
+def one(model: str, mode: str, updates: int) -> dict[str, float]:
+    language_model = models.load(model)
+    texts = models.prompts(model, 48 if model == "smollm2" else 64)
+    task = Task("memory", language_model, PromptSet(tuple(dict.fromkeys(texts)), ("w9 w9",)), length, 24, 0.05)
+    name, settings = ("reference", {}) if mode == "loaded" else ("ppo", {"epochs": 1, **MODES[mode]})
+    algorithm = build(name, {"batch_size": 64, **settings}, task, Budget(generated_tokens=10**9), 0)
+    seconds = []
+    for _ in range(updates):
+        start = time.process_time()
+        if mode == "loaded":
+            algorithm.envs.reset()
+            algorithm.policy.sample(algorithm.envs.prompt_batch, 24, torch.Generator())
+        else:
+            algorithm.update()
+        seconds.append(time.process_time() - start)
+    moving = 0 if mode == "loaded" else sum(p.numel() for p in algorithm.policy.parameters())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_bytes": peak, "moving": moving, "seconds": min(seconds)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=models.NAMES, default="smollm2")
+    parser.add_argument("--updates", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--modes", default=None, help="names from the table, separated by semicolons")
+    parser.add_argument("--one", default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.one is not None:
+        print(json.dumps(one(options.model, options.one, options.updates)))
+        return
+    print("| | weights that move | peak memory, GB | CPU seconds an update |\n|---|---|---|---|")
+    for mode in options.modes.split(";") if options.modes else MODES:
+        command = [sys.executable, "-W", "ignore", __file__, "--one", mode]
+        for name in ("model", "updates", "threads"):
+            command += [f"--{name}", str(getattr(options, name))]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        row = json.loads(run.stdout.strip().splitlines()[-1])
+        print(f"| {mode} | {row['moving']:,} | {row['peak_bytes'] / 1e9:.2f} | {row['seconds']:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

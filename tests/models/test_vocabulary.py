@@ -1,0 +1,76 @@
+"""Log-probabilities and entropies by chunks: every path gives what autograd gives on the whole matrix."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from bakeoff.envs import linear_head, vocabulary
+from bakeoff.envs.language_model import LOWEST_LOGIT
+from bakeoff.envs.linear_head import LinearHead
+
+N, D, V = 37, 8, 50
+FORBIDDEN = torch.tensor([0, 49])
+
+
+@pytest.fixture
+def numbers() -> Iterator[torch.Generator]:
+    return torch.Generator().manual_seed(0)
+
+
+def draw(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("entropy_gradient", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("rows", [5, 1000])
+@pytest.mark.parametrize("kept", [0, 2**27])
+def test_every_path_gives_what_autograd_gives(
+    numbers: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    entropy_gradient: bool,
+    frozen: bool,
+    plain: bool,
+    rows: int,
+    kept: int,
+) -> None:
+    monkeypatch.setattr(vocabulary, "CHUNK_ELEMENTS", V * rows)
+    monkeypatch.setattr(linear_head, "KEPT_ELEMENTS", kept)
+    weight, hidden = draw(numbers, V, D).requires_grad_(), draw(numbers, N, D).requires_grad_()
+    by_logprob, by_entropy = draw(numbers, N), draw(numbers, N) * entropy_gradient
+    tokens = torch.randint(1, 49, (N,), generator=numbers)
+
+    table = (hidden @ weight.t()).index_fill(1, FORBIDDEN, LOWEST_LOGIT).log_softmax(1)
+    expected = table.gather(1, tokens[:, None])[:, 0], -(table.exp() * table).sum(1)
+    gradients = torch.autograd.grad((by_logprob * expected[0] + by_entropy * expected[1]).sum(), [hidden, weight])
+
+    weight.requires_grad_(not frozen)
+    exact = LinearHead(weight, FORBIDDEN, LOWEST_LOGIT)
+    head = exact if plain else lambda x: exact(x)
+    got = vocabulary.logprobs_and_entropy(
+        head, hidden, tokens, V, entropy_gradient=entropy_gradient, frozen_head=frozen
+    )
+    assert got[1].requires_grad == entropy_gradient
+    (by_logprob * got[0] + by_entropy * got[1]).sum().backward()
+    for value, wanted in zip(got, expected, strict=True):
+        torch.testing.assert_close(value, wanted, atol=1e-12, rtol=0)
+    torch.testing.assert_close(hidden.grad, gradients[0], atol=1e-12, rtol=0)
+    assert weight.grad is None if frozen else torch.allclose(weight.grad, gradients[1], atol=1e-12, rtol=0)
+    torch.testing.assert_close(vocabulary.chosen_logprobs(head, hidden, tokens, V), expected[0], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("kept", "passes"), [(2**27, 1), (0, 2)])
+def test_a_linear_head_computes_no_more_rows_at_once_than_it_may(
+    numbers: torch.Generator, monkeypatch: pytest.MonkeyPatch, kept: int, passes: int
+) -> None:
+    rows: list[int] = []
+    compute = linear_head._probabilities
+    monkeypatch.setattr(linear_head, "_probabilities", lambda h, *rest: rows.append(len(h)) or compute(h, *rest))
+    monkeypatch.setattr(linear_head, "KEPT_ELEMENTS", kept)
+    weight, hidden = draw(numbers, V, D).requires_grad_(), draw(numbers, N, D)
+    head = LinearHead(weight, FORBIDDEN, LOWEST_LOGIT)
+    head.of_the_chosen(hidden, torch.ones(N, dtype=torch.long), 5, entropy=True)[:, 0].sum().backward()
+    assert max(rows) == 5
+    assert sum(rows) == passes * N
