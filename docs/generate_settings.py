@@ -59,7 +59,9 @@ def row(name: str, field: FieldInfo) -> str:
 
 def table(fields: dict[str, FieldInfo]) -> str:
     """Settings as a table."""
-    return "\n".join(["| setting | default | values | meaning |", "|---|---|---|---|", *(row(n, f) for n, f in fields.items())])
+    return "\n".join(
+        ["| setting | default | values | meaning |", "|---|---|---|---|", *(row(n, f) for n, f in fields.items())]
+    )
 
 
 def page() -> str:

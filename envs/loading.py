@@ -44,7 +44,9 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
             model = without_quantisation_mark(model)
         model = model.to(device)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, safetensors' own, ...
-        raise ModelError(f'model "{source}" cannot be loaded as a causal language model: {_first_line(error)}') from error
+        raise ModelError(
+            f'model "{source}" cannot be loaded as a causal language model: {_first_line(error)}'
+        ) from error
     finally:
         if bar_was_on:
             transformers_logging.enable_progress_bar()

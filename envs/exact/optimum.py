@@ -94,9 +94,7 @@ class SoftTables:
     """log pi*(a | s) for each level, (Q, M, V): log pi_ref(a | s) + (Q* - V*) / beta."""
 
 
-def soft_bellman(
-    tree: CompletionTree, reference_logprobs_QN: Tensor, rewards_QN: Tensor, beta: float
-) -> SoftTables:
+def soft_bellman(tree: CompletionTree, reference_logprobs_QN: Tensor, rewards_QN: Tensor, beta: float) -> SoftTables:
     """Soft value iteration from the leaves up; exact after one pass, since the MDP is a tree.
 
     V(s) = beta log sum_a pi_ref(a|s) exp(Q(s,a) / beta), with Q(s,a) = r where ``a`` completes the sequence and V(s')

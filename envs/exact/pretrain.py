@@ -63,7 +63,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS, padding_side="left",
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=EOS,
+        padding_side="left",
         clean_up_tokenization_spaces=False,
     )
 
@@ -72,10 +75,17 @@ def make_model(settings: Settings) -> LlamaForCausalLM:
     """A freshly initialised Llama; the global random state is left as it was."""
     eos_id = len(WORDS)
     config = LlamaConfig(
-        vocab_size=eos_id + 1, hidden_size=settings.width, intermediate_size=settings.mlp_width,
-        num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.heads,
-        max_position_embeddings=settings.max_context, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=eos_id, pad_token_id=None,
+        vocab_size=eos_id + 1,
+        hidden_size=settings.width,
+        intermediate_size=settings.mlp_width,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=settings.max_context,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=eos_id,
+        pad_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -140,8 +150,10 @@ def pretrain(out: Path, settings: Settings) -> dict[str, object]:
         "parameters": model.num_parameters(),
         "nats_per_token": round(nats, 4),
         "versions": {
-            "python": platform.python_version(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "tokenizers": tokenizers.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
         },
     }
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -42,9 +42,7 @@ def exact(kl_coef: float = 0.3, reward_seed: int = 0) -> Task:
     )
 
 
-def exact_sparse(
-    kl_coef: float = 0.3, reward_seed: int = 0, bonus: float = 3.0, dense_weight: float = 0.3
-) -> Task:
+def exact_sparse(kl_coef: float = 0.3, reward_seed: int = 0, bonus: float = 3.0, dense_weight: float = 0.3) -> Task:
     """Every completion enumerated, the reward mostly a bonus for three words in order that the reference rarely says.
 
     Args:

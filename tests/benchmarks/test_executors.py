@@ -11,7 +11,7 @@ import pytest
 from bakeoff.benchmarks.executors import Event, Interrupted, Job, LocalExecutor
 from bakeoff.errors import BakeoffError
 
-WORKER = '''
+WORKER = """
 import json, os, signal, sys, time
 print(json.dumps({"event": "ready"}), flush=True)
 for line in sys.stdin:
@@ -39,7 +39,7 @@ for line in sys.stdin:
         tell("progress", share=0.5)
         json.loads(sys.stdin.readline())
         tell("stopped")
-'''
+"""
 
 
 @pytest.fixture

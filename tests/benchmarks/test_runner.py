@@ -110,9 +110,7 @@ def kill_and_go_on(folder: Path, workshop: Workshop, rng: random.Random, this: C
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_random_moments(
-    seed: int, uninterrupted: dict[str, Any], workshop: Workshop, tmp_path: Path
-) -> None:
+def test_killed_at_random_moments(seed: int, uninterrupted: dict[str, Any], workshop: Workshop, tmp_path: Path) -> None:
     workshop.evaluator(cell())
     kills = kill_and_go_on(tmp_path, workshop, random.Random(seed), cell(), 0.5)
     run_cell(cell(), tmp_path, workshop)

@@ -89,8 +89,15 @@ def random_model(family, words):
         torch.manual_seed(3)
         if family == "llama":
             config = LlamaConfig(
-                vocab_size=words, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-                num_key_value_heads=2, max_position_embeddings=32, initializer_range=0.3, **ids,
+                vocab_size=words,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=32,
+                initializer_range=0.3,
+                **ids,
             )
             module = LlamaForCausalLM(config)
         else:

@@ -54,7 +54,9 @@ def test_the_harness_asks_for_capabilities_never_for_names() -> None:
 
 
 def test_importing_bakeoff_is_light() -> None:
-    script = "import sys, bakeoff; print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib') if m in sys.modules])"
+    script = (
+        "import sys, bakeoff; print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 
