@@ -86,10 +86,10 @@ class GuidedDecoder:
         tree, prompts = enumeration.tree, enumeration.prompts
 
         def conditionals() -> Iterator[Tensor]:
-            states = (tree.hidden_states(model, prompts) for model in (self._policy.model, self._policy.reference))
-            for ours_ND, theirs_ND in zip(*states, strict=True):
-                logprobs_NV = self._logits(ours_ND, theirs_ND).log_softmax(1).cpu().double()
-                yield logprobs_NV.reshape(len(prompts), -1, tree.vocab_size)
+            states = (tree.node_states(model, prompts) for model in (self._policy.model, self._policy.reference))
+            for ours_QMD, theirs_QMD in zip(*states, strict=True):
+                logits_NV = self._logits(ours_QMD.flatten(0, 1), theirs_QMD.flatten(0, 1))
+                yield logits_NV.log_softmax(1).cpu().double().reshape(len(prompts), -1, tree.vocab_size)
 
         return tree.from_conditionals(conditionals())
 

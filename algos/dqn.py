@@ -1,8 +1,8 @@
 """DQN on tokens: the textbook method (Mnih et al. 2015), for those who want to see why it is not used on language models.
 
 Epsilon-greedy behaviour, a replay memory, a slowly moving target network, one-step targets r + max_a Q(s', a), double estimation
-(van Hasselt et al. 2016) and duelling streams (Wang et al. 2016). Q is the language model's own output: beta times its logits,
-around a state value where it is duelling. So it starts at beta log ref(a|s), and the saved model answers as DQN does when it is
+(van Hasselt et al. 2016) and dueling streams (Wang et al. 2016). Q is the language model's own output: beta times its logits,
+around a state value where it is dueling. So it starts at beta log ref(a|s), and the saved model answers as DQN does when it is
 decoded greedily.
 
 The reward of a token is beta log ref(a|s), and the score comes with the last one: for a policy without randomness that is the
@@ -40,27 +40,27 @@ class DQNConfig(AlgorithmConfig):
 
     double: bool = True
     """The online network chooses the next token and the target network judges it; false: the target does both."""
-    duelling: bool = True
+    dueling: bool = True
     """A state value and, around it, the tokens' advantages; false: one number a token."""
     kl_in_reward: bool = True
     """Each token is rewarded with kl_coef * log ref(token): the objective, for a policy that is greedy."""
-    explore: Literal["uniform", "reference"] = "uniform"
-    """What a token that is not greedy is drawn from."""
+    explore: Literal["reference", "uniform"] = "reference"
+    """What a token that is not greedy is drawn from; the textbook's is `uniform`."""
     epsilon_start: float = Field(default=1.0, ge=0, le=1)
     """Share of tokens that are not greedy, at first."""
     epsilon_end: float = Field(default=0.05, ge=0, le=1)
     """The same, from `epsilon_until` on."""
-    epsilon_until: float = Field(default=0.5, gt=0, le=1)
+    epsilon_until: float = Field(default=0.3, gt=0, le=1)
     """Share of the budget over which it falls linearly."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount a token; below 1 changes the objective."""
-    polyak: float = Field(default=0.05, gt=0, le=1)
+    polyak: float = Field(default=0.2, gt=0, le=1)
     """How far the target network moves towards the network after each step."""
     replay_capacity: PositiveInt = 16_384
     """Completions to remember."""
-    replay_batch: PositiveInt = 256
+    replay_batch: PositiveInt = 128
     """Completions a step, drawn from the memory."""
-    updates_per_batch: PositiveInt = 4
+    updates_per_batch: PositiveInt = 16
     """Steps after each batch of fresh completions."""
     priority_exponent: float = Field(default=0.0, ge=0, le=1)
     """Completions are drawn in proportion to (largest TD error in it)^this; 0 draws uniformly."""
@@ -173,22 +173,22 @@ class DQN(Algorithm):
 
         return over_chunks(one, (online_ND, target_ND), self.policy.model.vocab_size)[:, 0]
 
-    def behaviour(self, epsilon: float) -> GuidedLogits:
+    def behaviour(self, epsilon: float) -> EpsilonGreedy:
         """The greedy token, or with probability epsilon one to explore: log-probabilities (N, V) from hidden states."""
-        return GuidedLogits(self.policy, epsilon, self.config.explore)
+        return EpsilonGreedy(self.policy, epsilon, self.config.explore)
 
     def contestant(self) -> Contestant:
         """The reference until anything was learned, then the greedy policy."""
         return GuidedDecoder(self.policy, self.behaviour(0.0)) if self.trained else self.policy
 
     def _action_values(self, logits_NV: Tensor, level: nn.Module, hidden_ND: Tensor) -> Tensor:
-        if not self.config.duelling:
+        if not self.config.dueling:
             return self.scale * logits_NV
         values: Tensor = level(hidden_ND.float()) + self.scale * (logits_NV - logits_NV.amax(1, keepdim=True))
         return values
 
 
-class GuidedLogits:
+class EpsilonGreedy:
     """Log-probabilities of an epsilon-greedy policy over the language model's logits."""
 
     def __init__(self, policy: Policy, epsilon: float, explore: str) -> None:

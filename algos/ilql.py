@@ -40,15 +40,15 @@ LARGEST_WEIGHT = 20.0
 class ILQLConfig(OfflineConfig):
     """Settings of implicit language Q-learning."""
 
-    expectile: float = Field(default=0.7, gt=0, lt=1)
+    expectile: float = Field(default=0.9, gt=0, lt=1)
     """Which expectile of Q among the data's tokens V is: .5 is their mean, near 1 their maximum."""
     cql_coef: float = Field(default=0.01, ge=0)
     """Weight of the conservative term."""
-    polyak: float = Field(default=0.05, gt=0, le=1)
+    polyak: float = Field(default=0.2, gt=0, le=1)
     """How far the target Q heads move towards the Q heads after each step."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount a token; below 1 changes the objective."""
-    extraction_coef: float = Field(default=1.0, ge=0)
+    extraction_coef: float = Field(default=0.1, ge=0)
     """Weight of the language model's own loss: likelihood of logged tokens, weighted by exp(advantage)."""
 
 

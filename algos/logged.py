@@ -36,7 +36,7 @@ class OfflineConfig(AlgorithmConfig):
     """Completions to remember; with `data` all of them."""
     replay_batch: PositiveInt = 256
     """Completions a step, drawn from those."""
-    updates_per_batch: PositiveInt = 4
+    updates_per_batch: PositiveInt = 8
     """Steps an update."""
     decoding_beta: float | None = Field(default=None, ge=0)
     """How strongly answers follow what was learned: reference logits + this * (Q - V), in nats per unit of reward; 1 / kl_coef
