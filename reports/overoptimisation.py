@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from bakeoff.errors import UserError
 
 Array = NDArray[np.float64]
-Form = Literal["best_of_n", "rl"]
+Form = Literal["quadratic", "logarithmic"]
 
 
 class GoldFit(NamedTuple):
@@ -41,13 +41,13 @@ def fit_gold(distance: ArrayLike, gain: ArrayLike, form: Form) -> GoldFit:
     Args:
         distance: square root of the KL to the reference, shape (K,).
         gain: gold reward less the reference's, shape (K,).
-        form: ``best_of_n`` or ``rl``.
+        form: ``quadratic`` (Gao et al. for best of n) or ``logarithmic`` (for RL).
 
     Raises:
         UserError: an unknown form, or fewer than three points at a distance above zero.
     """
-    if form not in ("best_of_n", "rl"):
-        raise UserError(f'gold fit "{form}"; use "best_of_n" or "rl"')
+    if form not in ("quadratic", "logarithmic"):
+        raise UserError(f'gold fit "{form}"; use "quadratic" or "logarithmic"')
     d, gold = np.asarray(distance, dtype=np.float64).reshape(-1), np.asarray(gain, dtype=np.float64).reshape(-1)
     used = np.isfinite(d) & np.isfinite(gold) & (d > 0)
     if used.sum() < 3:
@@ -56,11 +56,11 @@ def fit_gold(distance: ArrayLike, gain: ArrayLike, form: Form) -> GoldFit:
     a, b = (float(value) for value in np.linalg.lstsq(columns, gold[used], rcond=None)[0])
     if b <= 0:
         return GoldFit(form, a, b, np.inf, np.inf)
-    if form == "best_of_n":
+    if form == "quadratic":
         return GoldFit(form, a, b, a / (2 * b), a**2 / (4 * b))
     peak = float(np.exp(a / b - 1))
     return GoldFit(form, a, b, peak, b * peak)
 
 
 def _second(d: Array, form: Form) -> Array:
-    return d**2 if form == "best_of_n" else d * np.log(np.where(d > 0, d, 1.0))
+    return d**2 if form == "quadratic" else d * np.log(np.where(d > 0, d, 1.0))

@@ -41,7 +41,7 @@ def draw_overoptimisation(axes: Axes, results: Results, task: str, look: Look) -
         axes.plot(distance, path[:, 2], color=color, lw=1.3, ls=(0, (1.5, 1.2)))
         axes.plot(distance, path[:, 1], color=color, lw=2, marker=look[label].marker, ms=3.5)
         if np.sum(distance > 0) >= 4 and distance.max() > 0:
-            fit = fit_gold(distance, path[:, 1] - path[0, 1], "rl")
+            fit = fit_gold(distance, path[:, 1] - path[0, 1], "logarithmic")
             grid = np.linspace(0, distance.max(), 200)
             axes.plot(grid, path[0, 1] + fit.at(grid), color=color, lw=0.9, alpha=0.7, ls=(0, (6, 3)))
         ends.append((label, float(distance[-1]), float(path[-1, 1]), color))

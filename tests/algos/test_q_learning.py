@@ -80,7 +80,7 @@ def test_the_optimum_of_whole_completions_does_not_depend_on_who_sampled_them(ex
     """Trained on nothing but the reference's completions it still finds what the objective wants: that is off-policy learning."""
     enumeration = exact.enumeration
     assert enumeration is not None
-    algorithm = make(exact, replay_capacity=4096, replay_batch=512)
+    algorithm = make(exact, replay_capacity=4096, replay_batch=512, warmup_steps=0)
     rows = torch.arange(4).repeat(1024)
     completions = enumeration.sample(enumeration.reference_logprobs_QN, rows, torch.Generator().manual_seed(0))
     scores = enumeration.rewards_QN[rows, enumeration.leaf_index(completions)].float()
@@ -148,7 +148,7 @@ def test_settings_that_make_no_sense_are_refused(exact: Task) -> None:
 
 def test_the_frozen_trunk_stays_where_only_the_top_trains() -> None:
     task = make_task("exact")
-    algorithm = make(task, trainable="top_layers", top_layers=1)
+    algorithm = make(task, trainable="top_layers", top_layers=1, warmup_steps=0)
     metrics = [algorithm.update() for _ in range(4)]
     assert metrics[-1]["q_loss"] < metrics[0]["q_loss"]
 
