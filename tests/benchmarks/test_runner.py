@@ -40,7 +40,7 @@ def content(folder: Path) -> dict[str, Any]:
         "metrics": rows,
         "samples": (folder / "samples.jsonl").read_bytes(),
         "config": files.read_json(folder / "config.json"),
-        "model": (folder / "model" / "model.safetensors").read_bytes(),
+        "model": {file.name: file.read_bytes() for file in sorted((folder / "model").glob("*.safetensors"))},
     }
 
 
