@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
 from bakeoff.envs.meter import Meter
@@ -68,21 +69,22 @@ class ReferencePolicy(ActorCriticPolicy):
     """
 
     def _build_mlp_extractor(self) -> None:
-        super()._build_mlp_extractor()
-        self.mlp_extractor: Any = _WithLogProbs(self.mlp_extractor, int(self.action_space.n))  # type: ignore[attr-defined]
+        k = int(self.action_space.n)  # type: ignore[attr-defined]
+        networks = MlpExtractor(self.features_dim - k, self.net_arch, self.activation_fn, self.device)
+        self.mlp_extractor: Any = _WithLogProbs(networks, k)
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         super()._build(lr_schedule)
-        k = int(self.action_space.n)  # type: ignore[attr-defined]
+        k = self.mlp_extractor.k
         self.action_net = _Tilt(self.mlp_extractor.latent_dim_pi - k, k)
         optimizer: Any = self.optimizer_class
         self.optimizer = optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
 class _WithLogProbs(nn.Module):
-    """The usual networks, with the observation's last k numbers handed past the actor's."""
+    """The usual networks on the hidden state; the observation's last k numbers are handed past the actor's."""
 
-    def __init__(self, networks: Any, k: int) -> None:
+    def __init__(self, networks: MlpExtractor, k: int) -> None:
         super().__init__()
         self.networks, self.k = networks, k
         self.latent_dim_pi, self.latent_dim_vf = networks.latent_dim_pi + k, networks.latent_dim_vf
@@ -91,11 +93,10 @@ class _WithLogProbs(nn.Module):
         return self.forward_actor(features), self.forward_critic(features)
 
     def forward_actor(self, features: Tensor) -> Tensor:
-        return torch.cat([self.networks.forward_actor(features), features[:, -self.k :]], 1)
+        return torch.cat([self.networks.forward_actor(features[:, : -self.k]), features[:, -self.k :]], 1)
 
     def forward_critic(self, features: Tensor) -> Tensor:
-        latent: Tensor = self.networks.forward_critic(features)
-        return latent
+        return self.networks.forward_critic(features[:, : -self.k])
 
 
 class _Tilt(nn.Module):

@@ -99,6 +99,19 @@ def test_samples_log_probabilities_and_kl_agree_with_the_enumeration(name: str, 
     assert bool(((statistics["reference_mass"] > 0.4) & (statistics["reference_mass"] < 1)).all())
 
 
+def test_the_kl_that_is_charged_is_the_agents_own(exact: Task) -> None:
+    """An agent that is the reference pays nothing; one charged as if certain pays for all of its surprise."""
+    assert make("sb3_ppo", exact, start="reference").update()["kl"] == pytest.approx(0, abs=1e-4)
+    assert make("sb3_dqn", exact, train_freq=10).update()["kl"] > 3
+    uniform = make("sb3_ppo", exact)
+    assert uniform.update()["kl"] == pytest.approx(
+        exact.enumeration.objective(make("sb3_ppo", exact).contestant().sequence_logprobs(exact.enumeration))[
+            "exact_kl"
+        ],
+        abs=1.5,
+    )
+
+
 def test_what_a_greedy_agent_is_paid_is_the_objective(exact: Task) -> None:
     """The environment's return, undiscounted, of a DQN's best actions: reward - beta KL, exactly."""
     agent = make("sb3_dqn", exact).agent

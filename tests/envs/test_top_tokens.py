@@ -314,7 +314,17 @@ def test_the_rest_of_stable_baselines_interface(model):
     envs.set_options({"prompt": "d"})
     envs.reset()
     assert [info["prompt"] for info in envs.reset_infos] == ["d", "d"]
-    envs.reset()  # options are for one reset only
+    drawn = []
+    for _ in range(2):  # options and seeds are for one reset only
+        envs.reset()
+        drawn += [info["prompt"] for info in envs.reset_infos]
+    assert sorted(drawn[::2]) != ["d", "d"]
+    envs.seed(3)
+    envs.reset()
+    first = [info["prompt"] for info in envs.reset_infos]
+    envs.seed(3)
+    envs.reset()
+    assert [info["prompt"] for info in envs.reset_infos] == first
     envs.set_options([{"prompt": "d"}, {}])
     with pytest.raises(UserError, match="one dict"):
         envs.reset()
