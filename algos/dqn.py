@@ -38,6 +38,8 @@ from bakeoff.envs.vocabulary import over_chunks
 class DQNConfig(AlgorithmConfig):
     """Settings of DQN."""
 
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate rises linearly; none, as in the textbook."""
     double: bool = True
     """The online network chooses the next token and the target network judges it; false: the target does both."""
     dueling: bool = True
