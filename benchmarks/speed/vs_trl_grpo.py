@@ -43,7 +43,7 @@ def ours(model: LanguageModel, texts: Sequence[str], options: argparse.Namespace
     task = Task("speed", model, PromptSet(tuple(texts), ("w9 w9",)), even, max_new_tokens=TOKENS, kl_coef=options.beta)
     settings: dict[str, Any] = {
         "batch_size": BATCH, "group_size": GROUP, "epochs": options.epochs, "minibatches": 1, "kl_placement": "k3_loss",
-        "learning_rate": options.rate, "learning_rate_schedule": "constant",
+        "learning_rate": options.rate, "learning_rate_schedule": "constant", "warmup_steps": 0,
     }  # fmt: skip
     if options.trainable != "full":
         settings["trainable"] = options.trainable
