@@ -132,7 +132,7 @@ class LanguageModel(Text):
         hidden = self.completion_hidden(completions)
         mask = completions.mask_BT.to(self.device)
         logprobs_N = vocabulary.chosen_logprobs(
-            self._plain_head or self.head,
+            self.plain_head or self.head,
             hidden[mask[:, : hidden.shape[1]]],
             completions.tokens_BT.to(self.device)[mask],
             self.vocab_size,
@@ -154,7 +154,7 @@ class LanguageModel(Text):
         used = mask[:, : hidden.shape[1]]
         tokens_N = completions.tokens_BT.to(self.device)[mask]
         logprobs_N, entropy_N = vocabulary.logprobs_and_entropy(
-            self._plain_head or self.head,
+            self.plain_head or self.head,
             hidden[used],
             tokens_N,
             self.vocab_size,
@@ -176,8 +176,11 @@ class LanguageModel(Text):
         )
         return output.last_hidden_state[:, -1], cache
 
-    def decode_step(self, token_B: Tensor, mask_BS: Tensor, position_B: Tensor, cache: Any) -> Tensor:
-        """Read one more token a row (``mask_BS`` covers it); extends the cache, returns the hidden states (B, D)."""
+    def decode_step(self, token_B: Tensor, mask_BS: Tensor | None, position_B: Tensor, cache: Any) -> Tensor:
+        """Read one more token a row (``mask_BS`` covers it); extends the cache, returns the hidden states (B, D).
+
+        Without a mask all is real, which saves the model the making of one.
+        """
         output = self.trunk(
             token_B[:, None],
             attention_mask=mask_BS,
@@ -297,7 +300,7 @@ class LanguageModel(Text):
         return split
 
     @property
-    def _plain_head(self) -> LinearHead | None:
+    def plain_head(self) -> LinearHead | None:
         """The head where it is one float32 matrix and nothing else, as it mostly is."""
         layer, config = self.module.get_output_embeddings(), self.module.config
         twists = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling", "final_logit_softcapping")]

@@ -35,6 +35,11 @@ class LinearHead:
         logits = torch.nn.functional.linear(hidden, self.weight_VD)
         return logits.index_fill_(-1, self.forbidden, self.lowest) if len(self.forbidden) else logits
 
+    def into(self, hidden_ND: Tensor, out_NV: Tensor) -> Tensor:
+        """Logits (N, V) in a tensor that is there already; no gradients."""
+        torch.mm(hidden_ND, self.weight_VD.t(), out=out_NV)
+        return out_NV.index_fill_(1, self.forbidden, self.lowest) if len(self.forbidden) else out_NV
+
     def of_the_chosen(self, hidden_ND: Tensor, tokens_N: Tensor, rows: int, *, entropy: bool) -> Tensor:
         """Log-probability of each row's chosen token, and entropy (not differentiable; 0 where not asked for), shape (N, 2).
 
@@ -63,7 +68,7 @@ class _OfTheChosen(torch.autograd.Function):
             x, p = logits[: part.stop - part.start], (buffer if kept_NV is None else kept_NV[part])
             p = p[: len(x)]
             chosen = tokens_N[part, None]
-            _probabilities(hidden_ND[part], head, x, p)
+            torch.softmax(head.into(hidden_ND[part], x), 1, out=p)
             normaliser = x.amax(1, keepdim=True) - p.amax(1, keepdim=True).log()
             result_N2[part, :1] = x.gather(1, chosen) - normaliser
             if entropy:
@@ -87,7 +92,7 @@ class _OfTheChosen(torch.autograd.Function):
         for part in _parts(len(hidden_ND), ctx.rows):
             count = part.stop - part.start
             if ctx.kept_NV is None:
-                _probabilities(hidden_ND[part], ctx.head, x[:count], buffer[:count])
+                torch.softmax(ctx.head.into(hidden_ND[part], x[:count]), 1, out=buffer[:count])
             p = buffer[:count] if ctx.kept_NV is None else ctx.kept_NV[part]
             # d log p(c) / d x_v = [v = c] - p_v
             slope = torch.mul(p, -received_N1[part], out=x[:count])
@@ -96,14 +101,6 @@ class _OfTheChosen(torch.autograd.Function):
                 torch.mm(slope, weight_VD, out=gradient_ND[part])
             gradient_VD.addmm_(slope.t(), hidden_ND[part])
         return gradient_ND, gradient_VD, *[None] * 4
-
-
-def _probabilities(hidden: Tensor, head: LinearHead, logits: Tensor, out: Tensor) -> None:
-    """Logits and probabilities of some rows, into the given tensors."""
-    torch.mm(hidden, head.weight_VD.t(), out=logits)
-    if len(head.forbidden):
-        logits.index_fill_(1, head.forbidden, head.lowest)
-    torch.softmax(logits, 1, out=out)
 
 
 def _buffers(hidden_ND: Tensor, weight_VD: Tensor, rows: int, count: int) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ def sample(
 
     prompt_mask_BP = prompts.mask_BP.to(model.device)
     seen_BS = torch.cat([prompt_mask_BP, torch.ones_like(mask_BT)], 1).long()
-    length = prompt_mask_BP.shape[1]
+    length, padded = prompt_mask_BP.shape[1], not bool(prompt_mask_BP.all())
     alive_B = torch.ones(rows, dtype=torch.bool, device=model.device)
     hidden_BD, cache = model.prefill(prompts.tokens_BP.to(model.device), prompt_mask_BP)
     position_B = seen_BS[:, :length].sum(1)
@@ -76,7 +76,7 @@ def sample(
         alive_B = alive_B & ~torch.isin(token_B, eos)
         if t + 1 == max_new_tokens or not bool(alive_B.any()):
             break
-        hidden_BD = model.decode_step(token_B, seen_BS[:, : length + t + 1], position_B + t, cache)
+        hidden_BD = model.decode_step(token_B, seen_BS[:, : length + t + 1] if padded else None, position_B + t, cache)
     logprobs = logprobs_BT if true_distribution else None
     return Completions(_to(prompts, model.device), tokens_BT, mask_BT, logprobs)
 
@@ -92,13 +92,15 @@ def choose(
 ) -> tuple[Tensor, Tensor]:
     """The next token of each row and its probability, each (B,), as many rows at a time as the table ``chances_NV`` has.
 
-    The table is the caller's, for use in every step: asking the system for memory of this size costs more than the softmax.
+    The table is the caller's, for use in every step: asking the system for memory of this size costs more than the softmax,
+    and a second table would not fit the cache beside it.
     """
     tokens, chances = [], []
-    size = len(chances_NV)
+    size, head = len(chances_NV), model.plain_head
     for hidden, uniforms in zip(torch.split(hidden_BD, size), torch.split(uniforms_B, size), strict=True):
-        logits = filter_logits(model.head(hidden), temperature, top_k, top_p)
-        probabilities = torch.softmax(logits, 1, out=chances_NV[: len(hidden)])
+        table = chances_NV[: len(hidden)]
+        logits = model.head(hidden) if head is None else head.into(hidden, table)
+        probabilities = torch.softmax(filter_logits(logits, temperature, top_k, top_p), 1, out=table)
         token = inverse_cdf(probabilities, uniforms)
         tokens.append(token)
         chances.append(probabilities.gather(1, token[:, None])[:, 0])
@@ -116,27 +118,22 @@ def inverse_cdf(probabilities_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """
     vocabulary = probabilities_BV.shape[1]
     whole = vocabulary // BLOCK * BLOCK
-    in_blocks = torch.unflatten(probabilities_BV[:, :whole], 1, (-1, BLOCK))
-    sums = [in_blocks.sum(2), probabilities_BV[:, whole:].sum(1, True)]
-    block_cdf = torch.cat(sums, 1).double().cumsum(1)
+    sums = torch.unflatten(probabilities_BV[:, :whole], 1, (-1, BLOCK)).sum(2)
+    if whole < vocabulary:
+        sums = torch.cat([sums, probabilities_BV[:, whole:].sum(1, keepdim=True)], 1)
+    accurate = torch.float32 if sums.device.type == "mps" else torch.float64  # which that device lacks
+    block_cdf = sums.cumsum(1, dtype=accurate)
     # The last entry is 1 up to rounding: scaling by it keeps every uniform below 1 inside the table.
-    wanted_B1 = uniforms_B.double()[:, None] * block_cdf[:, -1:]
-    block_B1 = _slice_of(block_cdf, wanted_B1)
-    before_B1 = torch.nn.functional.pad(block_cdf, (1, 0)).gather(1, block_B1)
+    wanted_B1 = uniforms_B[:, None] * block_cdf[:, -1:]
+    block_B1 = torch.searchsorted(block_cdf, wanted_B1, right=True).clamp_max(sums.shape[1] - 1)
+    wanted_B1 -= block_cdf.gather(1, block_B1) - sums.gather(1, block_B1)
     inside = block_B1 * BLOCK + torch.arange(BLOCK, device=block_B1.device)
     members = probabilities_BV.gather(1, inside.clamp_max(vocabulary - 1)) * (inside < vocabulary)
-    member_B1 = _slice_of(members.double().cumsum(1), wanted_B1 - before_B1)
-    return (block_B1 * BLOCK + member_B1)[:, 0]
-
-
-def _slice_of(cdf_BN: Tensor, wanted_B1: Tensor) -> Tensor:
-    """Where the row's wanted number falls in its cumulative sums, shape (B, 1).
-
-    Rounding may have put it at the last sum or beyond; then the last entry with any mass is meant.
-    """
-    chosen_B1 = torch.searchsorted(cdf_BN, wanted_B1.contiguous(), right=True)
-    last_B1 = torch.searchsorted(cdf_BN, cdf_BN[:, -1:].contiguous(), right=False)
-    return torch.minimum(chosen_B1, last_B1)
+    member_cdf = members.cumsum(1, dtype=accurate)
+    member_B1 = torch.searchsorted(member_cdf, wanted_B1, right=True)
+    # The block's sum was rounded: what is wanted may lie beyond its members'. Then the last one with any mass is meant.
+    last_B1 = torch.searchsorted(member_cdf, member_cdf[:, -1:].contiguous(), right=False)
+    return (block_B1 * BLOCK + torch.minimum(member_B1, last_B1))[:, 0]
 
 
 def filter_logits(logits_BV: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:

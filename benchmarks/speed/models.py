@@ -33,7 +33,7 @@ def random_llama(name: str, vocabulary: int) -> LanguageModel:
     fast = kind(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="w2")
     fast.padding_side = "left"
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=24, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+        vocab_size=vocabulary, hidden_size=24, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=256, tie_word_embeddings=True, eos_token_id=0, pad_token_id=1,
         bos_token_id=None,
     )  # fmt: skip

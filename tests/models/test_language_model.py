@@ -125,7 +125,7 @@ def test_chunks_change_neither_values_nor_gradients(model: LanguageModel, monkey
 
 
 def test_no_chunk_holds_more_logits_than_it_may(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LanguageModel, "_plain_head", None)  # the path of heads that are more than one matrix
+    monkeypatch.setattr(LanguageModel, "plain_head", None)  # the path of heads that are more than one matrix
     monkeypatch.setattr(vocabulary, "CHUNK_ELEMENTS", 24 * 5)
     rows: list[int] = []
     head = model.head

@@ -59,3 +59,10 @@ def test_settings_that_define_no_distribution_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         check_sampling(temperature, top_k, top_p)
+
+
+def test_a_softmax_may_be_written_over_its_own_input() -> None:
+    # The sampler relies on it: logits and probabilities take turns in one table.
+    logits = torch.randn(5, 1003, generator=torch.Generator().manual_seed(0)) * 10
+    expected = logits.softmax(1)
+    assert torch.equal(torch.softmax(logits, 1, out=logits), expected)

@@ -66,8 +66,8 @@ def test_a_linear_head_computes_no_more_rows_at_once_than_it_may(
     numbers: torch.Generator, monkeypatch: pytest.MonkeyPatch, kept: int, passes: int
 ) -> None:
     rows: list[int] = []
-    compute = linear_head._probabilities
-    monkeypatch.setattr(linear_head, "_probabilities", lambda h, *rest: rows.append(len(h)) or compute(h, *rest))
+    compute = LinearHead.into
+    monkeypatch.setattr(LinearHead, "into", lambda self, h, out: rows.append(len(h)) or compute(self, h, out))
     monkeypatch.setattr(linear_head, "KEPT_ELEMENTS", kept)
     weight, hidden = draw(numbers, V, D).requires_grad_(), draw(numbers, N, D)
     head = LinearHead(weight, FORBIDDEN, LOWEST_LOGIT)
