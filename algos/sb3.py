@@ -28,7 +28,6 @@ from torch import nn
 from bakeoff.algos.base import Algorithm, AlgorithmConfig, Contestant, DataSource
 from bakeoff.algos.policy import Policy
 from bakeoff.algos.sb3_agent import (
-    ReferencePolicy,
     Watch,
     action_logprobs,
     agent_state,
@@ -39,6 +38,7 @@ from bakeoff.algos.sb3_agent import (
     trained_network,
 )
 from bakeoff.algos.sb3_contestant import TopTokensContestant
+from bakeoff.algos.sb3_policy import TiltPolicy, token_vectors
 from bakeoff.envs.sb3 import SB3VecEnv
 from bakeoff.envs.token_mdp import TextGenerationVectorEnv
 from bakeoff.envs.top_tokens import VectorTopTokens, allowed_tokens
@@ -85,7 +85,7 @@ class SB3Algorithm(Algorithm):
         seed = int(torch.randint(2**31, (1,), generator=rng))
         self.randomness = OwnRandomness(seed)
         k = min(config.k, int(allowed_tokens(envs).sum()))
-        self.choices = VectorTopTokens(envs, k, kl_coef=self.kl_coef, show_logprobs=self.shows_logprobs)
+        self.choices = VectorTopTokens(envs, k, kl_coef=self.kl_coef, show_choices=self.shows_choices)
         with self.randomness:
             self.agent = self.make_agent(SB3VecEnv(self.choices))
         self.agent.action_space.seed(seed)
@@ -105,8 +105,8 @@ class SB3Algorithm(Algorithm):
         """Steps of the vector environment in one cycle of collecting and training."""
 
     @property
-    def shows_logprobs(self) -> bool:
-        """Whether observations end in the reference's log-probabilities."""
+    def shows_choices(self) -> bool:
+        """Whether observations end in the tokens to choose from and their log-probabilities."""
         return False
 
     def update(self) -> Mapping[str, float]:
@@ -132,7 +132,7 @@ class SB3Algorithm(Algorithm):
             allowed_tokens(self.envs),
             self.choices.k,
             lambda states_NS: action_logprobs(self.agent, states_NS),
-            show_logprobs=self.shows_logprobs,
+            show_choices=self.shows_choices,
         )
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
@@ -166,8 +166,8 @@ class ActorCriticConfig(SB3Config):
     """Settings of the two actor-critic agents."""
 
     start: Literal["uniform", "reference"] = "uniform"
-    """`uniform`: the agent's own network, which starts near the uniform distribution over the k tokens; `reference`: its
-    logits are added to the reference's log-probabilities, which it then sees as well, and start at 0."""
+    """`uniform`: Stable-Baselines3's own policy class, which starts near the uniform distribution over the k tokens;
+    `reference`: ours, which starts as the reference restricted to them and tilts it by what the tokens are."""
     n_steps: PositiveInt | None = None
     """Tokens of each completion in one update; the length limit where none is given, a whole completion at most."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
@@ -192,13 +192,16 @@ class _ActorCritic(SB3Algorithm):
         return self.config.n_steps or self.envs.max_new_tokens
 
     @property
-    def shows_logprobs(self) -> bool:
+    def shows_choices(self) -> bool:
         return self.config.start == "reference"
 
     def _shared_settings(self) -> dict[str, Any]:
         config = self.config
+        networks: dict[str, Any] = {"net_arch": list(config.net_arch)}
+        if config.start == "reference":
+            networks["token_vectors_VD"] = token_vectors(self.envs.language_model)
         return {
-            "policy": ReferencePolicy if config.start == "reference" else "MlpPolicy",
+            "policy": TiltPolicy if config.start == "reference" else "MlpPolicy",
             "learning_rate": self.rate,
             "n_steps": self.cycle,
             "gamma": config.gamma,
@@ -207,7 +210,7 @@ class _ActorCritic(SB3Algorithm):
             "vf_coef": config.vf_coef,
             "max_grad_norm": config.max_grad_norm,
             "normalize_advantage": config.normalize_advantage,
-            "policy_kwargs": {"net_arch": list(config.net_arch)},
+            "policy_kwargs": networks,
             "device": "cpu",
         }
 

@@ -17,8 +17,6 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
 from bakeoff.envs.meter import Meter
@@ -59,58 +57,6 @@ def chosen_logprobs(agent: BaseAlgorithm) -> Callable[[npt.NDArray[Any], npt.NDA
         return found
 
     return logprobs
-
-
-class ReferencePolicy(ActorCriticPolicy):
-    """An actor-critic policy whose logits are the reference's log-probabilities plus what a network adds, 0 at first.
-
-    A policy class of one's own is Stable-Baselines3's way of saying what an agent's networks look like; the agent is
-    unchanged. Observations end in the k log-probabilities (``show_logprobs``).
-    """
-
-    def _build_mlp_extractor(self) -> None:
-        k = int(self.action_space.n)  # type: ignore[attr-defined]
-        networks = MlpExtractor(self.features_dim - k, self.net_arch, self.activation_fn, self.device)
-        self.mlp_extractor: Any = _WithLogProbs(networks, k)
-
-    def _build(self, lr_schedule: Callable[[float], float]) -> None:
-        super()._build(lr_schedule)
-        k = self.mlp_extractor.k
-        self.action_net = _Tilt(self.mlp_extractor.latent_dim_pi - k, k)
-        optimizer: Any = self.optimizer_class
-        self.optimizer = optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
-
-
-class _WithLogProbs(nn.Module):
-    """The usual networks on the hidden state; the observation's last k numbers are handed past the actor's."""
-
-    def __init__(self, networks: MlpExtractor, k: int) -> None:
-        super().__init__()
-        self.networks, self.k = networks, k
-        self.latent_dim_pi, self.latent_dim_vf = networks.latent_dim_pi + k, networks.latent_dim_vf
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.forward_actor(features), self.forward_critic(features)
-
-    def forward_actor(self, features: Tensor) -> Tensor:
-        return torch.cat([self.networks.forward_actor(features[:, : -self.k]), features[:, -self.k :]], 1)
-
-    def forward_critic(self, features: Tensor) -> Tensor:
-        return self.networks.forward_critic(features[:, : -self.k])
-
-
-class _Tilt(nn.Module):
-    """Log-probabilities plus a linear map of what the actor's network made, zero at first."""
-
-    def __init__(self, width: int, k: int) -> None:
-        super().__init__()
-        self.k, self.linear = k, nn.Linear(width, k)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, latent: Tensor) -> Tensor:
-        tilted: Tensor = latent[:, -self.k :] + self.linear(latent[:, : -self.k])
-        return tilted
 
 
 # ---------------------------------------------------------------- what it trains on

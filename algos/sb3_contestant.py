@@ -35,17 +35,17 @@ class TopTokensContestant:
         k: int,
         action_logprobs: ActionLogProbs,
         *,
-        show_logprobs: bool = False,
+        show_choices: bool = False,
     ) -> None:
         """Args:
         reference: the language model whose hidden states the agent sees.
         allowed_V: tokens that may be played.
         k: how many there are to choose from.
         action_logprobs: the agent.
-        show_logprobs: whether its observations end in the tokens' log-probabilities.
+        show_choices: whether its observations end in the tokens' log-probabilities and ids.
         """
         self._model, self._allowed_V, self._k = reference, allowed_V, k
-        self._action_logprobs, self._show_logprobs = action_logprobs, show_logprobs
+        self._action_logprobs, self._show_choices = action_logprobs, show_choices
 
     @torch.no_grad()
     def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
@@ -111,7 +111,7 @@ class TopTokensContestant:
     def _choices(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k tokens, the reference's log-probabilities and the agent's, each (N, k)."""
         tokens_NK, reference_NK = likeliest(self._model, hidden_ND, self._allowed_V, self._k)
-        states_NS = observed(hidden_ND.float(), reference_NK, self._show_logprobs)
+        states_NS = observed(hidden_ND.float(), tokens_NK, reference_NK, self._show_choices)
         return tokens_NK, reference_NK, self._action_logprobs(states_NS).to(hidden_ND.device)
 
     def _hidden(self, completions: Completions) -> Tensor:

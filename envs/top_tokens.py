@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bakeoff.envs.language_model import LanguageModel
 
 States = npt.NDArray[np.float32]
-"""Observations, (B, D) or (D,); (.., D + k) where the log-probabilities are shown as well."""
+"""Observations, (B, D) or (D,); (.., D + 2k) where the choices are shown as well."""
 AgentLogProbs = Callable[[States, npt.NDArray[np.int64]], npt.NDArray[np.floating[Any]]]
 """From B observations (B, D) and B actions to each action's log-probability under the agent, (B,)."""
 LARGEST = 1e6
@@ -65,9 +65,9 @@ def likeliest(model: LanguageModel, hidden_ND: Tensor, allowed_V: Tensor, k: int
     return torch.cat(tokens), torch.cat(logprobs)
 
 
-def observed(hidden_ND: Tensor, logprobs_NK: Tensor, show_logprobs: bool) -> Tensor:
-    """What an agent sees: hidden states (N, D), followed by the log-probabilities (N, D + k) if so wished."""
-    return torch.cat([hidden_ND, logprobs_NK], 1) if show_logprobs else hidden_ND
+def observed(hidden_ND: Tensor, tokens_NK: Tensor, logprobs_NK: Tensor, show_choices: bool) -> Tensor:
+    """What an agent sees: hidden states (N, D); if so wished with the choices' log-probabilities and ids (N, D + 2k)."""
+    return torch.cat([hidden_ND, logprobs_NK, tokens_NK.to(hidden_ND.dtype)], 1) if show_choices else hidden_ND
 
 
 def allowed_tokens(env: Any) -> Tensor:
@@ -89,7 +89,7 @@ class VectorTopTokens(VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]):
         *,
         kl_coef: float | None = None,
         policy: AgentLogProbs | None = None,
-        show_logprobs: bool = False,
+        show_choices: bool = False,
     ) -> None:
         """Wrap an environment.
 
@@ -98,13 +98,13 @@ class VectorTopTokens(VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]):
             k: how many tokens there are to choose from in each state.
             kl_coef: beta, in reward units a nat; the environment's own by default, 0 for the bare reward.
             policy: the agent's log-probabilities; may be set later as :attr:`policy`.
-            show_logprobs: append the reference's log-probabilities of the k tokens to each observation.
+            show_choices: append the k tokens' log-probabilities under the reference, and their ids, to each observation.
 
         Raises:
             UserError: k is not from 1 to the number of allowed tokens, or beta is negative.
         """
         super().__init__(env)
-        self._choices = _Choices(env, env.num_envs, k, kl_coef, show_logprobs)
+        self._choices = _Choices(env, env.num_envs, k, kl_coef, show_choices)
         self.policy = policy
         self.single_observation_space, self.single_action_space = self._choices.spaces()
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
@@ -199,14 +199,14 @@ class TopTokens(Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         *,
         kl_coef: float | None = None,
         policy: AgentLogProbs | None = None,
-        show_logprobs: bool = False,
+        show_choices: bool = False,
     ) -> None:
         """Wrap an environment; arguments as for :class:`VectorTopTokens`."""
         RecordConstructorArgs.__init__(
-            self, k=k, kl_coef=kl_coef, policy=policy, show_logprobs=show_logprobs, _disable_deepcopy=True
+            self, k=k, kl_coef=kl_coef, policy=policy, show_choices=show_choices, _disable_deepcopy=True
         )
         Wrapper.__init__(self, env)
-        self._choices = _Choices(env, 1, k, kl_coef, show_logprobs)
+        self._choices = _Choices(env, 1, k, kl_coef, show_choices)
         self.policy = policy
         self.observation_space, self.action_space = self._choices.spaces()
 
@@ -246,7 +246,7 @@ class TopTokens(Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 class _Choices:
     """Where each of B episodes stands, and what there is to choose from there."""
 
-    def __init__(self, env: Any, num_rows: int, k: int, kl_coef: float | None, show_logprobs: bool) -> None:
+    def __init__(self, env: Any, num_rows: int, k: int, kl_coef: float | None, show_choices: bool) -> None:
         base = env.unwrapped
         self.model: LanguageModel = base.language_model
         self.allowed_V, self.prompt_length = allowed_tokens(env), base.rules.prompt_length
@@ -257,7 +257,7 @@ class _Choices:
         self.kl_coef = float(base.kl_coef if kl_coef is None else kl_coef)
         if not 0 <= self.kl_coef < float("inf"):
             raise UserError(f"kl_coef is {kl_coef!r}, expected a number from 0")
-        self.show_logprobs = show_logprobs
+        self.show_choices = show_choices
         self._reader = IncrementalReader(self.model, num_rows)
         self._rows_B = np.arange(num_rows)
         self._begun = False
@@ -265,7 +265,7 @@ class _Choices:
 
     def spaces(self) -> tuple[spaces.Box, spaces.Discrete[Any]]:
         """Observations and actions of a single environment."""
-        size = self.model.width + (self.k if self.show_logprobs else 0)
+        size = self.model.width + (2 * self.k if self.show_choices else 0)
         return spaces.Box(-LARGEST, LARGEST, (size,), np.float32), spaces.Discrete(self.k)
 
     def begin(self, rows: npt.NDArray[np.intp], observation: Observation) -> None:
@@ -304,7 +304,9 @@ class _Choices:
     def observation(self) -> States:
         """What agents see, (B, D), a copy."""
         states: States = self._reader.hidden_BD.cpu().numpy()
-        return np.concatenate([states, self.logprobs_BK], 1) if self.show_logprobs else states.copy()
+        if not self.show_choices:
+            return states.copy()
+        return np.concatenate([states, self.logprobs_BK, self.tokens_BK.astype(np.float32)], 1)
 
     def chosen_tokens(self, actions_B: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """The tokens that actions stand for, (B,)."""

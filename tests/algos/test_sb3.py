@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from bakeoff.algos.base import Algorithm
 from bakeoff.algos.build import build
 from bakeoff.algos.sb3_agent import action_logprobs
+from bakeoff.algos.sb3_policy import token_vectors
 from bakeoff.benchmarks import files
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.checkpoint import load_state, save_state
@@ -28,7 +29,11 @@ from bakeoff.errors import ConfigError, RunFolderError
 
 BUDGET = Budget(reward_queries=512)
 AGENTS = {"sb3_ppo": stable_baselines3.PPO, "sb3_a2c": stable_baselines3.A2C, "sb3_dqn": stable_baselines3.DQN}
-LEARNING = {"sb3_ppo": {}, "sb3_a2c": {"n_steps": 3}, "sb3_dqn": {"learning_starts": 64, "gradient_steps": 3}}
+LEARNING = {
+    "sb3_ppo": {"start": "reference"},
+    "sb3_a2c": {"n_steps": 3},
+    "sb3_dqn": {"learning_starts": 64, "gradient_steps": 3},
+}
 """Settings under which the first updates train, and end while completions are under way."""
 
 
@@ -171,6 +176,33 @@ def test_nobody_elses_random_numbers_are_drawn(exact: Task) -> None:
         algorithm.update()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+@pytest.mark.parametrize("name", ["sb3_ppo", "sb3_a2c"])
+def test_the_tilt_belongs_to_tokens_whatever_their_rank(name: str, exact: Task) -> None:
+    """With f(state) set to a constant vector c, every logit is log reference + <c, vector of the token>, in every state."""
+    algorithm = make(name, exact, k=5, start="reference")
+    model = exact.language_model
+    constant = torch.linspace(-1, 1, model.width)
+    with torch.no_grad():
+        algorithm.agent.policy.action_net.linear.bias.copy_(constant)
+    tilt_V = token_vectors(model) @ constant
+    torch.testing.assert_close(token_vectors(model).mean(0), torch.zeros(model.width), atol=1e-6, rtol=0)
+    states, _ = algorithm.choices.reset()
+    expected = torch.from_numpy(algorithm.choices.logprobs_BK) + tilt_V[torch.from_numpy(algorithm.choices.tokens_BK)]
+    found = action_logprobs(algorithm.agent, torch.from_numpy(states))
+    torch.testing.assert_close(found, expected.log_softmax(1))
+
+
+@pytest.mark.parametrize("name", ["sb3_ppo", "sb3_a2c"])
+def test_every_weight_of_the_tilt_learns_but_the_tokens_vectors(name: str, exact: Task) -> None:
+    algorithm = make(name, exact, k=5, start="reference")
+    fixed = algorithm.agent.policy.action_net.token_vectors_VD.clone()
+    before = [p.detach().clone() for p in algorithm.trained_parameters()]
+    for _ in range(3):
+        algorithm.update()
+    assert all(not torch.equal(a, b) for a, b in zip(algorithm.trained_parameters(), before, strict=True))
+    assert torch.equal(algorithm.agent.policy.action_net.token_vectors_VD, fixed)
 
 
 def test_schedules_follow_the_budget(exact: Task) -> None:

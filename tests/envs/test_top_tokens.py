@@ -126,11 +126,12 @@ def test_log_probabilities_are_over_the_whole_vocabulary(model):
     np.testing.assert_allclose(np.exp(everything.logprobs_BK).sum(1), 1, atol=1e-5)
 
 
-def test_log_probabilities_can_be_shown(model):
-    envs = VectorTopTokens(vector(model), 3, show_logprobs=True)
+def test_the_choices_can_be_shown(model):
+    envs = VectorTopTokens(vector(model), 3, show_choices=True)
     states, _ = envs.reset(seed=0)
-    assert states.shape == (4, model.width + 3) == envs.observation_space.shape
-    np.testing.assert_array_equal(states[:, -3:], envs.logprobs_BK)
+    assert states.shape == (4, model.width + 6) == envs.observation_space.shape
+    np.testing.assert_array_equal(states[:, -6:-3], envs.logprobs_BK)
+    np.testing.assert_array_equal(states[:, -3:], envs.tokens_BK)
 
 
 # ---------------------------------------------------------------- the price of KL
