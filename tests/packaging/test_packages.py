@@ -15,7 +15,7 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def packages_in_the_tree() -> set[str]:
-    found = {"bakeoff"}
+    found = {"bakeoff", "bakeoff.commands"}
     for folder in FOLDERS:
         for init in (ROOT / folder).rglob("__init__.py"):
             found.add(".".join(["bakeoff", *init.parent.relative_to(ROOT).parts]))

@@ -1,0 +1,79 @@
+"""``bakeoff run``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bakeoff.commands import DONE, SOME_FAILED
+from bakeoff.commands.arguments import positive
+from bakeoff.terminal import printable
+
+
+def add(commands: Any) -> None:
+    """Declare it."""
+    run = commands.add_parser(
+        "run",
+        help="run a suite, or finish one, and write its report",
+        description="Run every cell (task x algorithm x seed) of a suite that is not done yet, then write the report.",
+    )
+    run.add_argument("suite", metavar="SUITE", help="a YAML file, or one of `bakeoff list suites`")
+    run.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run folder: made, or gone on with")
+    run.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: one a core)")
+    run.add_argument("--seeds", metavar="N", type=positive, help="seeds 0 to N-1 instead of the suite's own")
+    run.add_argument("--only", metavar="LABEL,..", type=_labels, default=(), help="run these contestants only")
+    run.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="change a value, such as budget.reward_queries=500 or algorithms.ppo.kl_coef=0.1; may be repeated",
+    )
+    run.add_argument("--no-report", action="store_true", help="leave the report for later (`bakeoff report DIR`)")
+    run.add_argument("--quiet", action="store_true", help="show no progress")
+    run.set_defaults(command=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run it; returns an exit code."""
+    from bakeoff.benchmarks.progress import Display
+    from bakeoff.benchmarks.run import run_suite
+    from bakeoff.benchmarks.suite_checks import load_suite
+
+    suite = load_suite(options.suite, options.overrides, options.seeds)
+    before = signal.signal(signal.SIGTERM, _interrupt)  # a batch system's time limit: keep checkpoints, as for Ctrl-C
+    try:
+        outcome = run_suite(
+            suite, options.out, workers=options.workers, only=options.only, display=Display(quiet=options.quiet)
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for path, error in outcome.failed.items():
+        print(printable(f"failed: {path}: {error}"), file=sys.stderr)
+    print(f"run folder: {options.out}")
+    if not options.no_report:
+        from bakeoff.reports.report import write_report
+
+        print(f"report:     {write_report([options.out])}")
+    return SOME_FAILED if outcome.failed else DONE
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    """Commas separate labels, except inside the brackets of a sweep's label."""
+    labels, depth, current = [], 0, ""
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            labels.append(current)
+            current = ""
+        else:
+            current += character
+    return tuple(label.strip() for label in [*labels, current] if label.strip())
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
