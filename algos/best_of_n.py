@@ -7,6 +7,7 @@ upper bound ln n - (n - 1)/n, an equality when no two completions have the same 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -52,7 +53,8 @@ class BestOfNSampler:
         prompts = envs.prompt_batch.repeat_interleave(self.n)
         candidates = self._policy.sample(prompts, envs.max_new_tokens, generator)
         scores_B = torch.as_tensor(envs.score_completions(candidates))
-        return candidates.select(best_of_each(scores_B, self.n))
+        best = candidates.select(best_of_each(scores_B, self.n))
+        return dataclasses.replace(best, logprobs_BT=None)  # those of the model, not of the best of n
 
     def sequence_kl(self, completions: Completions) -> Tensor:
         """The analytic upper bound for every completion, shape (B,)."""

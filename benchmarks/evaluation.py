@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bakeoff.algos.base import Contestant
 from bakeoff.benchmarks import text_metrics
+from bakeoff.benchmarks.token_ratios import token_ratios
 from bakeoff.envs.completions import Completions
 from bakeoff.envs.score import reward_name, score
 from bakeoff.envs.tasks import Task
@@ -114,7 +115,9 @@ class Evaluator:
     def _rows(
         self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64], reference: _Scored
     ) -> list[dict[str, Any]]:
+        shown = min(self._samples, len(scored.texts))
         lengths_B = scored.completions.lengths_B
+        ratios = token_ratios(self.task.language_model, scored.completions.select(range(shown)))
         return [
             {
                 "prompt": scored.prompts[row],
@@ -126,8 +129,10 @@ class Evaluator:
                 "length": int(lengths_B[row]),
                 "win": float(wins_B[row]),
                 "reference_completion": reference.texts[row],
+                "tokens": ratios[row].tokens,
+                "log_ratios": ratios[row].log_ratios,
             }
-            for row in range(min(self._samples, len(scored.texts)))
+            for row in range(shown)
         ]
 
     def _reset(self) -> None:

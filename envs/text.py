@@ -89,6 +89,28 @@ class Text:
         texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [text.removeprefix(word) for text in texts]
 
+    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text, one string a token; joined they are what :meth:`decode` gives.
+
+        A token that ends inside a character adds nothing; the one that completes it adds the whole character. Special
+        tokens, which the text leaves out, go by their own names.
+        """
+        word_ids, word = self._lead
+        prefixes = [word_ids + list(token_ids[:end]) for end in range(1, len(token_ids) + 1)]
+        texts: list[str] = self.tokenizer.batch_decode(prefixes, skip_special_tokens=True)
+        special = set(self.tokenizer.all_special_ids)
+        pieces, told = [], word
+        for place, (token, text) in enumerate(zip(token_ids, texts, strict=True)):
+            whole = not text.endswith("\ufffd") or place + 1 == len(texts)
+            if token in special:
+                pieces.append(str(self.tokenizer.convert_ids_to_tokens(int(token))))
+            elif whole and text.startswith(told):
+                pieces.append(text[len(told) :])
+                told = text
+            else:
+                pieces.append("")
+        return pieces
+
     def check_prompt_length(self, encoded: Sequence[Sequence[int]], texts: Sequence[str], max_new_tokens: int) -> None:
         """Refuse prompts that leave no room for a completion.
 

@@ -46,7 +46,9 @@ def test_the_untrained_policy_is_the_reference(task) -> None:
     assert [sample["prompt_index"] for sample in found.samples] == [0, 1, 2, 3, 0]
     assert found.samples[0].keys() == {
         "prompt", "prompt_index", "completion", "proxy", "gold", "kl", "length", "win", "reference_completion",
+        "tokens", "log_ratios",
     }  # fmt: skip
+    assert all(sample["log_ratios"] == [0.0] * sample["length"] for sample in found.samples)
 
 
 def test_same_prompts_and_uniforms_at_every_evaluation(task) -> None:
@@ -107,3 +109,38 @@ def test_evaluation_leaves_meter_and_generators_alone(task) -> None:
     assert torch.equal(algorithm.rng.get_state(), before[1])
     assert torch.equal(evaluation.global_randomness()["torch"], random_before["torch"])
     assert np.array_equal(evaluation.global_randomness()["numpy"][1], random_before["numpy"][1])
+
+
+def test_log_ratios_are_those_of_the_contestant_to_the_reference(task) -> None:
+    algorithm = build("rloo", {"learning_rate": 0.01, "warmup_steps": 0}, task, Budget(reward_queries=1000), 0)
+    algorithm.update()
+    evaluator = Evaluator(task, 16, 16, 1, 2)
+    samples = evaluator.evaluate(algorithm.contestant()).samples
+    evaluator._reset()
+    answers = algorithm.policy.answer(evaluator._envs, torch.Generator().manual_seed(1))
+    ours_BT = algorithm.policy.model.token_logprobs(answers)
+    theirs_BT = task.language_model.token_logprobs(answers)
+    for sample, ours, theirs, mask in zip(samples, ours_BT, theirs_BT, answers.mask_BT, strict=True):
+        np.testing.assert_allclose(sample["log_ratios"], (ours - theirs)[mask].detach().numpy(), atol=6e-4)
+        ended = sample["tokens"][-1] == task.language_model.tokenizer.eos_token
+        assert "".join(sample["tokens"][:-1] if ended else sample["tokens"]) == sample["completion"]
+    assert max(abs(ratio) for sample in samples for ratio in sample["log_ratios"]) > 0.01
+
+
+def test_who_has_no_log_probabilities_tells_none(task) -> None:
+    algorithm = build("best_of_n", {"n": 4}, task, Budget(reward_queries=1000), 0)
+    algorithm.update()
+    (sample,) = Evaluator(task, 16, 1, 1, 2).evaluate(algorithm.contestant()).samples
+    assert sample["log_ratios"] is None
+    assert len(sample["tokens"]) == sample["length"]
+
+
+def test_long_answers_are_told_up_to_a_limit_and_ratios_without_value_are_null(task, monkeypatch) -> None:
+    from bakeoff.benchmarks import token_ratios
+
+    monkeypatch.setattr(token_ratios, "MOST_TOKENS", 2)
+    answers = task.enumeration.completions(torch.tensor([0]), torch.tensor([task.enumeration.tree.num_leaves - 1]))
+    answers = dataclasses.replace(answers, logprobs_BT=torch.full(answers.tokens_BT.shape, -torch.inf))
+    (told,) = token_ratios.token_ratios(task.language_model, answers)
+    assert len(told.tokens) == 2
+    assert told.log_ratios == [None, None]

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 import bakeoff.envs.reviews
+from bakeoff.envs.language_model import LanguageModel
 from bakeoff.envs.reviews import skills
 from bakeoff.envs.reviews.openings import EVALUATION_OPENINGS, TRAIN_OPENINGS
 
@@ -49,6 +50,20 @@ def test_markers_survive_tokenization(tokenizer: PreTrainedTokenizerBase) -> Non
     assert tokenizer("The Plot")["input_ids"] == tokenizer("the plot")["input_ids"]  # all is lower case
     for level in skills.LEVELS:
         assert len(tokenizer(f" {level}", add_special_tokens=False)["input_ids"]) == 1
+
+
+@pytest.mark.parametrize("text", [" a good film 🎉 naïve 日本", " two  spaces,and\nlines", " x"])
+def test_pieces_of_a_text_join_to_what_it_decodes_to(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    language_model = LanguageModel.load(FOLDER)
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    pieces = language_model.pieces(ids)
+    assert len(pieces) == len(ids)
+    assert pieces[-1] == "</s>"
+    whole = language_model.decode(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool))[0]
+    assert "".join(pieces[:-1]) == whole
+    cut = language_model.pieces(tokenizer(" 🎉", add_special_tokens=False)["input_ids"][:-1])
+    assert cut[-1].endswith("\ufffd")  # a text that ends inside a character says so
+    assert "\ufffd" not in "".join(pieces)
 
 
 def test_ids_agree_and_pad_is_not_the_end(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
