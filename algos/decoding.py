@@ -95,7 +95,7 @@ class GuidedDecoder:
 
     def _choose(self, ours_BD: Tensor, theirs_BD: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
         """The next token of each row and its log-probability, each (B,), a chunk of rows at a time."""
-        size = rows_in_a_chunk(self._policy.model.vocab_size)
+        size = rows_in_a_chunk(ours_BD, self._policy.model.vocab_size)
         tokens, logprobs = [], []
         for ours, theirs, uniforms in zip(
             *(torch.split(x, size) for x in (ours_BD, theirs_BD, uniforms_B)), strict=True

@@ -18,6 +18,9 @@ from torch import Tensor
 KEPT_ELEMENTS = 2**27
 """Probabilities kept from the forward to the backward pass (512 MiB); a larger batch computes them a second time."""
 
+KEPT_WIDTH = 96
+"""So does a model narrower than this: fresh memory costs more than so short a product."""
+
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -59,7 +62,8 @@ class _OfTheChosen(torch.autograd.Function):
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, head: LinearHead, tokens_N: Tensor, rows: int, entropy: bool
     ) -> Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        keeps = needs_weight and len(hidden_ND) * len(weight_VD) <= KEPT_ELEMENTS
+        affordable = len(hidden_ND) * len(weight_VD) <= KEPT_ELEMENTS
+        keeps = needs_weight and affordable and hidden_ND.shape[1] >= KEPT_WIDTH
         logits, buffer = _buffers(hidden_ND, weight_VD, rows, 1 if keeps else 2)
         kept_NV = hidden_ND.new_empty(len(hidden_ND), len(weight_VD)) if keeps else None
         result_N2 = hidden_ND.new_zeros(len(hidden_ND), 2)

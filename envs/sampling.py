@@ -67,7 +67,8 @@ def sample(
     alive_B = torch.ones(rows, dtype=torch.bool, device=model.device)
     hidden_BD, cache = model.prefill(prompts.tokens_BP.to(model.device), prompt_mask_BP)
     position_B = seen_BS[:, :length].sum(1)
-    chances_NV = torch.empty(min(rows, rows_in_a_chunk(model.vocab_size)), model.vocab_size, device=model.device)
+    at_once = min(rows, rows_in_a_chunk(hidden_BD, model.vocab_size))
+    chances_NV = torch.empty(at_once, model.vocab_size, device=model.device)
     for t in range(max_new_tokens):
         token_B, chance_B = choose(model, hidden_BD, uniforms_BT[:, t], temperature, top_k, top_p, chances_NV)
         tokens_BT[:, t] = torch.where(alive_B, token_B, model.pad_id)

@@ -54,7 +54,7 @@ def likeliest(model: LanguageModel, hidden_ND: Tensor, allowed_V: Tensor, k: int
     everything = k == int(allowed_V.sum())
     narrower = not torch.equal(allowed_V, model.allowed_V)  # the head takes care of the tokens that the model forbids
     found = []
-    for hidden in torch.split(hidden_ND, rows_in_a_chunk(model.vocab_size)):
+    for hidden in torch.split(hidden_ND, rows_in_a_chunk(hidden_ND, model.vocab_size)):
         logits_NV = model.head(hidden)
         if everything:
             tokens_NK = allowed_V.nonzero()[:, 0].expand(len(hidden), k)

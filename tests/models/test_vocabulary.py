@@ -38,6 +38,7 @@ def test_every_path_gives_what_autograd_gives(
 ) -> None:
     monkeypatch.setattr(vocabulary, "CHUNK_ELEMENTS", V * rows)
     monkeypatch.setattr(linear_head, "KEPT_ELEMENTS", kept)
+    monkeypatch.setattr(linear_head, "KEPT_WIDTH", 0)
     weight, hidden = draw(numbers, V, D).requires_grad_(), draw(numbers, N, D).requires_grad_()
     by_logprob, by_entropy = draw(numbers, N), draw(numbers, N) * entropy_gradient
     tokens = torch.randint(1, 49, (N,), generator=numbers)
@@ -69,8 +70,27 @@ def test_a_linear_head_computes_no_more_rows_at_once_than_it_may(
     compute = LinearHead.into
     monkeypatch.setattr(LinearHead, "into", lambda self, h, out: rows.append(len(h)) or compute(self, h, out))
     monkeypatch.setattr(linear_head, "KEPT_ELEMENTS", kept)
+    monkeypatch.setattr(linear_head, "KEPT_WIDTH", 0)
     weight, hidden = draw(numbers, V, D).requires_grad_(), draw(numbers, N, D)
     head = LinearHead(weight, FORBIDDEN, LOWEST_LOGIT)
     head.of_the_chosen(hidden, torch.ones(N, dtype=torch.long), 5, entropy=True)[:, 0].sum().backward()
     assert max(rows) == 5
     assert sum(rows) == passes * N
+
+
+def test_the_chunk_grows_with_the_width_up_to_four_times() -> None:
+    rows = [vocabulary.rows_in_a_chunk(torch.empty(1, width), 2**15) for width in (8, 24, 96, 384, 4096)]
+    assert rows == [32, 32, 64, 128, 128]
+    assert vocabulary.rows_in_a_chunk(torch.empty(1, 24), 2**30) == 1
+    assert vocabulary.rows_in_a_chunk(torch.empty(1, 24, device="meta"), 2**15) == 2**11
+
+
+@pytest.mark.parametrize(("width", "passes"), [(95, 2), (96, 1)])
+def test_a_narrow_model_keeps_no_probabilities(monkeypatch: pytest.MonkeyPatch, width: int, passes: int) -> None:
+    rows: list[int] = []
+    compute = LinearHead.into
+    monkeypatch.setattr(LinearHead, "into", lambda self, h, out: rows.append(len(h)) or compute(self, h, out))
+    head = LinearHead(torch.ones(V, width, requires_grad=True), FORBIDDEN, LOWEST_LOGIT)
+    both = head.of_the_chosen(torch.ones(3, width), torch.ones(3, dtype=torch.long), 3, entropy=False)
+    both[:, 0].sum().backward()
+    assert rows == [3] * passes
