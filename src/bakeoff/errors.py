@@ -48,6 +48,14 @@ class PromptError(UserError):
     """A prompt, or a file of prompts, that cannot be used."""
 
 
+class PreferenceError(UserError):
+    """Preference pairs, or a file of them, that cannot be used."""
+
+
+class TrainingError(UserError):
+    """A reward model that cannot be trained with these settings and pairs."""
+
+
 class RewardError(BakeoffError, ValueError):
     """A reward function returned something that is not one finite number a completion."""
 
