@@ -50,6 +50,7 @@ class _Scored:
     texts: tuple[str, ...]
     proxy_scores: npt.NDArray[np.float64]
     gold_scores: npt.NDArray[np.float64] | None
+    proxy_parts: Mapping[str, npt.NDArray[np.float64]]
 
     @property
     def judged_scores(self) -> npt.NDArray[np.float64]:
@@ -108,6 +109,7 @@ class Evaluator:
             "distinct_2": text_metrics.distinct(scored.texts, 2),
             "repetition": text_metrics.repetition(scored.texts),
         }
+        metrics |= {f"proxy/{name}": float(values.mean()) for name, values in scored.proxy_parts.items()}
         if scored.gold_scores is not None:
             metrics["gold"] = float(scored.gold_scores.mean())
         return metrics
@@ -131,6 +133,7 @@ class Evaluator:
                 "reference_completion": reference.texts[row],
                 "tokens": ratios[row].tokens,
                 "log_ratios": ratios[row].log_ratios,
+                **_row_parts(scored.proxy_parts, row),
             }
             for row in range(shown)
         ]
@@ -160,7 +163,13 @@ class Evaluator:
                 "prompt_index": [int(row) for row in rows],
             }
             gold_scores = score(self.task.gold, reward_name(self.task.gold), played.prompts, played.texts, extra)
-        return _Scored(completions, played.prompts, played.texts, played.rewards_B.cpu().double().numpy(), gold_scores)
+        proxy_scores = played.rewards_B.cpu().double().numpy()
+        return _Scored(completions, played.prompts, played.texts, proxy_scores, gold_scores, played.parts)
+
+
+def _row_parts(parts: Mapping[str, npt.NDArray[np.float64]], row: int) -> dict[str, dict[str, float]]:
+    """What a sample's row says of the proxy's parts: nothing where it has none."""
+    return {"proxy_parts": {name: float(values[row]) for name, values in parts.items()}} if parts else {}
 
 
 def evaluation_rows(prompts: int, completions: int) -> npt.NDArray[np.int64]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from bakeoff.envs.completions import Completions
@@ -25,3 +28,5 @@ class Played:
     """The completions as text."""
     prompts: tuple[str, ...]
     """The prompts as text."""
+    parts: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """By name, what each part of the reward gave; empty where it is not made of parts."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from bakeoff.envs.meter import Meter
-from bakeoff.envs.score import AnyReward, reward_name, score
+from bakeoff.envs.score import AnyReward, reward_name, scored
 from bakeoff.errors import ActionError, PromptError, UserError
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Rules:
             raise PromptError("an environment needs a list of at least one prompt")
         self.language_model, self.reward, self.max_new_tokens = language_model, reward, max_new_tokens
         self.reward_name = name or reward_name(reward)
+        self.last_parts: Mapping[str, npt.NDArray[np.float64]] = {}
+        """By name, what each part of the reward gave in the last call of :meth:`judge`; empty where it has no parts."""
         self.meter = meter if meter is not None else Meter()
         self.columns = dict(columns or {})
         for column, values in self.columns.items():
@@ -140,9 +142,10 @@ class Rules:
         }
         for name, values in self.columns.items():
             columns[name] = [None if p.index == OWN_PROMPT else values[p.index] for p in prompts]
-        rewards = score(self.reward, self.reward_name, [p.text for p in prompts], texts, columns)
+        found = scored(self.reward, self.reward_name, [p.text for p in prompts], texts, columns)
+        self.last_parts = found.parts
         self.meter.add_queries(len(prompts))
-        return rewards, texts
+        return found.values, texts
 
 
 def _allowed(language_model: LanguageModel, token_mask: npt.ArrayLike | None) -> npt.NDArray[np.bool_]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from bakeoff.errors import RewardError
+from bakeoff.errors import BakeoffError, RewardError
 
 
 class Reward(Protocol):
@@ -29,6 +30,28 @@ AnyReward = Callable[..., Any]
 """A reward as users write it: it may take fewer arguments than :class:`Reward` offers."""
 
 
+class Scores(list[float]):
+    """What a reward returns that is made of parts: the values, and by name what each part gave."""
+
+    def __init__(self, values: Iterable[float], parts: Mapping[str, Sequence[float] | npt.NDArray[np.float64]]) -> None:
+        """Args:
+        values: one number for each completion.
+        parts: by name, one number for each completion.
+        """
+        super().__init__(float(value) for value in values)
+        self.parts = dict(parts)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Checked values, each array of shape (B,)."""
+
+    values: npt.NDArray[np.float64]
+    """The reward."""
+    parts: Mapping[str, npt.NDArray[np.float64]]
+    """What it is made of, by name; empty where it is not made of parts."""
+
+
 def reward_name(reward: AnyReward) -> str:
     """How messages and reports call a reward: its ``name``, else its function's or class's name."""
     name = getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__
@@ -42,7 +65,18 @@ def score(
     completions: Sequence[str],
     columns: Mapping[str, Sequence[Any]],
 ) -> npt.NDArray[np.float64]:
-    """Score completions in one call, shape (B,).
+    """Score completions in one call, shape (B,); see :func:`scored`."""
+    return scored(reward, name, prompts, completions, columns).values
+
+
+def scored(
+    reward: AnyReward,
+    name: str,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+) -> Scored:
+    """Score completions in one call, and keep what the reward says of its parts.
 
     Args:
         reward: the reward.
@@ -56,16 +90,22 @@ def score(
             message names the reward and the first prompt concerned.
     """
     if not prompts:
-        return np.empty(0)
+        return Scored(np.empty(0), {})
     offered = {"prompts": list(prompts), "completions": list(completions), **{k: list(v) for k, v in columns.items()}}
     arguments = _arguments(reward, name, offered)
     try:
         returned = reward(**arguments)
+    except BakeoffError:  # it says already what is wrong
+        raise
     except Exception as error:
         others = f" (first of {len(prompts)} in its batch)" if len(prompts) > 1 else ""
         what = f"{type(error).__name__}: {_one_line(str(error))}"
         raise RewardError(f'reward "{name}" raised {what} on prompt {_short(prompts[0])}{others}') from error
-    return _checked(returned, name, prompts, completions)
+    values = _checked(returned, name, prompts, completions)
+    if not isinstance(returned, Scores):
+        return Scored(values, {})
+    parts = returned.parts.items()
+    return Scored(values, {part: _checked(v, f"{name}: {part}", prompts, completions) for part, v in parts})
 
 
 def _arguments(reward: AnyReward, name: str, offered: Mapping[str, Any]) -> Mapping[str, Any]:
