@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.advantages import masked_mean
+from bakeoff.algos.preference_losses import PreferenceLoss as PreferenceLoss
+from bakeoff.algos.preference_losses import kto_loss as kto_loss
+from bakeoff.algos.preference_losses import preference_loss as preference_loss
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 """From values and their mask, each (B, T), to a scalar."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,15 @@ class Optimizer:
         loss.backward()  # type: ignore[no-untyped-call]
         return self._apply(float(loss.detach()), progress)
 
-    def step_rows(self, rows: Tensor, weights: Tensor, loss_of: LossOfRows, progress: float) -> dict[str, float]:
+    def step_rows(
+        self,
+        rows: Tensor,
+        weights: Tensor,
+        loss_of: LossOfRows,
+        progress: float,
+        *,
+        sizes: Sequence[int] | None = None,
+    ) -> dict[str, float]:
         """One step on a minibatch that is walked through ``micro_batch_size`` rows at a time.
 
         Args:
@@ -75,12 +83,13 @@ class Optimizer:
             loss_of: the loss of some of the rows. Weighted by their share the parts add up to the whole minibatch's loss and
                 gradient, whatever the size of the parts.
             progress: share of the budget that is spent.
+            sizes: how many rows each part has, in place of ``micro_batch_size``.
 
         Returns:
             The figures of ``loss_of``, averaged in the same way, and `grad_norm`.
         """
         self._forget_gradients()
-        size = len(rows) if self.micro_batch_size is None else self.micro_batch_size
+        size = list(sizes) if sizes is not None else self.micro_batch_size or len(rows)
         total, whole = float(weights.sum()), 0.0
         logs: dict[str, float] = {}
         for part, part_weights in zip(torch.split(rows, size), torch.split(weights, size), strict=True):

@@ -1,0 +1,255 @@
+"""Pairs of completions of one prompt, the first preferred to the second: tokens, labels, and what the reference says of them.
+
+The reference never changes, so its log-probabilities are computed once, when a pair is made, and kept. A batch of pairs goes
+through the policy in one forward pass, sorted by length and cut where that saves padding. Letters: B pairs, 2 sides
+(chosen, rejected), T completion length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bakeoff.algos.policy import Policy
+from bakeoff.envs.completions import Completions, PromptBatch
+
+REFERENCE_ROWS = 64
+"""Completions that the reference reads at once."""
+PART_COST = 256
+"""Padded tokens that a further forward and backward pass has to save to be worth it."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch of pairs."""
+
+    chosen: Completions
+    """The better ones, by their labels."""
+    rejected: Completions
+    """The worse ones, of the same prompts row by row."""
+    reference_logps_B2: Tensor
+    """Log-probability of each whole completion under the reference, float32."""
+    preference_B: Tensor
+    """Probability that the chosen one is the better: 1 for a plain label, float32."""
+    reward_margin_B: Tensor
+    """Reward of the chosen one less that of the rejected one, float32; NaN where unknown. For the record: no loss reads it."""
+
+    @classmethod
+    def of(
+        cls,
+        policy: Policy,
+        chosen: Completions,
+        rejected: Completions,
+        *,
+        preference_B: Tensor | None = None,
+        reward_margin_B: Tensor | None = None,
+    ) -> Pairs:
+        """Pairs with the log-probabilities of ``policy``'s reference.
+
+        Args:
+            policy: whose reference reads them.
+            chosen: the better ones.
+            rejected: the worse ones, of the same prompts.
+            preference_B: how sure that is; 1 where left out.
+            reward_margin_B: difference of rewards, where known.
+        """
+        joined = join([chosen, rejected])
+        parts = torch.arange(len(joined)).split(REFERENCE_ROWS)
+        logps = torch.cat([policy.reference_logprobs(joined.select(rows)).sum(1).float().cpu() for rows in parts])
+        count = len(chosen)
+        return cls(
+            chosen,
+            rejected,
+            logps.reshape(2, count).T.contiguous(),
+            torch.ones(count) if preference_B is None else preference_B.float().cpu(),
+            torch.full((count,), math.nan) if reward_margin_B is None else reward_margin_B.float().cpu(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def lengths_B2(self) -> Tensor:
+        """Real tokens of each completion, int64."""
+        return torch.stack([self.chosen.lengths_B, self.rejected.lengths_B], 1)
+
+    @property
+    def joined(self) -> Completions:
+        """All completions as one batch of 2 B: the chosen ones, then the rejected ones."""
+        return join([self.chosen, self.rejected])
+
+    def select(self, rows: Tensor) -> Pairs:
+        """The named rows."""
+        return Pairs(
+            self.chosen.select(rows),
+            self.rejected.select(rows),
+            *(x[rows] for x in (self.reference_logps_B2, self.preference_B, self.reward_margin_B)),
+        )
+
+    def on_cpu(self) -> Pairs:
+        """Without what only the policy that sampled knows (log-probabilities, activations), for keeping."""
+        return dataclasses.replace(self, chosen=_plain(self.chosen), rejected=_plain(self.rejected))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors, by name."""
+        prompts = self.chosen.prompts
+        return {
+            "prompt_tokens": prompts.tokens_BP,
+            "prompt_mask": prompts.mask_BP,
+            "prompt_indices": prompts.indices_B,
+            "chosen_tokens": self.chosen.tokens_BT,
+            "chosen_mask": self.chosen.mask_BT,
+            "rejected_tokens": self.rejected.tokens_BT,
+            "rejected_mask": self.rejected.mask_BT,
+            "reference_logps": self.reference_logps_B2,
+            "preference": self.preference_B,
+            "reward_margin": self.reward_margin_B,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Pairs:
+        """The inverse of :meth:`state_dict`."""
+        prompts = PromptBatch(state["prompt_tokens"], state["prompt_mask"], state["prompt_indices"])
+        chosen = Completions(prompts, state["chosen_tokens"], state["chosen_mask"])
+        rejected = Completions(prompts, state["rejected_tokens"], state["rejected_mask"])
+        return cls(chosen, rejected, state["reference_logps"], state["preference"], state["reward_margin"])
+
+
+class PairMemory:
+    """Pairs to learn from, on the CPU: the newest ``capacity`` of those that were added."""
+
+    def __init__(self, capacity: int | None = None) -> None:
+        """Without a ``capacity`` all are kept."""
+        self.capacity = capacity
+        self.added = 0
+        self._pairs: Pairs | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._pairs is None else len(self._pairs)
+
+    @property
+    def pairs(self) -> Pairs:
+        """All that are kept, oldest first.
+
+        Raises:
+            ValueError: there are none yet.
+        """
+        if self._pairs is None:
+            raise ValueError("no pairs were added yet")
+        return self._pairs
+
+    def add(self, pairs: Pairs) -> None:
+        """Keep more pairs."""
+        kept = pairs.on_cpu() if self._pairs is None else concatenated([self._pairs, pairs.on_cpu()])
+        if self.capacity is not None and len(kept) > self.capacity:
+            kept = kept.select(torch.arange(len(kept) - self.capacity, len(kept)))
+        self._pairs, self.added = kept, self.added + len(pairs)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Numbers of ``count`` different pairs, or of all where there are no more."""
+        return torch.randperm(len(self), generator=generator)[:count]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pairs, and how many were ever added."""
+        return {"added": self.added, "pairs": {} if self._pairs is None else self._pairs.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self.added = int(state["added"])
+        self._pairs = Pairs.from_state(state["pairs"]) if state["pairs"] else None
+
+
+def join(batches: Sequence[Completions]) -> Completions:
+    """Several batches as one, each part padded to the widest.
+
+    Log-probabilities are dropped, activations kept where all have them.
+    """
+    width = max(c.prompts.tokens_BP.shape[1] for c in batches)
+    length = max(c.tokens_BT.shape[1] for c in batches)
+
+    def prompts(name: str) -> Tensor:
+        parts = [getattr(c.prompts, name) for c in batches]
+        return torch.cat([pad(x, (width - x.shape[1], 0)) for x in parts])
+
+    def completions(name: str) -> Tensor:
+        parts = [getattr(c, name) for c in batches]
+        return torch.cat([pad(x, (0, length - x.shape[1])) for x in parts])
+
+    # Activations are of the columns of prompt and completion: they fit only where nothing was padded further.
+    kept = [c.features_BSD for c in batches if c.features_BSD is not None and _columns(c) == width + length]
+    return Completions(
+        PromptBatch(prompts("tokens_BP"), prompts("mask_BP"), torch.cat([c.prompts.indices_B for c in batches])),
+        completions("tokens_BT"),
+        completions("mask_BT"),
+        None,
+        torch.cat(kept) if len(kept) == len(batches) else None,
+    )
+
+
+def _columns(completions: Completions) -> int:
+    return completions.prompts.tokens_BP.shape[1] + completions.tokens_BT.shape[1]
+
+
+def pair_logps(policy: Policy, pairs: Pairs) -> Tensor:
+    """Log-probability of each whole completion under the policy, in one forward pass, shape (B, 2); differentiable."""
+    return policy.model.token_logprobs(pairs.joined).sum(1).reshape(2, len(pairs)).T
+
+
+def length_sorted(lengths_N: Tensor, prompts_N: Tensor, most: int | None) -> tuple[Tensor, list[int]]:
+    """An order of rows by length, and how many of them go together so that little of a pass is padding.
+
+    A part is cut in two where that saves the most padding, as long as it saves more than :data:`PART_COST` tokens.
+
+    Args:
+        lengths_N: tokens of each row's longer side.
+        prompts_N: tokens of each row's prompt; they are padded too.
+        most: rows in a part at most; None for no limit.
+
+    Returns:
+        The order (N,), and the sizes of its parts.
+    """
+    order = torch.argsort(lengths_N, stable=True)
+    totals = (lengths_N + prompts_N)[order].tolist()
+    sizes = _sizes(totals, most or len(totals))
+    return order, sizes
+
+
+def _sizes(totals: list[int], most: int) -> list[int]:
+    count = len(totals)
+    if count > most:
+        return [n for start in range(0, count, most) for n in _sizes(totals[start : start + most], most)]
+    whole = 2 * count * max(totals)  # two sides
+    left = right = 0
+    costs = [0] * (count + 1)  # of cutting before row i
+    for i in range(count):
+        left = max(left, totals[i])
+        costs[i + 1] += 2 * (i + 1) * left
+        right = max(right, totals[count - 1 - i])
+        costs[count - 1 - i] += 2 * (i + 1) * right
+    best = min(range(count + 1), key=lambda i: costs[i])
+    if best in (0, count) or whole - costs[best] <= PART_COST:
+        return [count]
+    return [*_sizes(totals[:best], most), *_sizes(totals[best:], most)]
+
+
+def concatenated(parts: Sequence[Pairs]) -> Pairs:
+    """Several batches of pairs as one."""
+    chosen, rejected = join([p.chosen for p in parts]), join([p.rejected for p in parts])
+    rest = [
+        torch.cat([getattr(p, name) for p in parts])
+        for name in ("reference_logps_B2", "preference_B", "reward_margin_B")
+    ]
+    return Pairs(chosen, dataclasses.replace(rejected, prompts=chosen.prompts), *rest)
+
+
+def _plain(completions: Completions) -> Completions:
+    prompts = completions.prompts
+    parts = (x.cpu() for x in (prompts.tokens_BP, prompts.mask_BP, prompts.indices_B))
+    return Completions(PromptBatch(*parts), completions.tokens_BT.cpu(), completions.mask_BT.cpu())
