@@ -141,6 +141,14 @@ class Algorithm(ABC):
         """True when another update would change nothing."""
         return False
 
+    def records(self) -> list[dict[str, Any]]:
+        """What it wrote on its way since the last call, as JSON objects; the harness keeps them in ``chains.jsonl``.
+
+        Where an object has ``prompt``, ``prompt_index`` (of the train split) and ``texts``, a mapping of names to completions,
+        the harness adds ``scores``: what the task's judges say of each. The algorithm never sees them.
+        """
+        return []
+
     @classmethod
     def example_settings(cls, task: Task) -> dict[str, Any]:
         """Settings to try it with on ``task``, where it cannot run without any: data of its own, say.

@@ -11,7 +11,7 @@ from typing import Any
 
 from bakeoff.algos import build as algorithms
 from bakeoff.algos.base import Algorithm
-from bakeoff.benchmarks import evaluation
+from bakeoff.benchmarks import chains, evaluation
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.evaluation import Evaluator
 from bakeoff.benchmarks.store import SCHEMA, CellStore
@@ -154,6 +154,8 @@ class _Run:
             metrics = self.algorithm.update()
         self.step += 1
         self.store.append_metrics(self.step, "train", self.meter.snapshot(), metrics)
+        written = chains.with_scores(self.algorithm.records(), self.evaluator.task)
+        self.store.append_chains([{"step": self.step, **row} for row in written])
         self._idle = self._idle + 1 if before == {**self.meter.snapshot(), "seconds": None} else 0
         if self._idle >= _IDLE_UPDATES:
             raise BakeoffError(

@@ -1,6 +1,6 @@
 """A cell's folder: what it was, how it stands, what was measured, and from where to go on (see docs/run-folder.md).
 
-Rows are appended and never changed. A checkpoint remembers how long both row files were; resuming cuts them back to
+Rows are appended and never changed. A checkpoint remembers how long the row files were; resuming cuts them back to
 that length, so the rows after it are written again, equal, and never twice.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from bakeoff.errors import RunFolderError
 SCHEMA = 1
 """Version of the run folder; readers refuse a higher one."""
 ROW_FILES = ("metrics.jsonl", "samples.jsonl")
+CHAINS = "chains.jsonl"
+"""Rows of what an algorithm wrote on its way; a file that is there only where one has any."""
 _KEPT = 2
 
 
@@ -69,7 +71,8 @@ class CellStore:
         """Open a cell's folder, which is made where it is missing."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in ROW_FILES}
+        there = [name for name in (CHAINS,) if (folder / name).exists()]
+        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in [*ROW_FILES, *there]}
 
     def close(self) -> None:
         """Flush to disk and close."""
@@ -88,6 +91,13 @@ class CellStore:
     def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to ``samples.jsonl``."""
         self._append("samples.jsonl", rows)
+
+    def append_chains(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows to ``chains.jsonl``, which is made when the first one comes."""
+        if rows:
+            if CHAINS not in self._files:
+                self._files[CHAINS] = (self.folder / CHAINS).open("ab")
+            self._append(CHAINS, rows)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         # ASCII escapes keep every character of a model's text, lone surrogates included, and a line one line.
@@ -141,11 +151,12 @@ class CellStore:
             if actual != recorded:
                 continue
             saved = checkpoint.load_state(candidate)
-            if all(file.seek(0, os.SEEK_END) >= saved["rows"][name] for name, file in self._files.items()):
-                self._truncate(saved["rows"])
+            lengths = saved["rows"]
+            if all(self._length(name) >= length for name, length in lengths.items()):
+                self._truncate(lengths)
                 return saved["state"]
         self.drop_checkpoints()
-        self._truncate(dict.fromkeys(ROW_FILES, 0))
+        self._truncate({})
         return None
 
     def drop_checkpoints(self) -> None:
@@ -157,9 +168,13 @@ class CellStore:
         home = self.folder / "checkpoint"
         return sorted((path for path in home.glob("[0-9]*") if path.is_dir()), reverse=True) if home.is_dir() else []
 
+    def _length(self, name: str) -> int:
+        file = self._files.get(name)
+        return 0 if file is None else file.seek(0, os.SEEK_END)
+
     def _truncate(self, lengths: Mapping[str, int]) -> None:
         for name, file in self._files.items():
-            file.truncate(lengths[name])
+            file.truncate(lengths.get(name, 0))
             file.seek(0, os.SEEK_END)
         self._sync_rows()
 

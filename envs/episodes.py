@@ -130,13 +130,15 @@ class Episodes:
         self.rules.meter.add_generated(int(lengths_B.sum()))
         return terminated
 
-    def finish(self, rows: Rows) -> Finished:
-        """Score the episodes of some rows in one call of the reward."""
+    def finish(self, rows: Rows, *, scored: bool = True) -> Finished:
+        """Score the episodes of some rows in one call of the reward; their rewards are NaN where that is not wanted."""
         prompts = [self._prompt(row) for row in rows]
         start = self.rules.prompt_length
-        rewards, texts = self.rules.judge(
-            prompts, self._tokens_BS[rows, start:], self._mask_BS[rows, start:].astype(bool)
-        )
+        tokens_BT, mask_BT = self._tokens_BS[rows, start:], self._mask_BS[rows, start:].astype(bool)
+        if scored:
+            rewards, texts = self.rules.judge(prompts, tokens_BT, mask_BT)
+        else:
+            rewards, texts = np.full(len(rows), np.nan), self.rules.texts(tokens_BT, mask_BT)
         infos = [{**_prompt_info(prompt), "completion": text} for prompt, text in zip(prompts, texts, strict=True)]
         return Finished(rows, rewards, infos)
 

@@ -127,6 +127,10 @@ class Rules:
                 f"token {token} ({where} {bad[0]}) is {kind}; choose among the tokens that action_masks() allows"
             )
 
+    def texts(self, tokens_BT: npt.NDArray[np.int64], mask_BT: npt.NDArray[np.bool_]) -> list[str]:
+        """Completions as text."""
+        return self.language_model.decode(torch.from_numpy(tokens_BT), torch.from_numpy(mask_BT))
+
     def judge(
         self, prompts: Sequence[Prompt], tokens_BT: npt.NDArray[np.int64], mask_BT: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float64], list[str]]:
@@ -135,7 +139,7 @@ class Rules:
         Returns:
             The rewards (B,) and the completions' texts.
         """
-        texts = self.language_model.decode(torch.from_numpy(tokens_BT), torch.from_numpy(mask_BT))
+        texts = self.texts(tokens_BT, mask_BT)
         columns: dict[str, list[Any]] = {
             "completion_ids": [tokens[mask].tolist() for tokens, mask in zip(tokens_BT, mask_BT, strict=True)],
             "prompt_index": [prompt.index for prompt in prompts],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     from bakeoff.envs.language_model import LanguageModel
     from bakeoff.envs.prompts import PromptSet
     from bakeoff.envs.rewards import Reward
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A judge of one aspect of completions, of all prompts or of some."""
+
+    reward: Reward
+    """What it says of each."""
+    column: str | None = None
+    """The prompts' column that decides which ones it looks at; all where none is named."""
+    value: Any = True
+    """The value that column has on those."""
+
+    def concerns(self, columns: Mapping[str, Sequence[Any]], index: int) -> bool:
+        """Whether it looks at completions of this prompt of a split, whose columns these are."""
+        return self.column is None or columns[self.column][index] == self.value
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,8 @@ class Task:
     """Every possible completion, where they can be enumerated: evaluation is exact then."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the factory was called with, for provenance."""
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    """Further judges that no algorithm sees, by name: each is reported on its own, and none of them decides who is better."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
         """Itself: nobody changes a task, and Gymnasium copies what ``make`` was given, a whole model in this case."""

@@ -235,11 +235,12 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
     # ---------------------------------------------------------------- for algorithms
 
-    def play(self, completions: Completions) -> Played:
+    def play(self, completions: Completions, *, scored: bool = True) -> Played:
         """Play a whole completion in every sub-environment: the same as stepping them token by token, in one call.
 
         Args:
             completions: one for each sub-environment, ended by an end-of-sequence token or by ``max_new_tokens``.
+            scored: False leaves the reward unasked: its rewards are NaN and no query is counted, while tokens are.
 
         Raises:
             UserError: the autoreset mode is not DISABLED (all episodes end in here), or other prompts are answered.
@@ -251,7 +252,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             raise UserError("play needs autoreset_mode DISABLED, since all episodes end in it; or use step")
         self._check_prompts(completions.prompts)
         terminated = self._episodes.fill(completions.tokens_BT.cpu().numpy(), completions.mask_BT.cpu().numpy())
-        finished = self._episodes.finish(self._episodes.all_rows)
+        finished = self._episodes.finish(self._episodes.all_rows, scored=scored)
         device = completions.tokens_BT.device
         return Played(
             completions,
@@ -275,6 +276,18 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         prompts = [self.rules.prompts[index] for index in completions.prompts.indices_B.tolist()]
         self.meter.add_generated(int(mask_BT.sum()))
         return self.rules.judge(prompts, tokens_BT, mask_BT)[0]
+
+    def count_generated(self, completions: Completions) -> None:
+        """Count the tokens of text that was written on the way to a completion: a critique, say, whose prompt is none of ours.
+
+        It is neither played nor scored.
+        """
+        self.meter.add_generated(int(completions.mask_BT.sum()))
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        """The prompts' columns by name, one value for each prompt."""
+        return self.rules.columns
 
     @property
     def prompt_batch(self) -> PromptBatch:

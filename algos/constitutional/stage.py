@@ -1,0 +1,148 @@
+"""What both stages have in common: collect by asking the model, then learn from what was collected in some epochs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bakeoff.algos.constitutional.config import ConstitutionalConfig
+from bakeoff.algos.constitutional.constitution import Constitution
+from bakeoff.algos.constitutional.speaking import Speaker
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.policy import Policy
+from bakeoff.envs.prompt_order import PromptOrder
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+
+@dataclass
+class Workplace:
+    """What a stage works with."""
+
+    config: ConstitutionalConfig
+    """The settings."""
+    policy: Policy
+    """What learns."""
+    envs: TextGenerationVectorEnv
+    """Where it answers."""
+    rng: torch.Generator
+    """The only source of randomness."""
+    constitution: Constitution
+    """The principles."""
+    author: Speaker
+    """The policy, asked in words."""
+    critic: Speaker
+    """Who criticises and judges."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Chains and choices that nobody has fetched yet."""
+
+
+class Lesson:
+    """Epochs over collected rows, with an optimiser of its own and a schedule that ends with them."""
+
+    def __init__(self, work: Workplace, rows: int, epochs: int, seed: int, learning_rate: Any = None) -> None:
+        """Args:
+        work: gives the policy and the settings.
+        rows: how many rows there are.
+        epochs: passes over them.
+        seed: of the order.
+        learning_rate: instead of the settings'.
+        """
+        config = work.config
+        if learning_rate is not None:
+            config = config.model_copy(update={"learning_rate": learning_rate})
+        self.optimizer = Optimizer(work.policy.parameters(), config, work.policy.model.width)
+        self.order = PromptOrder(max(1, rows), seed)
+        self.rows, self.total, self.seen = rows, epochs * rows, 0
+
+    def draw(self, size: int) -> Tensor:
+        """The next row numbers: ``size`` of them, fewer at the end."""
+        drawn = self.order.draw(min(size, self.rows, self.total - self.seen))
+        self.seen += len(drawn)
+        return torch.from_numpy(drawn)
+
+    @property
+    def progress(self) -> float:
+        """Share of the rows that were drawn, from 0 to 1."""
+        return self.seen / self.total if self.total else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the steps to come."""
+        return {"optimizer": self.optimizer.state_dict(), "order": self.order.state_dict(), "seen": self.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.load_state_dict(state["order"])
+        self.seen = state["seen"]
+
+
+class Stage(ABC):
+    """A stage: batches are collected until there are enough, then learned in epochs."""
+
+    def __init__(self, work: Workplace, memory: Any, seed: int) -> None:
+        """Args:
+        work: what it works with.
+        memory: keeps what is collected; has a length and a state.
+        seed: of the order in which it is learned.
+        """
+        self.work, self.memory, self.seed = work, memory, seed
+        self.collected = 0
+        self.lesson: Lesson | None = None
+        self.over = False
+
+    @abstractmethod
+    def collect(self) -> Mapping[str, float]:
+        """Collect one batch, and count it in ``collected``."""
+
+    @abstractmethod
+    def learn(self, lesson: Lesson) -> Mapping[str, float]:
+        """Take one step."""
+
+    @abstractmethod
+    def begin_lesson(self) -> Lesson:
+        """A lesson over all that was collected."""
+
+    @property
+    @abstractmethod
+    def wanted(self) -> int:
+        """How much is to be collected."""
+
+    def update(self) -> Mapping[str, float]:
+        """Collect a batch while some are wanting, else learn from one."""
+        if self.collected < self.wanted:
+            return self.collect()
+        if self.lesson is None:
+            self.lesson = self.begin_lesson()
+        metrics = self.learn(self.lesson)
+        if self.lesson.progress >= 1:  # what was collected and the optimiser's state need not be kept any longer
+            self.lesson, self.memory, self.over = None, type(self.memory)(), True
+        return metrics
+
+    @property
+    def finished(self) -> bool:
+        """All is learned; or all is collected and there is nothing to learn from."""
+        return self.over or (self.collected >= self.wanted and self.lesson is None and len(self.memory) == 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what it does next."""
+        return {
+            "seed": self.seed,
+            "collected": self.collected,
+            "over": self.over,
+            "memory": self.memory.state_dict(),
+            "lesson": None if self.lesson is None else self.lesson.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self.seed, self.collected, self.over = state["seed"], state["collected"], state["over"]
+        self.memory.load_state_dict(state["memory"])
+        self.lesson = None
+        if state["lesson"] is not None:
+            self.lesson = self.begin_lesson()
+            self.lesson.load_state_dict(state["lesson"])

@@ -1,0 +1,56 @@
+"""What the task's judges say of the texts that an algorithm wrote on its way: for the record, nobody learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bakeoff.envs.score import reward_name, score
+from bakeoff.envs.tasks import Measure, Task
+from bakeoff.randomness import untouched_global_randomness
+
+
+def with_scores(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """Rows of ``Algorithm.records()``; those with ``texts`` of a prompt get ``scores``: judge to name of the text to number.
+
+    The judges are the proxy, gold where there is one, and the task's measures. They are asked outside the environment, so no
+    meter moves.
+
+    Raises:
+        RewardError: a judge failed.
+    """
+    found = [dict(row) for row in rows]
+    places = [
+        (number, name)
+        for number, row in enumerate(found)
+        if isinstance(row.get("texts"), Mapping) and "prompt_index" in row
+        for name in row["texts"]
+    ]
+    if not places:
+        return found
+    prompts = [str(found[number]["prompt"]) for number, _ in places]
+    texts = [str(found[number]["texts"][name]) for number, name in places]
+    indices = [int(found[number]["prompt_index"]) for number, _ in places]
+    own = task.prompts.of_split("train")[1]
+    tokenizer = task.language_model.tokenizer
+    ids = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    with untouched_global_randomness():
+        for judge, measure in judges(task).items():
+            seen = [i for i, index in enumerate(indices) if measure.concerns(own, index)]
+            columns = {
+                **{name: [values[indices[i]] for i in seen] for name, values in own.items()},
+                "completion_ids": [ids[i] for i in seen],
+                "prompt_index": [indices[i] for i in seen],
+            }
+            name = reward_name(measure.reward)
+            values = score(measure.reward, name, [prompts[i] for i in seen], [texts[i] for i in seen], columns)
+            for i, value in zip(seen, values, strict=True):
+                number, text = places[i]
+                found[number].setdefault("scores", {}).setdefault(judge, {})[text] = round(float(value), 6)
+    return found
+
+
+def judges(task: Task) -> dict[str, Measure]:
+    """Everybody who can say something about a completion, by name."""
+    gold = {} if task.gold is None else {"gold": Measure(task.gold)}
+    return {"proxy": Measure(task.reward), **gold, **task.measures}
