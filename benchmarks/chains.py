@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bakeoff.envs.score import reward_name, score
+from bakeoff.benchmarks.judging import judged
 from bakeoff.envs.tasks import Measure, Task
 from bakeoff.randomness import untouched_global_randomness
 
@@ -31,22 +31,14 @@ def with_scores(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str,
     prompts = [str(found[number]["prompt"]) for number, _ in places]
     texts = [str(found[number]["texts"][name]) for number, name in places]
     indices = [int(found[number]["prompt_index"]) for number, _ in places]
-    own = task.prompts.of_split("train")[1]
+    columns = task.prompts.of_split("train")[1]
     tokenizer = task.language_model.tokenizer
     ids = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     with untouched_global_randomness():
         for judge, measure in judges(task).items():
-            seen = [i for i, index in enumerate(indices) if measure.concerns(own, index)]
-            columns = {
-                **{name: [values[indices[i]] for i in seen] for name, values in own.items()},
-                "completion_ids": [ids[i] for i in seen],
-                "prompt_index": [indices[i] for i in seen],
-            }
-            name = reward_name(measure.reward)
-            values = score(measure.reward, name, [prompts[i] for i in seen], [texts[i] for i in seen], columns)
-            for i, value in zip(seen, values, strict=True):
-                number, text = places[i]
-                found[number].setdefault("scores", {}).setdefault(judge, {})[text] = round(float(value), 6)
+            for place, value in judged(measure, prompts, texts, ids, indices, columns).items():
+                number, name = places[place]
+                found[number].setdefault("scores", {}).setdefault(judge, {})[name] = round(value, 6)
     return found
 
 

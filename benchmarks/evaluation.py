@@ -17,10 +17,10 @@ from torch import Tensor
 
 from bakeoff.algos.base import Contestant
 from bakeoff.benchmarks import text_metrics
+from bakeoff.benchmarks.judging import judged
 from bakeoff.benchmarks.token_ratios import token_ratios
 from bakeoff.envs.completions import Completions
-from bakeoff.envs.score import reward_name, score
-from bakeoff.envs.tasks import Task
+from bakeoff.envs.tasks import Measure, Task
 from bakeoff.envs.token_mdp import TextGenerationVectorEnv
 from bakeoff.randomness import global_randomness as global_randomness
 from bakeoff.randomness import restore_global_randomness as restore_global_randomness
@@ -51,6 +51,8 @@ class _Scored:
     proxy_scores: npt.NDArray[np.float64]
     gold_scores: npt.NDArray[np.float64] | None
     proxy_parts: Mapping[str, npt.NDArray[np.float64]]
+    measured: Mapping[str, Mapping[int, float]]
+    """By measure: row to value, for the rows that it concerns."""
 
     @property
     def judged_scores(self) -> npt.NDArray[np.float64]:
@@ -112,6 +114,14 @@ class Evaluator:
         metrics |= {f"proxy/{name}": float(values.mean()) for name, values in scored.proxy_parts.items()}
         if scored.gold_scores is not None:
             metrics["gold"] = float(scored.gold_scores.mean())
+        for name, values in scored.measured.items():
+            if values:
+                found = np.array(list(values.values()))
+                spread = float(found.std(ddof=1)) if len(found) > 1 else 0.0
+                metrics |= {
+                    f"measure_{name}": float(found.mean()),
+                    f"measure_{name}_se": spread / math.sqrt(len(found)),
+                }
         return metrics
 
     def _rows(
@@ -134,9 +144,15 @@ class Evaluator:
                 "tokens": ratios[row].tokens,
                 "log_ratios": ratios[row].log_ratios,
                 **_row_parts(scored.proxy_parts, row),
+                **self._measures_of(row, scored),
             }
             for row in range(shown)
         ]
+
+    def _measures_of(self, row: int, scored: _Scored) -> dict[str, Any]:
+        if not self.task.measures:
+            return {}
+        return {"measures": {name: values[row] for name, values in scored.measured.items() if row in values}}
 
     def _reset(self) -> None:
         self._envs.reset(options={"prompt_indices": self._prompt_rows})
@@ -150,21 +166,19 @@ class Evaluator:
         return self._reference
 
     def _score(self, completions: Completions) -> _Scored:
-        """Play the completions in the environment, so that the proxy is what algorithms get, and ask the gold judge."""
+        """Play the completions in the environment, so that the proxy is what algorithms get, and ask the other judges."""
         played = self._envs.play(completions)
-        gold_scores = None
-        if self.task.gold is not None:
-            rows = self._prompt_rows
-            columns = self.task.prompts.of_split("evaluation")[1]
-            tokens, mask = completions.tokens_BT.cpu(), completions.mask_BT.cpu()
-            extra: Mapping[str, list[Any]] = {
-                **{name: [values[row] for row in rows] for name, values in columns.items()},
-                "completion_ids": [t[m].tolist() for t, m in zip(tokens, mask, strict=True)],
-                "prompt_index": [int(row) for row in rows],
-            }
-            gold_scores = score(self.task.gold, reward_name(self.task.gold), played.prompts, played.texts, extra)
-        proxy_scores = played.rewards_B.cpu().double().numpy()
-        return _Scored(completions, played.prompts, played.texts, proxy_scores, gold_scores, played.parts)
+        tokens, mask = completions.tokens_BT.cpu(), completions.mask_BT.cpu()
+        ids = [t[m].tolist() for t, m in zip(tokens, mask, strict=True)]
+        columns = self.task.prompts.of_split("evaluation")[1]
+
+        def ask(measure: Measure) -> dict[int, float]:
+            return judged(measure, played.prompts, played.texts, ids, self._prompt_rows.tolist(), columns)
+
+        gold = None if self.task.gold is None else np.array(list(ask(Measure(self.task.gold)).values()))
+        measured = {name: ask(measure) for name, measure in self.task.measures.items()}
+        proxy = played.rewards_B.cpu().double().numpy()
+        return _Scored(completions, played.prompts, played.texts, proxy, gold, played.parts, measured)
 
 
 def _row_parts(parts: Mapping[str, npt.NDArray[np.float64]], row: int) -> dict[str, dict[str, float]]:

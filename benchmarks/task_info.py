@@ -19,6 +19,7 @@ def describe(label: str, task: Task) -> dict[str, Any]:
         "max_new_tokens": task.max_new_tokens,
         "proxy": reward_name(task.reward),
         "gold": None if task.gold is None else reward_name(task.gold),
+        "measures": list(task.measures),
         "model": task.language_model.name,
         "parameters": task.language_model.num_parameters,
         "chat": task.language_model.chat,

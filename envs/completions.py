@@ -28,7 +28,7 @@ class PromptBatch:
 
     def select(self, rows: Tensor | Sequence[int]) -> PromptBatch:
         """The named rows."""
-        rows = torch.as_tensor(rows)
+        rows = _numbers(rows)
         return PromptBatch(self.tokens_BP[rows], self.mask_BP[rows], self.indices_B[rows])
 
     def repeat_interleave(self, times: int) -> PromptBatch:
@@ -72,7 +72,13 @@ class Completions:
 
     def select(self, rows: Tensor | Sequence[int]) -> Completions:
         """The named rows."""
-        rows = torch.as_tensor(rows)
+        rows = _numbers(rows)
         logprobs = None if self.logprobs_BT is None else self.logprobs_BT[rows]
         features = None if self.features_BSD is None else self.features_BSD[rows]
         return Completions(self.prompts.select(rows), self.tokens_BT[rows], self.mask_BT[rows], logprobs, features)
+
+
+def _numbers(rows: Tensor | Sequence[int]) -> Tensor:
+    """Row numbers as a tensor; an empty list alone would be one of floats, which index nothing."""
+    numbers = torch.as_tensor(rows)
+    return numbers if numbers.numel() else numbers.long()

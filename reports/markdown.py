@@ -10,6 +10,7 @@ from bakeoff.reports.page import COLUMN_TITLES, COST_TITLES
 from bakeoff.reports.text import number, one_line, visible
 
 if TYPE_CHECKING:
+    from bakeoff.reports.chains import ChainView
     from bakeoff.reports.page import Page, TaskView
     from bakeoff.reports.samples import PromptCard
 
@@ -73,10 +74,24 @@ def _task(view: TaskView) -> list[str]:
         )
     for figure in view.figures:
         lines += [f"![{figure.title}]({figure.file})", "", figure.caption, ""]
+    for chains in view.chains:
+        lines += _chains(chains)
     if view.cards:
         lines += ["### The same prompts under every contestant", ""]
     for card in view.cards:
         lines += _card(card)
+    return lines
+
+
+def _chains(view: ChainView) -> list[str]:
+    lines = [f"### What {_inline(view.label)} wrote on its way", ""]
+    lines += [*(f"- {_inline(fact)}" for fact in view.facts), *(f"- **{_inline(bad)}**" for bad in view.warnings), ""]
+    lines += _table(view.head, view.rows) if view.rows else []
+    for card in view.cards:
+        lines += ["Prompt:", "", *_fence(card.prompt.shown), "", "Before:", "", *_fence(card.response.shown), ""]
+        for principle, critique, revision, _ in card.rounds:
+            lines += [f"Critique ({_inline(principle)}):", "", *_fence(critique.shown), ""]
+            lines += ["After:", "", *_fence(revision.shown), ""]
     return lines
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from bakeoff.reports.chains import ChainView, chain_views
 from bakeoff.reports.coverage import COVERAGE
 from bakeoff.reports.leaderboard import comparisons, leaderboard, over_tasks, records
 from bakeoff.reports.samples import PromptCard, prompt_cards
@@ -59,6 +60,8 @@ class TaskView:
     versus: Sequence[Mapping[str, Any]]
     cards: Sequence[PromptCard]
     figures: Sequence[FigureView] = field(default_factory=tuple)
+    chains: Sequence[ChainView] = field(default_factory=tuple)
+    """What contestants wrote on their way."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ def _task_view(
         versus=records(versus),
         cards=prompt_cards(results, answer.task),
         figures=figures,
+        chains=chain_views(results, answer.task),
     )
 
 

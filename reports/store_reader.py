@@ -51,6 +51,10 @@ class StoredCell:
         """All readable rows of ``metrics.jsonl``, in file order; training rows are many, so they are not kept."""
         return _read_metrics(self.path / "metrics.jsonl", evaluations_only=False)[0]
 
+    def chains(self) -> Iterator[dict[str, Any]]:
+        """Rows of ``chains.jsonl``, what the algorithm wrote on its way; none where it keeps no such record."""
+        return (row for row in _json_lines(self.path / "chains.jsonl") if isinstance(row, dict))
+
     def samples(self, *, ends_only: bool = False) -> list[dict[str, Any]]:
         """Rows of ``samples.jsonl``; with ``ends_only`` those of the first and the last evaluation."""
         path = self.path / "samples.jsonl"

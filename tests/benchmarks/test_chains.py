@@ -1,0 +1,121 @@
+"""What an algorithm writes on its way: scored by the task's judges, kept crash-safely, and nothing where nothing is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bakeoff.algos.base import Algorithm, DataSource
+from bakeoff.benchmarks import files
+from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.chains import with_scores
+from bakeoff.benchmarks.evaluation import Evaluator
+from bakeoff.benchmarks.runner import Stopped, Workshop, run_cell
+from bakeoff.benchmarks.store import CellStore
+from bakeoff.envs.prompts import PromptSet
+from bakeoff.envs.rewards import contains, length
+from bakeoff.envs.tasks import Measure, Task, make_task
+
+
+class Scribe(Algorithm):
+    """Plays, learns nothing, and writes one row an update."""
+
+    data_source = DataSource.ONLINE
+
+    def update(self) -> Mapping[str, float]:
+        self.envs.reset()
+        completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
+        self.played = self.envs.play(completions)
+        return {"reward": float(self.played.rewards_B.mean())}
+
+    def records(self) -> list[dict[str, Any]]:
+        index = int(self.played.completions.prompts.indices_B[0])
+        return [{"prompt": self.played.prompts[0], "prompt_index": index, "texts": {"answer": self.played.texts[0]}}]
+
+
+@pytest.fixture(scope="module")
+def reviews() -> Task:
+    task = make_task("reviews")
+    columns = {split: {"odd": tuple(i % 2 == 1 for i in range(64))} for split in ("train", "evaluation")}
+    prompts = PromptSet(task.prompts.train, task.prompts.evaluation, columns)
+    measures = {"tokens": Measure(length()), "good": Measure(contains("good"), "odd", True)}
+    return dataclasses.replace(task, prompts=prompts, measures=measures)
+
+
+def test_rows_are_scored_by_whom_they_concern(reviews: Task) -> None:
+    rows = [
+        {"prompt": "movie: it is", "prompt_index": 1, "texts": {"a": " good.", "b": " bad."}},
+        {"prompt": "movie: it is", "prompt_index": 2, "texts": {"a": " good."}, "kind": "x"},
+        {"note": "no texts"},
+    ]
+    scored = with_scores(rows, reviews)
+    assert scored[0]["scores"]["good"] == {"a": 1.0, "b": 0.0}
+    assert scored[0]["scores"]["proxy"]["a"] == pytest.approx(0.4404, abs=1e-3)  # VADER on "good"
+    assert scored[0]["scores"]["tokens"] == {"a": 2.0, "b": 2.0}
+    assert set(scored[1]["scores"]) == {"proxy", "tokens"}
+    assert scored[2] == {"note": "no texts"}
+    assert "scores" not in rows[0]
+
+
+def test_measures_are_evaluated_on_whom_they_concern(reviews: Task) -> None:
+    found = Evaluator(reviews, 8, 4, 1, 2).evaluate(_policy(reviews))
+    assert {"measure_tokens", "measure_tokens_se", "measure_good", "measure_good_se"} <= set(found.metrics)
+    assert found.metrics["measure_tokens"] == pytest.approx(found.metrics["length"])
+    assert [set(row["measures"]) for row in found.samples] == [{"tokens"}, {"tokens", "good"}] * 2
+
+
+def _policy(task: Task) -> Any:
+    from bakeoff.algos.build import build
+    from bakeoff.envs.meter import Budget
+
+    return build(Scribe, {}, task, Budget(reward_queries=1), 0).contestant()
+
+
+@pytest.fixture
+def scribe(monkeypatch: pytest.MonkeyPatch) -> Cell:
+    from bakeoff.algos import build
+
+    make = build.build
+    monkeypatch.setattr(build, "build", lambda name, *rest: make(Scribe if name == "scribe" else name, *rest))
+    evaluate = {"every": {"reward_queries": 32}, "completions": 4, "samples": 1}
+    return Cell("exact", "exact", {}, "scribe", "scribe", {"batch_size": 16}, 0, {"reward_queries": 96}, evaluate)
+
+
+def test_a_run_that_goes_on_writes_each_row_once(scribe: Cell, workshop: Workshop, tmp_path: Path) -> None:
+    run_cell(scribe, tmp_path / "whole", workshop)
+    whole = (tmp_path / "whole" / "chains.jsonl").read_bytes()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert set(rows[0]["scores"]) == {"proxy"}
+
+    asked = iter([False, True])
+    with pytest.raises(Stopped):
+        run_cell(scribe, tmp_path / "cut", workshop, should_stop=lambda: next(asked))
+    path = tmp_path / "cut" / "chains.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"step": 3, "torn')
+    run_cell(scribe, tmp_path / "cut", workshop)
+    assert path.read_bytes() == whole
+
+
+def test_a_file_younger_than_the_checkpoint_is_emptied(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    store.save_checkpoint(1, {"a": 1})
+    store.append_chains([{"step": 2}])
+    store.close()
+    store = CellStore(tmp_path)
+    assert store.resume() == {"a": 1}
+    assert (tmp_path / "chains.jsonl").read_bytes() == b""
+    store.close()
+
+
+def test_who_writes_nothing_has_no_file(workshop: Workshop, tmp_path: Path) -> None:
+    evaluate = {"every": {"reward_queries": 32}, "completions": 4, "samples": 1}
+    cell = Cell("exact", "exact", {}, "ppo", "ppo", {"batch_size": 16}, 0, {"reward_queries": 16}, evaluate)
+    run_cell(cell, tmp_path, workshop)
+    assert not (tmp_path / "chains.jsonl").exists()
+    assert files.read_rows(tmp_path / "metrics.jsonl")
