@@ -48,6 +48,7 @@ class Rules:
         token_mask: npt.ArrayLike | None = None,
         max_prompt_tokens: int | None = None,
         meter: Meter | None = None,
+        counts_queries: bool = True,
     ) -> None:
         """Tokenise the prompts and check everything; the arguments are those of the environments.
 
@@ -64,6 +65,7 @@ class Rules:
         self.last_parts: Mapping[str, npt.NDArray[np.float64]] = {}
         """By name, what each part of the reward gave in the last call of :meth:`judge`; empty where it has no parts."""
         self.meter = meter if meter is not None else Meter()
+        self.counts_queries = counts_queries
         self.columns = dict(columns or {})
         for column, values in self.columns.items():
             if len(values) != len(prompts):
@@ -148,7 +150,8 @@ class Rules:
             columns[name] = [None if p.index == OWN_PROMPT else values[p.index] for p in prompts]
         found = scored(self.reward, self.reward_name, [p.text for p in prompts], texts, columns)
         self.last_parts = found.parts
-        self.meter.add_queries(len(prompts))
+        if self.counts_queries:
+            self.meter.add_queries(len(prompts))
         return found.values, texts
 
 

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from bakeoff.envs.exact.enumeration import Enumeration
     from bakeoff.envs.language_model import LanguageModel
     from bakeoff.envs.prompts import PromptSet
-    from bakeoff.envs.rewards import Reward
+    from bakeoff.envs.rewards import AnyReward, Reward
 
 
 @dataclass(frozen=True)
 class Measure:
     """A judge of one aspect of completions, of all prompts or of some."""
 
-    reward: Reward
+    reward: AnyReward
     """What it says of each."""
     column: str | None = None
     """The prompts' column that decides which ones it looks at; all where none is named."""

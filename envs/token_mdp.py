@@ -63,6 +63,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         shared_prompts: bool = False,
         meter: Meter | None = None,
         budget: Budget | None = None,
+        counts_queries: bool = True,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         seed: int | None = None,
@@ -85,6 +86,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
                 comes twice before all have come once, whatever sub-environment plays it.
             meter: counts tokens and reward queries; a new one by default.
             budget: what :attr:`progress` is measured against.
+            counts_queries: False where the reward is a judge of the algorithm's own and not the task's, see :meth:`judged_by`.
             autoreset_mode: what happens after an episode's end, as Gymnasium defines it.
             render_mode: ``"ansi"`` (text from :meth:`render`), ``"human"`` (printed at each step), or None.
             seed: seed of the first reset, where that is given none.
@@ -96,7 +98,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             raise UserError(f"num_envs is {num_envs!r}, expected a whole number from 1")
         self.rules = Rules(
             language_model, prompts, reward, max_new_tokens=max_new_tokens, columns=columns, name=reward_name,
-            token_mask=token_mask, max_prompt_tokens=max_prompt_tokens, meter=meter,
+            token_mask=token_mask, max_prompt_tokens=max_prompt_tokens, meter=meter, counts_queries=counts_queries,
         )  # fmt: skip
         self.num_envs, self.language_model, self.max_new_tokens = num_envs, language_model, max_new_tokens
         self.kl_coef, self.budget, self.shared_prompts = float(kl_coef), budget, shared_prompts
@@ -283,6 +285,23 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         It is neither played nor scored.
         """
         self.meter.add_generated(int(completions.mask_BT.sum()))
+
+    def judged_by(self, reward: AnyReward, name: str, seed: int) -> TextGenerationVectorEnv:
+        """The same prompts, limits and meter with a judge that the algorithm has made itself, a preference model say.
+
+        What that judge says is no reward query, since it tells nothing of the task's reward; tokens are counted as ever.
+
+        Args:
+            reward: the judge.
+            name: how messages call it.
+            seed: of the prompt order.
+        """
+        return TextGenerationVectorEnv(
+            self.num_envs, self.language_model, [prompt.text for prompt in self.rules.prompts], reward,
+            max_new_tokens=self.max_new_tokens, kl_coef=self.kl_coef, columns=self.columns, reward_name=name,
+            shared_prompts=self.shared_prompts, meter=self.meter, counts_queries=False,
+            autoreset_mode=self.autoreset_mode, seed=seed,
+        )  # fmt: skip
 
     @property
     def columns(self) -> Mapping[str, Sequence[Any]]:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from bakeoff.algos.base import Algorithm, DataSource
-from bakeoff.algos.constitutional.comparing import AIFeedback
+from bakeoff.algos.constitutional.comparing import PreferenceDPO
 from bakeoff.algos.constitutional.config import ConstitutionalConfig
 from bakeoff.algos.constitutional.constitution import load_constitution
 from bakeoff.algos.constitutional.revising import CritiqueRevise
@@ -56,7 +56,7 @@ class Constitutional(Algorithm):
             config, policy, envs, rng, constitution, Speaker(policy.model, envs), Speaker(critic, envs)
         )
         self.critique_revise = CritiqueRevise(self.work, seeds[0]) if revise else None
-        self.ai_feedback = AIFeedback(self.work, seeds[1]) if judge else None
+        self.ai_feedback = PreferenceDPO(self.work, seeds[1]) if judge else None
 
     @property
     def stages(self) -> Sequence[Stage]:

@@ -1,4 +1,4 @@
-"""Stage 2, AI feedback: collect pairs of responses that the critic has judged, then learn from the preferences."""
+"""Stage 2, AI feedback: collect pairs of responses that the critic has judged, and learn from the preferences by DPO."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from bakeoff.algos.preference_step import PreferenceObjective, learn_pairs, mean
 from bakeoff.envs.completions import Completions
 
 
-class AIFeedback(Stage):
-    """Stage 2 with DPO on the preferences themselves."""
+class Comparing(Stage):
+    """The first half of stage 2: pairs and what the critic thinks of them."""
 
     memory: PairMemory
 
     def __init__(self, work: Workplace, seed: int) -> None:
         super().__init__(work, PairMemory(), seed)
-        self.objective = PreferenceObjective(work.config.feedback_beta)
 
     @property
     def wanted(self) -> int:
@@ -49,19 +48,6 @@ class AIFeedback(Stage):
             "length": float(responses.lengths_B.float().mean()),
         }
 
-    def begin_lesson(self) -> Lesson:
-        """Epochs over the pairs."""
-        config = self.work.config
-        return Lesson(self.work, len(self.memory), config.feedback_epochs, self.seed, config.feedback_learning_rate)
-
-    def learn(self, lesson: Lesson) -> Mapping[str, float]:
-        """One step of DPO on soft labels."""
-        progress = lesson.progress
-        rows = lesson.draw(self.work.config.step_size)
-        pairs = self.memory.pairs.select(rows)
-        figures = learn_pairs(self.work.policy, lesson.optimizer, pairs, self.objective, progress)
-        return {**mean_pair_metrics([figures]), "learning_rate": lesson.optimizer.rate(progress)}
-
     def _pairs(self, responses: Completions, preference_N: Tensor) -> Pairs:
         """Pairs with the critic's favourite as the chosen side.
 
@@ -75,3 +61,24 @@ class AIFeedback(Stage):
             return Pairs.of(self.work.policy, chosen, rejected, preference_B=sure_N)
         logps_B2 = torch.stack([chosen.logprobs_BT.sum(1), rejected.logprobs_BT.sum(1)], 1).float().cpu()
         return Pairs(chosen, rejected, logps_B2, sure_N, torch.full_like(sure_N, float("nan")))
+
+
+class PreferenceDPO(Comparing):
+    """Stage 2 with DPO on the preferences themselves."""
+
+    def __init__(self, work: Workplace, seed: int) -> None:
+        super().__init__(work, seed)
+        self.objective = PreferenceObjective(work.config.feedback_beta)
+
+    def begin_lesson(self) -> Lesson:
+        """Epochs over the pairs."""
+        config = self.work.config
+        return Lesson(self.work, len(self.memory), config.feedback_epochs, self.seed, config.feedback_learning_rate)
+
+    def learn(self, lesson: Lesson) -> Mapping[str, float]:
+        """One step of DPO on soft labels."""
+        progress = lesson.progress
+        rows = lesson.draw(self.work.config.step_size)
+        pairs = self.memory.pairs.select(rows)
+        figures = learn_pairs(self.work.policy, lesson.optimizer, pairs, self.objective, progress)
+        return {**mean_pair_metrics([figures]), "learning_rate": lesson.optimizer.rate(progress)}

