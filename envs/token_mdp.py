@@ -7,7 +7,7 @@ reward's, in one batch over the completions that end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,6 +114,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         self._episodes = Episodes(num_envs, self.rules)
         self._orders = PromptOrders(len(self.rules.prompts), num_envs, shared=shared_prompts)
         self._autoreset_B = np.zeros(num_envs, dtype=bool)
+        self._progress: Callable[[], float] | None = None
         if seed is not None:
             self._orders.reseed(seed, self._episodes.all_rows)
 
@@ -286,7 +287,9 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         """
         self.meter.add_generated(int(completions.mask_BT.sum()))
 
-    def judged_by(self, reward: AnyReward, name: str, seed: int) -> TextGenerationVectorEnv:
+    def judged_by(
+        self, reward: AnyReward, name: str, seed: int, *, progress: Callable[[], float] | None = None
+    ) -> TextGenerationVectorEnv:
         """The same prompts, limits and meter with a judge that the algorithm has made itself, a preference model say.
 
         What that judge says is no reward query, since it tells nothing of the task's reward; tokens are counted as ever.
@@ -295,13 +298,16 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             reward: the judge.
             name: how messages call it.
             seed: of the prompt order.
+            progress: what :attr:`progress` says in place of the budget's share.
         """
-        return TextGenerationVectorEnv(
+        envs = TextGenerationVectorEnv(
             self.num_envs, self.language_model, [prompt.text for prompt in self.rules.prompts], reward,
             max_new_tokens=self.max_new_tokens, kl_coef=self.kl_coef, columns=self.columns, reward_name=name,
             shared_prompts=self.shared_prompts, meter=self.meter, counts_queries=False,
             autoreset_mode=self.autoreset_mode, seed=seed,
         )  # fmt: skip
+        envs._progress = progress
+        return envs
 
     @property
     def columns(self) -> Mapping[str, Sequence[Any]]:
@@ -326,6 +332,8 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
     @property
     def progress(self) -> float:
         """How much of the budget is spent, from 0 to 1; 0 without one."""
+        if self._progress is not None:
+            return self._progress()
         return self.budget.progress(self.meter) if self.budget is not None else 0.0
 
     def action_masks(self) -> BoolArray:

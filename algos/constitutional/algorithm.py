@@ -21,6 +21,7 @@ from bakeoff.algos.base import Algorithm, DataSource
 from bakeoff.algos.constitutional.comparing import PreferenceDPO
 from bakeoff.algos.constitutional.config import ConstitutionalConfig
 from bakeoff.algos.constitutional.constitution import load_constitution
+from bakeoff.algos.constitutional.preferring import PreferencePPO
 from bakeoff.algos.constitutional.revising import CritiqueRevise
 from bakeoff.algos.constitutional.speaking import Speaker
 from bakeoff.algos.constitutional.stage import Stage, Workplace
@@ -56,10 +57,11 @@ class Constitutional(Algorithm):
             config, policy, envs, rng, constitution, Speaker(policy.model, envs), Speaker(critic, envs)
         )
         self.critique_revise = CritiqueRevise(self.work, seeds[0]) if revise else None
-        self.ai_feedback = PreferenceDPO(self.work, seeds[1]) if judge else None
+        feedback = PreferencePPO if config.feedback == "ppo" else PreferenceDPO
+        self.ai_feedback = feedback(self.work, seeds[1]) if judge else None
 
     @property
-    def stages(self) -> Sequence[Stage]:
+    def stages(self) -> Sequence[Stage[Any]]:
         """Those that run, in order."""
         return [stage for stage in (self.critique_revise, self.ai_feedback) if stage is not None]
 

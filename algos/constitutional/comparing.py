@@ -9,13 +9,13 @@ from torch import Tensor
 
 from bakeoff.algos.constitutional.feedback import judge
 from bakeoff.algos.constitutional.records import choice_records
-from bakeoff.algos.constitutional.stage import Lesson, Stage, Workplace
+from bakeoff.algos.constitutional.stage import AnyLearning, Lesson, Stage, Workplace
 from bakeoff.algos.pairs import PairMemory, Pairs
 from bakeoff.algos.preference_step import PreferenceObjective, learn_pairs, mean_pair_metrics
 from bakeoff.envs.completions import Completions
 
 
-class Comparing(Stage):
+class Comparing(Stage[AnyLearning]):
     """The first half of stage 2: pairs and what the critic thinks of them."""
 
     memory: PairMemory
@@ -63,7 +63,7 @@ class Comparing(Stage):
         return Pairs(chosen, rejected, logps_B2, sure_N, torch.full_like(sure_N, float("nan")))
 
 
-class PreferenceDPO(Comparing):
+class PreferenceDPO(Comparing[Lesson]):
     """Stage 2 with DPO on the preferences themselves."""
 
     def __init__(self, work: Workplace, seed: int) -> None:

@@ -44,8 +44,8 @@ class ConstitutionalConfig(AlgorithmConfig):
     """Stage 2: principles that judge each pair; their probabilities are averaged."""
     clamp: float = Field(default=0.05, ge=0, lt=0.5)
     """Stage 2: probabilities are held between this and one less this, so that no label is certain."""
-    feedback: Literal["dpo"] = "dpo"
-    """Stage 2: `dpo` trains on the preferences."""
+    feedback: Literal["dpo", "ppo"] = "dpo"
+    """Stage 2: `dpo` trains on the preferences, `ppo` trains a preference model on them and runs PPO against it."""
     feedback_epochs: PositiveInt = 2
     """Stage 2: passes over the pairs."""
     feedback_beta: float = Field(default=0.1, gt=0)
@@ -54,6 +54,11 @@ class ConstitutionalConfig(AlgorithmConfig):
     """Stage 2: DPO's reference: the policy with which the `stage` began, as in the paper, or the `task`'s model."""
     feedback_learning_rate: float | Literal["auto"] | None = None
     """Stage 2: Adam's step size at its start; that of stage 1 where none is given."""
+
+    ppo_updates: PositiveInt = 30
+    """Stage 2, `feedback: ppo`: updates of PPO, each of `batch_size` completions."""
+    ppo: dict[str, Any] = Field(default_factory=dict)
+    """Stage 2, `feedback: ppo`: settings of PPO's own, such as `{epochs: 2}`."""
 
     @field_validator("stages")
     @classmethod

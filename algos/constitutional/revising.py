@@ -14,7 +14,7 @@ from bakeoff.algos.constitutional.stage import Lesson, Stage, Workplace
 from bakeoff.algos.imitation import imitate
 
 
-class CritiqueRevise(Stage):
+class CritiqueRevise(Stage[Lesson]):
     """Stage 1."""
 
     memory: CompletionMemory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -81,7 +81,24 @@ class Lesson:
         self.seen = state["seen"]
 
 
-class Stage(ABC):
+class Learning(Protocol):
+    """What goes on once all is collected: a :class:`Lesson`, or another algorithm's updates."""
+
+    @property
+    def progress(self) -> float:
+        """Share of it that is done, from 0 to 1."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the steps to come."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+
+
+AnyLearning = TypeVar("AnyLearning", bound=Learning)
+
+
+class Stage(ABC, Generic[AnyLearning]):
     """A stage: batches are collected until there are enough, then learned in epochs."""
 
     def __init__(self, work: Workplace, memory: Any, seed: int) -> None:
@@ -92,7 +109,7 @@ class Stage(ABC):
         """
         self.work, self.memory, self.seed = work, memory, seed
         self.collected = 0
-        self.lesson: Lesson | None = None
+        self.lesson: AnyLearning | None = None
         self.over = False
 
     @abstractmethod
@@ -100,12 +117,12 @@ class Stage(ABC):
         """Collect one batch, and count it in ``collected``."""
 
     @abstractmethod
-    def learn(self, lesson: Lesson) -> Mapping[str, float]:
+    def learn(self, lesson: AnyLearning) -> Mapping[str, float]:
         """Take one step."""
 
     @abstractmethod
-    def begin_lesson(self) -> Lesson:
-        """A lesson over all that was collected."""
+    def begin_lesson(self) -> AnyLearning:
+        """What there is to learn from all that was collected."""
 
     @property
     @abstractmethod
