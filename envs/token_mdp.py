@@ -264,7 +264,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             torch.from_numpy(~terminated).to(device),
             tuple(info["completion"] for info in finished.infos),
             tuple(info["prompt"] for info in finished.infos),
-            dict(self.rules.last_parts),
+            dict(self.rules.last_parts) if scored else {},
         )
 
     def score_completions(self, completions: Completions) -> npt.NDArray[np.float64]:

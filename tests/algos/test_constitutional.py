@@ -263,3 +263,37 @@ def test_a_play_without_scores_counts_tokens_only(reviews: Task) -> None:
     assert envs.meter.generated_tokens == int(completions.mask_BT.sum())
     assert envs.meter.reward_queries == 0
     assert len(played.texts) == 4
+
+
+# ---------------------------------------------------------------- PPO against a preference model
+
+
+def test_ppo_learns_from_a_judge_of_its_own(reviews: Task) -> None:
+    settings = {"stages": ["ai_feedback"], "feedback": "ppo", "ppo_updates": 2, "pairs": 24, "ppo": {"epochs": 1}}
+    algorithm = make(reviews, **settings)
+    metrics = run(algorithm)
+    assert len(metrics) == 3 + 2
+    assert {"preference_score", "preference_model_accuracy", "kl", "policy_loss"} <= set(metrics[-1])
+    assert "reward" not in metrics[-1]
+    meter = algorithm.envs.meter
+    assert meter.reward_queries == 0
+    assert meter.generated_tokens > 0
+    assert meter.trained_tokens > 0
+    assert metrics[-2]["learning_rate"] > metrics[-1]["learning_rate"]
+
+
+def test_ppo_goes_on_bit_for_bit(reviews: Task) -> None:
+    settings = {"stages": ["ai_feedback"], "feedback": "ppo", "ppo_updates": 2, "pairs": 24, "ppo": {"epochs": 1}}
+    whole = run(make(reviews, **settings))
+    first = make(reviews, **settings)
+    rows = [dict(first.update()) for _ in range(4)]  # the three batches of pairs, and one update of PPO
+    second = make(reviews, **settings)
+    second.load_state_dict(first.state_dict())
+    assert [*rows, *run(second)] == whole
+
+
+def test_ppos_settings_are_checked_at_the_start(reviews: Task) -> None:
+    with pytest.raises(ConfigError, match='constitutional, "ppo": unknown setting "clipp"; did you mean "clip"'):
+        make(reviews, feedback="ppo", ppo={"clipp": 1})
+    with pytest.raises(ConfigError, match="the same for all stages"):
+        make(reviews, feedback="ppo", ppo={"batch_size": 4})
