@@ -61,7 +61,7 @@ class Pairs:
             reward_margin_B: difference of rewards, where known.
         """
         joined = join([chosen, rejected])
-        parts = torch.arange(len(joined)).split(REFERENCE_ROWS)
+        parts = torch.split(torch.arange(len(joined)), REFERENCE_ROWS)
         logps = torch.cat([policy.reference_logprobs(joined.select(rows)).sum(1).float().cpu() for rows in parts])
         count = len(chosen)
         return cls(
