@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +21,8 @@ from bakeoff.algos.reward_backbone import head_of, scalar_classifier
 from bakeoff.algos.reward_config import RewardModelConfig
 from bakeoff.algos.reward_features import pair_features
 from bakeoff.algos.reward_fine_tuning import fine_tune
-from bakeoff.algos.reward_measures import (
-    Accuracy,
-    Bin,
-    FloatArray,
-    accuracy,
-    expected_calibration_error,
-    floors,
-    log_loss,
-    reliability,
-)
+from bakeoff.algos.reward_measures import FloatArray
+from bakeoff.algos.reward_report import Measured, RewardModelReport, measure
 from bakeoff.algos.reward_saving import check_writable, save_whole
 from bakeoff.envs.language_model import LanguageModel
 from bakeoff.envs.preference_model import PreferenceEnsemble, PreferenceModel
@@ -47,68 +37,6 @@ REPORT_FILE = "report.json"
 
 Progress = Callable[[str], None]
 """Hears how far it is, in words."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A reward model on pairs that it has not seen."""
-
-    on: str
-    """Which pairs, in words."""
-    accuracy: Accuracy
-    """Share in the right order, with a 95 % interval."""
-    floors: dict[str, Accuracy]
-    """The same for rules that read no meaning."""
-    log_loss: float
-    """Mean -log P(the chosen answer wins), in nats; .693 for a coin."""
-    calibration_error: float
-    """Expected calibration error."""
-    reliability: list[Bin]
-    """Confidence against accuracy."""
-
-    def lines(self) -> list[str]:
-        """The figures in words, a line each."""
-        beaten = [name for name, floor in self.floors.items() if floor.value >= self.accuracy.low]
-        return [
-            f"accuracy {self.accuracy} on {self.on} ({self.accuracy.pairs:,} pairs)",
-            *(f"  {name}: {floor}" for name, floor in self.floors.items()),
-            f"log-loss {self.log_loss:.3f} (coin .693), expected calibration error {self.calibration_error:.3f}",
-            *([f'the interval reaches down to the rule "{beaten[0]}": it may have learned no more'] if beaten else []),
-        ]
-
-
-@dataclass(frozen=True)
-class RewardModelReport:
-    """What came of the training."""
-
-    pairs: int
-    """Pairs that it was given."""
-    prompts: int
-    """Distinct prompts among them."""
-    cut_texts: int
-    """Texts of which only the end was read."""
-    measured: Measured
-    """On pairs that training did not see."""
-    evaluated: Measured | None
-    """On pairs that the caller gave for this alone."""
-    history: list[list[dict[str, float]]]
-    """For each member a row at each look at the held-out pairs; empty where the head is fitted in one go."""
-    penalties: list[float]
-    """For each member the head's L2 penalty; empty where it was fine-tuned."""
-    seconds: float
-    """Wall-clock seconds."""
-    config: RewardModelConfig
-    """The settings."""
-    base_model: str
-    """What it started from."""
-    model: PreferenceModel | PreferenceEnsemble = field(repr=False, compare=False)
-    """The trained model, which is also a reward."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the model, as JSON values."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "config")}
-        plain: dict[str, Any] = json.loads(json.dumps(values, default=dataclasses.asdict))
-        return {**plain, "config": self.config.model_dump(mode="json")}
 
 
 def train_reward_model(
@@ -158,7 +86,7 @@ def train_reward_model(
         prompts=prompts,
         cut_texts=trained.cut_texts,
         measured=trained.measured,
-        evaluated=measure(reward.differences(evaluation), evaluation, "the evaluation pairs") if evaluation else None,
+        evaluated=measure(trained.differences(evaluation), evaluation, "the evaluation pairs") if evaluation else None,
         history=trained.history,
         penalties=trained.penalties,
         seconds=time.perf_counter() - start,
@@ -171,24 +99,13 @@ def train_reward_model(
     return report
 
 
-def measure(differences_N: FloatArray, pairs: Sequence[PreferencePair], on: str) -> Measured:
-    """How good score differences of some pairs are, ``on`` being those pairs in words."""
-    bins = reliability(differences_N)
-    return Measured(
-        on,
-        accuracy(differences_N, pairs),
-        floors(pairs),
-        log_loss(differences_N),
-        expected_calibration_error(bins),
-        bins,
-    )
-
-
 @dataclass(frozen=True)
 class _Trained:
     members: list[PreferenceModel]
     measured: Measured
     cut_texts: int
+    differences: Callable[[Sequence[PreferencePair]], FloatArray]
+    """What the members' mean makes of further pairs."""
     history: list[list[dict[str, float]]] = field(default_factory=list)
     penalties: list[float] = field(default_factory=list)
 
@@ -217,7 +134,8 @@ def _frozen(
 
     def fit(rows: Any) -> Head:
         """The penalty is chosen within these rows, so that a fold that is measured decides nothing."""
-        inner = folds_by_prompt([pairs[row] for row in rows], config.folds, config.seed + 1)
+        chosen = [pairs[row] for row in rows]
+        inner = folds_by_prompt(chosen, min(config.folds, len({pair.prompt for pair in chosen})), config.seed + 1)
         return fit_head(features_ND[rows], inner, margins_N=margins_N[rows], label_smoothing=config.label_smoothing)
 
     progress(f"fitting heads: {config.folds}-fold cross-validation")
@@ -228,8 +146,16 @@ def _frozen(
         differences_N[inside] = (features_ND[inside].double() @ head.weight_D).numpy()
     heads = [fit(rows) for rows in _members_rows(pairs, config)]
     members = [_with_head(model, head, copied=number > 0) for number, head in enumerate(heads)]
+
+    def of_further(further: Sequence[PreferencePair]) -> FloatArray:
+        features = pair_features(model, further, progress, cache).differences_ND.double()
+        mean_D = torch.stack([head.weight_D for head in heads]).mean(0)
+        found: FloatArray = (features @ mean_D).numpy()
+        return found
+
     on = f"the folds left out of a {config.folds}-fold cross-validation by prompt"
-    return _Trained(members, measure(differences_N, pairs, on), cut, penalties=[head.penalty for head in heads])
+    penalties = [head.penalty for head in heads]
+    return _Trained(members, measure(differences_N, pairs, on), cut, of_further, penalties=penalties)
 
 
 def _members_rows(pairs: Sequence[PreferencePair], config: RewardModelConfig) -> list[Any]:
@@ -288,7 +214,8 @@ def _fine_tuned(
         members.append(model)
     reward = members[0] if len(members) == 1 else PreferenceEnsemble(members)
     on = "held-out prompts, which also decided when to stop"
-    return _Trained(members, measure(reward.differences(held_out), held_out, on), cut, history=history)
+    measured = measure(reward.differences(held_out), held_out, on)
+    return _Trained(members, measured, cut, reward.differences, history=history)
 
 
 def _check_overlap(pairs: Sequence[PreferencePair], evaluation: Sequence[PreferencePair]) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bakeoff.envs.answer_pooling import AnswerIds, Pooling, answer_start, check_pooling, mean_scores
 from bakeoff.envs.answer_text import TextFormat, chosen_format, prompt_texts_of, texts_of
+from bakeoff.envs.loading import quietly
 from bakeoff.envs.preference_pairs import PreferencePair, Prompt
 from bakeoff.envs.score import Reward
 from bakeoff.envs.sequence_classifier import SequenceClassifier
@@ -115,7 +116,8 @@ class PreferenceModel:
     def save(self, folder: str | Path) -> None:
         """Save weights, tokenizer and settings; plain transformers loads the folder as a sequence classifier."""
         folder = Path(folder)
-        self.model.module.save_pretrained(folder)
+        with quietly():
+            self.model.module.save_pretrained(folder)
         self.model.tokenizer.save_pretrained(folder)
         settings = {"format": self.text_format, "pooling": self.pooling, "max_length": self.model.max_length}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from bakeoff.algos import reward_features, reward_saving
 from bakeoff.algos.reward_features import pair_features
+from bakeoff.algos.reward_measures import log_loss
 from bakeoff.algos.reward_model import RewardModelConfig, _start, train_reward_model
 from bakeoff.envs.language_model import LanguageModel
 from bakeoff.envs.preference_model import PreferenceEnsemble, PreferenceModel, preference_model
-from bakeoff.envs.preferences import PreferencePair
+from bakeoff.envs.preferences import PreferencePair, load_pairs
 from bakeoff.errors import ModelError, TrainingError, UserError
 
 
@@ -201,6 +204,30 @@ def test_both_answers_in_one_sequence_have_the_features_they_have_alone(backbone
     assert told[-1] == "features of 120 of 120 pairs"
 
 
+def test_features_are_kept_from_run_to_run(backbone, pairs, tmp_path, monkeypatch):
+    cache = tmp_path / "features.safetensors"
+    first = train_reward_model(pairs[:80], backbone, feature_cache=cache, evaluation=pairs[80:])
+    computed: list[int] = []
+    original = reward_features._shared
+
+    def counting(model, both, pooling):
+        computed.append(len(both))
+        return original(model, both, pooling)
+
+    monkeypatch.setattr(reward_features, "_shared", counting)
+    again = train_reward_model(pairs, backbone, feature_cache=cache)
+    assert sum(computed) == 4  # the check of the method, nothing else
+    assert again.measured == train_reward_model(pairs, backbone).measured
+    assert first.evaluated is not None
+    assert first.evaluated.log_loss == pytest.approx(log_loss(first.model.differences(pairs[80:])), abs=1e-4)
+    computed.clear()
+    train_reward_model(pairs, backbone, RewardModelConfig(layers=2), feature_cache=cache)
+    assert sum(computed) == 4 + 120  # another model's features are none of ours
+    cache.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"feature cache .* cannot be read .*; delete it or name another file"):
+        train_reward_model(pairs, backbone, feature_cache=cache)
+
+
 def test_a_mean_over_the_answers_tokens(backbone, pairs, tmp_path):
     report = train_reward_model(pairs, backbone, RewardModelConfig(pooling="answer_mean"), tmp_path / "rm")
     assert report.measured.accuracy.low > 0.6
@@ -217,3 +244,24 @@ def test_a_mean_over_the_answers_tokens(backbone, pairs, tmp_path):
 def test_an_encoder_scores_whole_texts(encoder, pairs):
     with pytest.raises(ModelError, match="scores a whole text, not its tokens; use pooling: last"):
         train_reward_model(pairs, encoder, RewardModelConfig(pooling="answer_mean"))
+
+
+@pytest.mark.slow
+def test_real_preferences_and_a_real_model(tmp_path):
+    """Stories of four-year-olds say little about harmlessness: what counts is that all of it runs, and that no fold leaks."""
+    data, models = (os.environ.get(name) for name in ("BAKEOFF_TEST_DATA", "BAKEOFF_TEST_MODELS"))
+    if not data or not models or not Path(data, "hh-harmless").is_dir() or not Path(models, "stories260K").is_dir():
+        pytest.skip(
+            "BAKEOFF_TEST_DATA and BAKEOFF_TEST_MODELS name no folders with hh-harmless and stories260K in them"
+        )
+    found = load_pairs(Path(data) / "hh-harmless" / "pairs-1200.jsonl.gz")
+    config = RewardModelConfig(pooling="answer_mean", max_length=256)
+    report = train_reward_model(
+        found[:300], Path(models) / "stories260K", config, tmp_path / "rm", evaluation=found[300:400]
+    )
+    assert report.evaluated is not None
+    assert 0.4 < report.evaluated.accuracy.value < 0.75
+    assert 0.4 < report.measured.accuracy.value < 0.75
+    assert report.measured.log_loss < 0.75
+    loaded = PreferenceModel.load(tmp_path / "rm")
+    assert loaded.differences(found[300:320]) == pytest.approx(report.model.differences(found[300:320]), abs=1e-4)

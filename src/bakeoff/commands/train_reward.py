@@ -58,6 +58,7 @@ def add(commands: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
     from bakeoff.envs.preferences import load_pairs
+    from bakeoff.errors import UserError
 
     config = _config(options)
     pairs = load_pairs(options.pairs, max_bad_share=options.max_bad_share)
@@ -83,7 +84,10 @@ def execute(options: argparse.Namespace) -> int:
         progress=say,
         feature_cache=options.feature_cache,
     )
-    figure = save_reliability(report.as_json(), options.out / "reliability.svg")
+    try:
+        figure = save_reliability(report.as_json(), options.out / "reliability.svg")
+    except OSError as error:
+        raise UserError(f"{options.out}: the figure cannot be written: {error.strerror}") from error
     if report.cut_texts:
         print(f"of {report.cut_texts} texts only the last {config.max_length} tokens were read (max_length)")
     for measured in (report.measured, report.evaluated):
