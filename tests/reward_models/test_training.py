@@ -257,7 +257,7 @@ def test_real_preferences_and_a_real_model(tmp_path):
     found = load_pairs(Path(data) / "hh-harmless" / "pairs-1200.jsonl.gz")
     config = RewardModelConfig(pooling="answer_mean", max_length=256)
     report = train_reward_model(
-        found[:300], Path(models) / "stories260K", config, tmp_path / "rm", evaluation=found[300:400]
+        found[:200], Path(models) / "stories260K", config, tmp_path / "rm", evaluation=found[300:360]
     )
     assert report.evaluated is not None
     assert 0.4 < report.evaluated.accuracy.value < 0.75
