@@ -21,7 +21,7 @@ from bakeoff.envs.sequence_classifier import length_sorted_batches
 from bakeoff.envs.tasks import make_task
 from bakeoff.envs.vader import compound_scorer, vader
 
-COMPLETIONS, TEXTS = 10_000, 96
+COMPLETIONS, TEXTS = 10_000, 48
 
 
 def reviews() -> tuple[list[str], list[str]]:
