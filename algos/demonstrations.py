@@ -100,27 +100,48 @@ def _encode(language_model: LanguageModel, place: str, row: Row) -> tuple[list[i
             prompt, completion = ids[:1], ids[1:]
         else:
             prompt = language_model.encode([row["prompt"]])[0]
-            completion = _completion_ids(language_model, prompt, row)
+            completion = continuation_ids(language_model, prompt, row["prompt"], row["completion"])
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise ConfigError(place, [f"the tokenizer refuses it: {error}"]) from None
     if not completion:
         raise ConfigError(place, ["nothing to imitate: the text is a single token"])
-    forbidden = [i for i in completion if i >= language_model.vocab_size or not bool(language_model.allowed_V[i])]
-    if forbidden:
-        raise ConfigError(place, [f"holds token {forbidden[0]}, which the model never says (padding, or not its own)"])
+    check_sayable(language_model, place, completion)
     return prompt, completion
 
 
-def _completion_ids(language_model: LanguageModel, prompt: list[int], row: Row) -> list[int]:
-    """The completion's tokens as they follow the prompt's; encoded alone where the two would merge across the border."""
-    if not language_model.chat:
+def check_sayable(language_model: LanguageModel, place: str, completion: Sequence[int]) -> None:
+    """Refuse tokens that the model never samples.
+
+    Raises:
+        ConfigError: names the place and the token.
+    """
+    forbidden = [i for i in completion if i >= language_model.vocab_size or not bool(language_model.allowed_V[i])]
+    if forbidden:
+        raise ConfigError(place, [f"holds token {forbidden[0]}, which the model never says (padding, or not its own)"])
+
+
+def continuation_ids(
+    language_model: LanguageModel, prompt_ids: Sequence[int], prompt: str | None, completion: str
+) -> list[int]:
+    """The completion's tokens as they follow the prompt's, the end-of-sequence token not yet on.
+
+    It is encoded alone where the two would merge across the border: a model that continues ``prompt_ids`` cannot say the
+    merged token.
+
+    Args:
+        language_model: encodes it.
+        prompt_ids: the prompt's own tokens.
+        prompt: its text; None where it is more than a text (a conversation).
+        completion: the text that follows.
+    """
+    if prompt is not None and not language_model.chat:
         try:
-            joint = _open_ended(language_model, row["prompt"] + row["completion"], special=True)
+            joint = _open_ended(language_model, prompt + completion, special=True)
         except Exception:  # a word across the border may be unknown where its two parts are not
             joint = []
-        if joint[: len(prompt)] == prompt and len(joint) > len(prompt):
-            return joint[len(prompt) :]
-    return _open_ended(language_model, row["completion"], special=False)
+        if joint[: len(prompt_ids)] == list(prompt_ids) and len(joint) > len(prompt_ids):
+            return joint[len(prompt_ids) :]
+    return _open_ended(language_model, completion, special=False)
 
 
 def _open_ended(language_model: LanguageModel, text: str, *, special: bool) -> list[int]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bakeoff.algos.policy import Policy
+from bakeoff.algos.row_memory import RowMemory
 from bakeoff.envs.completions import Completions, PromptBatch
 
 REFERENCE_ROWS = 64
@@ -94,8 +95,16 @@ class Pairs:
         )
 
     def on_cpu(self) -> Pairs:
-        """Without what only the policy that sampled knows (log-probabilities, activations), for keeping."""
-        return dataclasses.replace(self, chosen=_plain(self.chosen), rejected=_plain(self.rejected))
+        """What is kept of them."""
+        return dataclasses.replace(self, chosen=plain(self.chosen), rejected=plain(self.rejected))
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Several batches as one."""
+        chosen, rejected = join([p.chosen for p in parts]), join([p.rejected for p in parts])
+        names = ("reference_logps_B2", "preference_B", "reward_margin_B")
+        rest = [torch.cat([getattr(p, name) for p in parts]) for name in names]
+        return cls(chosen, dataclasses.replace(rejected, prompts=chosen.prompts), *rest)
 
     def state_dict(self) -> dict[str, Any]:
         """The tensors, by name."""
@@ -122,48 +131,17 @@ class Pairs:
         return cls(chosen, rejected, state["reference_logps"], state["preference"], state["reward_margin"])
 
 
-class PairMemory:
+class PairMemory(RowMemory[Pairs]):
     """Pairs to learn from, on the CPU: the newest ``capacity`` of those that were added."""
 
     def __init__(self, capacity: int | None = None) -> None:
         """Without a ``capacity`` all are kept."""
-        self.capacity = capacity
-        self.added = 0
-        self._pairs: Pairs | None = None
-
-    def __len__(self) -> int:
-        return 0 if self._pairs is None else len(self._pairs)
+        super().__init__(Pairs, capacity)
 
     @property
     def pairs(self) -> Pairs:
-        """All that are kept, oldest first.
-
-        Raises:
-            ValueError: there are none yet.
-        """
-        if self._pairs is None:
-            raise ValueError("no pairs were added yet")
-        return self._pairs
-
-    def add(self, pairs: Pairs) -> None:
-        """Keep more pairs."""
-        kept = pairs.on_cpu() if self._pairs is None else concatenated([self._pairs, pairs.on_cpu()])
-        if self.capacity is not None and len(kept) > self.capacity:
-            kept = kept.select(torch.arange(len(kept) - self.capacity, len(kept)))
-        self._pairs, self.added = kept, self.added + len(pairs)
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Numbers of ``count`` different pairs, or of all where there are no more."""
-        return torch.randperm(len(self), generator=generator)[:count]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The pairs, and how many were ever added."""
-        return {"added": self.added, "pairs": {} if self._pairs is None else self._pairs.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
-        self.added = int(state["added"])
-        self._pairs = Pairs.from_state(state["pairs"]) if state["pairs"] else None
+        """All that are kept, oldest first."""
+        return self.rows
 
 
 def join(batches: Sequence[Completions]) -> Completions:
@@ -239,17 +217,8 @@ def _sizes(totals: list[int], most: int) -> list[int]:
     return [*_sizes(totals[:best], most), *_sizes(totals[best:], most)]
 
 
-def concatenated(parts: Sequence[Pairs]) -> Pairs:
-    """Several batches of pairs as one."""
-    chosen, rejected = join([p.chosen for p in parts]), join([p.rejected for p in parts])
-    rest = [
-        torch.cat([getattr(p, name) for p in parts])
-        for name in ("reference_logps_B2", "preference_B", "reward_margin_B")
-    ]
-    return Pairs(chosen, dataclasses.replace(rejected, prompts=chosen.prompts), *rest)
-
-
-def _plain(completions: Completions) -> Completions:
+def plain(completions: Completions) -> Completions:
+    """On the CPU, without what only the policy that sampled knows (log-probabilities, activations)."""
     prompts = completions.prompts
     parts = (x.cpu() for x in (prompts.tokens_BP, prompts.mask_BP, prompts.indices_B))
     return Completions(PromptBatch(*parts), completions.tokens_BT.cpu(), completions.mask_BT.cpu())

@@ -159,7 +159,7 @@ def test_a_memory_keeps_the_newest_and_gives_back_what_it_saved(exact: Task) -> 
 def test_an_empty_memory_saves_and_says_what_is_wrong() -> None:
     memory = PairMemory()
     memory.load_state_dict(memory.state_dict())
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="nothing was added"):
         _ = memory.pairs
 
 

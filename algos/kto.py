@@ -1,0 +1,185 @@
+"""Kahneman-Tversky optimisation (Ethayarajh et al. 2024): offline, from single completions that are judged good or bad.
+
+For thumbs up and down, where nobody compared two answers to the same prompt. Good completions gain implicit reward and bad
+ones lose it, each less the further it is from a reference point, which is beta times an estimate of KL(pi || ref): the mean
+log-ratio of other prompts' completions in the batch, never below 0, without a gradient.
+
+Its optimum is not that of the KL-regularised objective. Without given data the reference answers and the proxy judges each
+answer by itself, one reward query each, against the mean reward so far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.judged import Judgements, judge, read_judged
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.pairs import length_sorted
+from bakeoff.algos.policy import Policy
+from bakeoff.algos.preference_labels import Labels
+from bakeoff.algos.preference_losses import kto_loss
+from bakeoff.algos.rollouts import mean_metrics
+from bakeoff.algos.row_memory import RowMemory
+from bakeoff.envs.completions import Completions
+from bakeoff.envs.prompt_order import PromptOrder
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.errors import ConfigError
+
+
+class KTOConfig(AlgorithmConfig):
+    """Settings of Kahneman-Tversky optimisation."""
+
+    data: Path | tuple[dict[str, Any], ...] | None = None
+    """A `.jsonl` file or a list of objects with `prompt`, `completion` and `label` (true for a good one). Where none is given, each
+    update plays `batch_size` completions of the reference, and the proxy judges them."""
+    epochs: PositiveInt = 3
+    """With `data`: passes over them; then it has finished. Without, the budget ends it."""
+    capacity: PositiveInt = 65_536
+    """Without `data`: how many judged completions to remember."""
+    row_batch: int = Field(default=128, ge=2)
+    """Completions a step, drawn from those there are."""
+    updates_per_batch: PositiveInt = 4
+    """Steps an update."""
+    beta: float | None = Field(default=None, gt=0)
+    """Of the loss; kl_coef / label_temperature where none is given."""
+    desirable_weight: float = Field(default=1.0, gt=0)
+    """What good completions weigh."""
+    undesirable_weight: float = Field(default=1.0, gt=0)
+    """What bad ones weigh."""
+    labels: Labels = "bradley_terry"
+    """How the proxy judges: good with probability sigmoid((reward - mean reward) / label_temperature), drawn
+    (`bradley_terry`), kept as it is (`soft`), or whether the reward is above the mean (`deterministic`)."""
+    label_temperature: float = Field(default=1.0, gt=0)
+    """Tau: by how much a reward has to differ from the mean for a judgement to be clear."""
+
+
+class KTO(Algorithm):
+    """Kahneman-Tversky optimisation."""
+
+    Config = KTOConfig
+    data_source: ClassVar[DataSource] = DataSource.PREFERENCES
+    config: KTOConfig
+
+    def __init__(self, config: KTOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
+        super().__init__(config, policy, envs, rng)
+        self.beta = self.kl_coef / config.label_temperature if config.beta is None else config.beta
+        if self.beta <= 0:
+            raise ConfigError("kto", ['kl_coef is 0, so the loss is constant; give "beta", or a kl_coef above 0'])
+        self.memory: RowMemory[Judgements] = RowMemory(Judgements, None if config.data is not None else config.capacity)
+        self.seen, self.reward_sum, self.cut_share = 0, 0.0, 0.0
+        if config.data is not None:
+            completions, desirable_B, self.cut_share = read_judged(config.data, policy.reference, envs.max_new_tokens)
+            self.memory.add(Judgements.of(policy, completions, desirable_B))
+        seed = int(torch.randint(2**62, (1,), generator=rng))
+        self.order = None if config.data is None else PromptOrder(len(self.memory), seed)
+        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+
+    def update(self) -> Mapping[str, float]:
+        """Get judged completions, and learn from all there are."""
+        made = {"cut_share": self.cut_share} if self.config.data is not None else self.make()
+        steps = []
+        while len(steps) < self.config.updates_per_batch and not self.finished:
+            rows = self.draw()
+            self.seen += len(rows)
+            steps.append(self.step(self.memory.rows.select(rows)))
+        metrics = mean_metrics(steps)
+        good = metrics.pop("good")
+        for name, share in (("chosen_logps", good), ("rejected_logps", 1 - good)):
+            metrics[name] = metrics[name] / share if share > 0 else 0.0
+        product, implicit, reward = (metrics.pop(name) for name in ("product", "implicit_square", "reward_square"))
+        if reward > 0:
+            metrics["proxy_correlation"] = product / math.sqrt(max(implicit * reward, 1e-30))
+        rate = self.optimizer.rate(self.progress)
+        return {**made, **metrics, "data_size": float(len(self.memory)), "learning_rate": rate}
+
+    def make(self) -> dict[str, float]:
+        """A batch of the reference's completions, each judged against the mean reward so far."""
+        self.envs.reset()
+        completions = self.policy.reference.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
+        rewards_B = self.envs.play(completions).rewards_B.cpu()
+        self.reward_sum += float(rewards_B.sum())
+        mean = self.reward_sum / (self.memory.added + len(rewards_B))
+        desirable_B = judge(rewards_B, mean, self.config.labels, self.config.label_temperature, self.rng)
+        self.memory.add(Judgements.of(self.policy, completions, desirable_B, rewards_B))
+        return {
+            "reward": float(rewards_B.mean()),
+            "length": float(completions.lengths_B.float().mean()),
+            "desirable_share": float(desirable_B.mean()),
+        }
+
+    def draw(self) -> Tensor:
+        """Row numbers of the next batch: in passes over given data, or any of those there are while they grow."""
+        if self.order is None:
+            return self.memory.draw(self.config.row_batch, self.rng)
+        left = self.config.epochs * len(self.memory) - self.seen
+        return torch.from_numpy(self.order.draw(min(self.config.row_batch, len(self.memory), left)))
+
+    def step(self, batch: Judgements) -> dict[str, float]:
+        """One step; its loss is a mean over completions."""
+        point = self.reference_point(batch)
+        prompts_B = batch.completions.prompts.mask_BP.sum(1)
+        rows, sizes = length_sorted(batch.completions.lengths_B, prompts_B, self.config.micro_batch_size)
+        mean_reward = float(batch.rewards_B.nan_to_num(0.0).mean())
+        logs = self.optimizer.step_rows(
+            rows,
+            torch.ones_like(rows),
+            lambda part: self.loss(batch.select(part), point, mean_reward),
+            self.progress,
+            sizes=sizes,
+        )
+        return {**logs, "reference_point": point}
+
+    @torch.no_grad()
+    def reference_point(self, batch: Judgements) -> float:
+        """beta times the mean log-ratio of each completion after the next one's prompt, not below 0."""
+        completions = batch.completions
+        others = completions.prompts.select(torch.arange(len(batch)).roll(-1))
+        ratios = []
+        for rows in torch.split(torch.arange(len(batch)), self.config.micro_batch_size or len(batch)):
+            part = Completions(others.select(rows), completions.tokens_BT[rows], completions.mask_BT[rows])
+            ours_B = self.policy.model.token_logprobs(part).sum(1)
+            ratios.append((ours_B - self.policy.reference_logprobs(part).sum(1)).cpu())
+        return self.beta * max(0.0, float(torch.cat(ratios).mean()))
+
+    def loss(self, part: Judgements, point: float, mean_reward: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some completions, and what one watches."""
+        logps_B = self.policy.model.token_logprobs(part.completions).sum(1)
+        reference_B, good_B = part.reference_logps_B.to(logps_B.device), part.desirable_B.to(logps_B.device)
+        loss = kto_loss(
+            logps_B, reference_B, good_B, beta=self.beta, reference_point=point,
+            desirable_weight=self.config.desirable_weight, undesirable_weight=self.config.undesirable_weight,
+        ).mean()  # fmt: skip
+        with torch.no_grad():
+            implicit_B = self.beta * (logps_B - reference_B)
+            rewards_B = (part.rewards_B.to(logps_B.device) - mean_reward).nan_to_num(0.0)
+            above_B = (implicit_B > point).to(implicit_B)
+            return loss, {
+                "loss": loss,
+                # Sums over either kind, divided by the number of all: `update` makes means of them.
+                "accuracy": (good_B * above_B + (1 - good_B) * (1 - above_B)).mean(),
+                "chosen_logps": (good_B * logps_B).mean(),
+                "rejected_logps": ((1 - good_B) * logps_B).mean(),
+                "good": good_B.mean(),
+                "product": (implicit_B * rewards_B).mean(),
+                "implicit_square": (implicit_B**2).mean(),
+                "reward_square": (rewards_B**2).mean(),
+            }
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1: of the passes over given data, or of the budget, whichever ends sooner."""
+        done = 0.0 if self.config.data is None else self.seen / (self.config.epochs * len(self.memory))
+        return min(1.0, max(done, self.envs.progress))
+
+    @property
+    def finished(self) -> bool:
+        """After the last pass over given data."""
+        return self.config.data is not None and self.seen >= self.config.epochs * len(self.memory)

@@ -1,0 +1,113 @@
+"""Online DPO (Guo et al. 2024): pairs of the current policy's own completions, judged by the proxy, anew for each update.
+
+The loss is right for pairs from any sampler, so a batch serves a few epochs without probability ratios. Departures from the paper:
+the judge is the task's reward, so labels may be soft (its own probabilities, in place of one draw from them), and all pairs within
+a group of `group_size` completions of a prompt are used, each completion read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from bakeoff.algos.base import Algorithm, DataSource
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.policy import Policy
+from bakeoff.algos.preference_config import PreferenceConfig
+from bakeoff.algos.preference_labels import Labels, label_pairs
+from bakeoff.algos.preference_step import figures, mean_pair_metrics
+from bakeoff.algos.rollouts import Rollout, check_groups, collect, minibatch_rows
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+
+class OnlineDPOConfig(PreferenceConfig):
+    """Settings of online DPO."""
+
+    labels: Labels = "soft"
+    """How the proxy judges: `soft` keeps the probability sigmoid(difference / label_temperature) as the label, `bradley_terry`
+    draws the better one with it, `deterministic` takes the greater reward."""
+    group_size: int = Field(default=2, ge=2)
+    """Completions of each prompt; all pairs among them are learned from. `batch_size` is a multiple of it."""
+    epochs: PositiveInt = 4
+    """Passes over each batch of pairs."""
+    minibatches: PositiveInt = 2
+    """Updates a pass; the prompts of a batch are shared out over them."""
+
+
+@dataclass(frozen=True)
+class JudgedGroups:
+    """All pairs within groups of completions, K of them a group, and how they were judged."""
+
+    rows_GK2: Tensor
+    """Row of each pair's chosen and rejected completion within its group, int64."""
+    preference_GK: Tensor
+    """Probability that the chosen one is the better."""
+
+
+class OnlineDPO(Algorithm):
+    """Online direct preference optimisation."""
+
+    Config = OnlineDPOConfig
+    data_source: ClassVar[DataSource] = DataSource.ONLINE
+    config: OnlineDPOConfig
+
+    def __init__(
+        self, config: OnlineDPOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
+    ) -> None:
+        super().__init__(config, policy, envs, rng)
+        check_groups("online_dpo", config.batch_size, "group_size", config.group_size)
+        self.objective = config.objective("online_dpo", self.kl_coef)
+        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+
+    def update(self) -> Mapping[str, float]:
+        """Collect groups, judge all pairs within each, learn in a few epochs."""
+        rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
+        judged = self.judge(rollout)
+        batches = minibatch_rows(len(judged.rows_GK2), self.config.epochs, self.config.minibatches, self.rng)
+        steps = [self.step(rollout, judged, groups) for groups in batches]
+        rate = self.optimizer.rate(self.envs.progress)
+        return rollout.metrics(self.kl_coef) | mean_pair_metrics(steps) | {"learning_rate": rate}
+
+    def judge(self, rollout: Rollout) -> JudgedGroups:
+        """Label every pair within every group, once for all epochs."""
+        size = self.config.group_size
+        rows_K2 = torch.combinations(torch.arange(size))
+        rewards_GK2 = rollout.scores_B.cpu().reshape(-1, size)[:, rows_K2]
+        groups, count = rewards_GK2.shape[:2]
+        side_N, preference_N = label_pairs(
+            rewards_GK2.reshape(-1, 2), self.config.labels, self.config.label_temperature, self.rng
+        )
+        sides_GK2 = torch.stack([side_N, 1 - side_N], 1).reshape(groups, count, 2)
+        rows_GK2 = rows_K2.expand(groups, count, 2).gather(2, sides_GK2)
+        return JudgedGroups(rows_GK2, preference_N.reshape(groups, count))
+
+    def step(self, rollout: Rollout, judged: JudgedGroups, groups: Tensor) -> dict[str, float]:
+        """One minibatch of whole groups; its loss is a mean over pairs."""
+        micro = self.config.micro_batch_size
+        size = len(groups) if micro is None else max(1, micro // self.config.group_size)
+        return self.optimizer.step_rows(
+            groups,
+            torch.ones_like(groups),
+            lambda part: self.loss(rollout, judged, part),
+            self.envs.progress,
+            sizes=[len(part) for part in torch.split(groups, size)],
+        )
+
+    def loss(self, rollout: Rollout, judged: JudgedGroups, groups: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The preference loss of all pairs of some groups, each completion read once."""
+        size = self.config.group_size
+        part = rollout.select((groups[:, None] * size + torch.arange(size)).flatten())
+        logps_B = self.policy.model.token_logprobs(part.completions).sum(1)
+        rows_N2 = (judged.rows_GK2[groups] + torch.arange(len(groups))[:, None, None] * size).reshape(-1, 2)
+        rows_N2 = rows_N2.to(logps_B.device)
+        preference_N = judged.preference_GK[groups].flatten()
+        logps_N2 = logps_B[rows_N2]
+        lengths_N2, scores_N2 = part.completions.lengths_B[rows_N2], part.scores_B[rows_N2]
+        reference_N2 = part.reference_logprobs_BT.sum(1)[rows_N2]
+        loss, preferences = self.objective.of(logps_N2, reference_N2, lengths_N2, preference_N)
+        return loss, {"loss": loss, **figures(logps_N2, preferences, scores_N2[:, 0] - scores_N2[:, 1])}
