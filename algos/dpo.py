@@ -45,7 +45,7 @@ class DPO(Algorithm):
     def update(self) -> Mapping[str, float]:
         """Get pairs, and learn from all there are."""
         made = self.data.collect(self.rng)
-        steps = []
+        steps: list[dict[str, float]] = []
         while len(steps) < self.config.updates_per_batch and not self.finished:
             pairs, progress = self.data.draw(self.rng), self.data.progress
             steps.append(learn_pairs(self.policy, self.optimizer, pairs, self.objective, progress))

@@ -85,7 +85,7 @@ class KTO(Algorithm):
     def update(self) -> Mapping[str, float]:
         """Get judged completions, and learn from all there are."""
         made = {"cut_share": self.cut_share} if self.config.data is not None else self.make()
-        steps = []
+        steps: list[dict[str, float]] = []
         while len(steps) < self.config.updates_per_batch and not self.finished:
             rows = self.draw()
             self.seen += len(rows)
