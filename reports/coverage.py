@@ -1,6 +1,4 @@
-"""How often a nominal 95 % interval over few seeds contains the true mean. Measured by simulation; a test repeats it.
-How often a nominal 95 % interval over few seeds contains the true mean. Measured by simulation; a test repeats it.
-"""
+"""How often a nominal 95 % interval over few seeds contains the true mean. Measured by simulation; a test repeats it."""
 
 from __future__ import annotations
 

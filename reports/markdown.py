@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.reports.page import COLUMN_TITLES, COST_TITLES
-from bakeoff.reports.text import number, one_line, visible
+from bakeoff.reports.text import count, number, one_line, visible
 
 if TYPE_CHECKING:
     from bakeoff.reports.chains import ChainView
@@ -72,6 +72,26 @@ def _task(view: TaskView) -> list[str]:
             ["contestant", *(COST_TITLES[name] for name in view.costs)],
             ([row["label"], *row["costs"].values()] for row in view.rows),
         )
+    if view.versus:
+        lines += [f"{_inline(view.versus[0]['label'])} against each other contestant:", ""]
+        lines += _table(
+            ["against", "difference (95 % interval, Welch)", "p (Holm)", "probability of improvement (95 % interval)"],
+            (
+                [
+                    row["other"],
+                    _with_interval(row["difference"], row["low"], row["high"]),
+                    number(row["p_holm"]),
+                    _with_interval(row["improvement"], row["improvement_low"], row["improvement_high"]),
+                ]
+                for row in view.versus
+            ),
+        )
+    if view.duels:
+        lines += [f"Final answers to the same stored prompts, judged by {view.duels.judge}, ties one half:", ""]
+        lines += _table(
+            ["contestant", "rating (Bradley-Terry log-odds)", "win rate over all others", "pairs of answers"],
+            ([row["label"], number(row["rating"], 2), number(row["rate"], 2), row["games"]] for row in view.duels.rows),
+        )
     for figure in view.figures:
         lines += [f"![{figure.title}]({figure.file})", "", figure.caption, ""]
     for chains in view.chains:
@@ -80,6 +100,8 @@ def _task(view: TaskView) -> list[str]:
         lines += ["### The same prompts under every contestant", ""]
     for card in view.cards:
         lines += _card(card)
+    for section in view.sections:
+        lines += [f"### {_inline(section.title)}", "", *section.markdown, ""]
     return lines
 
 
@@ -114,10 +136,18 @@ def _provenance(page: Page) -> list[str]:
         lines += ["Not in any average:", ""]
         lines += _table(
             ["task", "contestant", "seed", "status", "why"],
-            ([c["task"], c["label"], c["seed"], c["status"], one_line(c["error"] or "")] for c in page.unfinished),
+            ([c.task, c.label, c.seed, c.status, one_line(c.error)] for c in page.unfinished),
         )
     else:
-        lines += [f"All {len(page.cells)} planned cells have finished.", ""]
+        lines += [f"All {page.planned} planned cells have finished.", ""]
+    lines += _table(
+        ["task", "contestant", "seed", "score", "at step", "folder"],
+        (
+            [cell.task, cell.label, cell.seed, number(cell.score, 4), count(cell.step), cell.path]
+            for cells in page.cells.values()
+            for cell in cells
+        ),
+    )
     lines += ["## Provenance", ""]
     for run in page.runs:
         lines += [f"### Run {_inline(run['name'])}", ""]

@@ -4,25 +4,23 @@ output.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from bakeoff.reports.chains import ChainView, chain_views
 from bakeoff.reports.coverage import COVERAGE
+from bakeoff.reports.head_to_head import head_to_head
 from bakeoff.reports.leaderboard import comparisons, leaderboard, over_tasks, records
+from bakeoff.reports.provenance import CellView, cell_views, run_view
 from bakeoff.reports.samples import PromptCard, prompt_cards
-from bakeoff.reports.text import count, number, one_line, slug, visible
+from bakeoff.reports.sections import Section, sections
+from bakeoff.reports.text import count, number, one_line, slug
 from bakeoff.reports.verdict import SCORE_NAMES, TaskAnswer, answers, caveats, settings_of
 
 if TYPE_CHECKING:
@@ -43,6 +41,15 @@ class FigureView:
 
 
 @dataclass(frozen=True)
+class Duels:
+    """Every contestant against every other on the same prompts."""
+
+    judge: str
+    rows: Sequence[Mapping[str, Any]]
+    """label, rating, rate over all others, games; best rating first."""
+
+
+@dataclass(frozen=True)
 class TaskView:
     """One task's part of the page."""
 
@@ -58,7 +65,9 @@ class TaskView:
     costs: Sequence[str]
     """Meters that anybody moved."""
     versus: Sequence[Mapping[str, Any]]
+    duels: Duels | None
     cards: Sequence[PromptCard]
+    sections: Sequence[Section] = field(default_factory=tuple)
     figures: Sequence[FigureView] = field(default_factory=tuple)
     chains: Sequence[ChainView] = field(default_factory=tuple)
     """What contestants wrote on their way."""
@@ -75,8 +84,10 @@ class Page:
     over_tasks: Sequence[Mapping[str, Any]]
     board: pd.DataFrame
     runs: Sequence[Mapping[str, Any]]
-    cells: Sequence[Mapping[str, Any]]
-    unfinished: Sequence[Mapping[str, Any]]
+    cells: Mapping[str, Sequence[CellView]]
+    """By the anchor of their task and contestant, which table rows link to."""
+    unfinished: Sequence[CellView]
+    planned: int
     coverage: Mapping[int, float]
 
 
@@ -98,20 +109,26 @@ COST_TITLES = {
 """Columns of the cost table."""
 
 
-def build_page(results: Results, figures: Mapping[str, Sequence[FigureView]], colors: Mapping[str, str]) -> Page:
+def build_page(
+    results: Results, figures: Mapping[str, Sequence[FigureView]], colors: Mapping[str, str], folder: Path
+) -> Page:
     """Gather the page.
 
     Args:
         results: what was read.
         figures: figures by task.
         colors: CSS colour of each contestant.
+        folder: where the report will lie, for links to the files behind its numbers.
     """
     board = leaderboard(results)
     tasks = [
         _task_view(results, answer, board[board["task"] == answer.task], figures.get(answer.task, ()), colors)
         for answer in answers(results, board)
     ]
-    cells = [_cell_view(results, index, row) for index, row in enumerate(records(results.cells))]
+    cells = cell_views(results, folder)
+    grouped: dict[str, list[CellView]] = {}
+    for cell in cells:
+        grouped.setdefault(cells_anchor(results, cell.task, cell.label), []).append(cell)
     suites = [run.manifest.get("suite") for run in results.runs]
     descriptions = [str(suite.get("description") or "") for suite in suites if isinstance(suite, dict)]
     names = [str(suite.get("name")) if isinstance(suite, dict) and suite.get("name") else "" for suite in suites]
@@ -122,9 +139,10 @@ def build_page(results: Results, figures: Mapping[str, Sequence[FigureView]], co
         caveats=caveats(results),
         over_tasks=records(over_tasks(results)),
         board=board,
-        runs=[_run_view(results, index) for index in range(len(results.runs))],
-        cells=cells,
-        unfinished=[cell for cell in cells if cell["status"] != "done"],
+        runs=[run_view(results, index) for index in range(len(results.runs))],
+        cells=grouped,
+        unfinished=[cell for cell in cells if cell.status != "done"],
+        planned=len(cells),
         coverage=COVERAGE,
     )
 
@@ -143,6 +161,7 @@ def _task_view(
     for record in records(board):
         row = dict(record)
         row["color"] = colors.get(str(record["label"]), "currentColor")
+        row["anchor"] = cells_anchor(results, answer.task, str(record["label"]))
         row["settings"] = _settings_text(results, str(record["label"]))
         row["cells"] = {name: number(record[name]) for name in columns}
         row["costs"] = {name: count(record[name]) for name in costs}
@@ -159,10 +178,28 @@ def _task_view(
         columns=columns,
         costs=costs,
         versus=records(versus),
+        duels=_duels(results, answer.task),
         cards=prompt_cards(results, answer.task),
+        sections=sections(results, answer.task),
         figures=figures,
         chains=chain_views(results, answer.task),
     )
+
+
+def cells_anchor(results: Results, task: str, label: str) -> str:
+    """Where the page lists the cells of a contestant: by number, since two names may differ only in what no id can hold."""
+    return f"cells-{results.task_names().index(task)}-{results.labels().index(label)}"
+
+
+def _duels(results: Results, task: str) -> Duels | None:
+    found = head_to_head(results, task)
+    if found is None:
+        return None
+    rows = [
+        {"label": label, "rating": float(rating), "rate": rate, "games": games}
+        for label, rating, (rate, games) in zip(found.labels, found.ratings, found.overall(), strict=True)
+    ]
+    return Duels(found.judge, rows)
 
 
 def _strip(record: Mapping[str, Any], low: float, high: float) -> dict[str, float] | None:
@@ -222,72 +259,3 @@ def _fact(key: str, value: Any) -> str:
         return count(value)
     rounded = 0.0 if abs(value) < 1e-12 else value  # rounding of an exact zero
     return f"{rounded:.4g}" + (" tokens" if key == "max_new_tokens" else "")
-
-
-def _run_view(results: Results, index: int) -> dict[str, Any]:
-    run = results.runs[index]
-    manifest = run.manifest
-    versions = manifest.get("versions")
-    machine = manifest.get("machine")
-    return {
-        "name": run.name,
-        "command": str(manifest.get("command") or ""),
-        "created": str(manifest.get("created") or "unknown"),
-        "commit": str(manifest.get("git_commit") or "unknown"),
-        "bakeoff": str(manifest.get("bakeoff") or "unknown"),
-        "versions": {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
-        "machine": {str(k): str(v) for k, v in machine.items()} if isinstance(machine, dict) else {},
-        "suite": json.dumps(manifest.get("suite"), indent=2, ensure_ascii=False, default=str),
-    }
-
-
-def _cell_view(results: Results, index: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    view = {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
-    entry = results.entries[index]
-    home = next(run.path for run in results.runs if entry.cell in run.cells)
-    folder = entry.cell.path.relative_to(home).as_posix()
-    return view | {"path": f"{entry.run}/{folder}" if len(results.runs) > 1 else folder}
-
-
-def render(page: Page) -> str:
-    """The page as one self-contained HTML document."""
-    folder = resources.files("bakeoff.reports").joinpath("templates")
-    css, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    template = environment().get_template("index.html")
-    return template.render(
-        page=page, css=Markup(css), script=Markup(script), policy=Markup(policy), titles=COLUMN_TITLES | COST_TITLES
-    )
-
-
-def leaderboard_html(results: Results) -> str:
-    """The leaderboard alone, for notebooks."""
-    board = leaderboard(results)
-    return environment().get_template("notebook.html").render(board=records(board), cells=records(results.cells))
-
-
-def environment() -> jinja2.Environment:
-    """Autoescape for everything, and no invisible character comes out of any expression."""
-    loader = jinja2.FunctionLoader(_source)
-    env = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters |= {"number": number, "count": count, "one_line": one_line}
-    return env
-
-
-def _source(name: str) -> str:
-    return resources.files("bakeoff.reports").joinpath("templates", Path(name).name).read_text(encoding="utf-8")
-
-
-def _finalize(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-"""Writes the report: one HTML page, the same in Markdown, the tables as CSV and LaTeX, the figures as SVG."""
+"""Writes the report: one HTML page, the same in Markdown, the tables as CSV and LaTeX, the figures as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -40,6 +40,20 @@ FIGURES = {
         "The chance that a run of the row's contestant beats a run of the column's, from the seeds of both, ties one "
         "half. With few seeds it can only take few values.",
     ),
+    "win_rate_matrix": (
+        "Win rates on the same prompts",
+        "How often the row's final answer beats the column's on the same stored prompts and seeds, ties one half, with the "
+        "standard error over those pairs (it knows nothing of other seeds or prompts).",
+    ),
+    "gains": (
+        "Gains prompt by prompt",
+        "Each dot is a stored evaluation prompt, mean over seeds: what the final answer scores above the reference's. The "
+        "large mark is the mean over prompts with its 95 % bootstrap interval.",
+    ),
+    "profile": (
+        "Performance profile",
+        "The share of runs whose normalised score is above the value on the horizontal axis: higher is better, everywhere.",
+    ),
     "overoptimisation": (
         "Gold against proxy",
         "Where the full line (gold) falls while the dotted one (proxy) rises, the proxy is being exploited. KL is not "
@@ -62,8 +76,8 @@ FIGURES = {
 def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | str | None = None) -> Path:
     """Write the report of one or more runs and return the path of its ``index.html``.
 
-    Writes ``index.html``, ``report.md``, ``leaderboard.csv``, ``leaderboard.tex`` and ``figures/*.svg``. The same run
-    folders give the same bytes.
+    Writes ``index.html``, ``report.md``, ``leaderboard.csv``, ``leaderboard.tex``, and every figure as ``figures/*.svg`` and
+    ``figures/*.png``. The same run folders give the same bytes in the same place.
 
     Args:
         runs: run folders, or what was loaded from them.
@@ -72,37 +86,37 @@ def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | 
     Raises:
         RunFolderError: a folder is no run folder, or the report cannot be written there.
     """
-    from bakeoff.reports import markdown, page, tables
+    from bakeoff.reports import html, markdown, page, tables
 
     results = runs if isinstance(runs, Results) else Results.load(runs)
     folder = Path(out) if out is not None else results.runs[0].path / "report"
     _make(folder / "figures")
     figures, files = _draw(results)
-    built = page.build_page(results, figures, _css_colors(results))
+    built = page.build_page(results, figures, _css_colors(results), folder)
     files |= {
-        "index.html": page.render(built),
+        "index.html": html.render(built),
         "report.md": markdown.render(built),
         "leaderboard.csv": tables.csv(built.board),
         "leaderboard.tex": tables.latex(built.board),
     }
-    for name, text in files.items():
-        _write(folder / name, text)
-    for old in (folder / "figures").glob("*.svg"):  # of an earlier report; a stale figure would mislead
-        if f"figures/{old.name}" not in files:
+    for name, content in files.items():
+        _write(folder / name, content)
+    for old in (folder / "figures").glob("*.*"):  # of an earlier report; a stale figure would mislead
+        if old.suffix in (".svg", ".png") and f"figures/{old.name}" not in files:
             old.unlink(missing_ok=True)
     return folder / "index.html"
 
 
-def _draw(results: Results) -> tuple[dict[str, list[FigureView]], dict[str, str]]:
+def _draw(results: Results) -> tuple[dict[str, list[FigureView]], dict[str, str | bytes]]:
     """Figures by task, and the files they make."""
     from bakeoff.reports.figures import drawer
     from bakeoff.reports.figures.style import Look, panels
-    from bakeoff.reports.figures.svg import inline, svg
+    from bakeoff.reports.figures.svg import inline, png, svg
     from bakeoff.reports.page import FigureView
 
     look = Look.of(results)
     views: dict[str, list[FigureView]] = {}
-    files: dict[str, str] = {}
+    files: dict[str, str | bytes] = {}
     for place, task in enumerate(results.task_names()):
         for kind, (title, caption) in FIGURES.items():
             figure = panels([task], partial(_panel, drawer(kind), results, look))
@@ -113,6 +127,7 @@ def _draw(results: Results) -> tuple[dict[str, list[FigureView]], dict[str, str]
             if file in files:  # two task names may differ only in characters that no file name has
                 file = f"figures/{kind}-{slug(task)}-{place}.svg"
             files[file] = text
+            files[file.removesuffix(".svg") + ".png"] = png(figure)
             picture = Markup(inline(text, f"{kind}{place}", f"{title}, task {slug(task)}. {caption}"))
             views.setdefault(task, []).append(FigureView(kind, title, caption, file, picture))
     return views, files
@@ -137,11 +152,11 @@ def _make(folder: Path) -> None:
         raise _unwritable(folder, error) from error
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     """Whole or not at all."""
     fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.write_bytes(text.encode("utf-8", "replace"))
+        fresh.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
         os.replace(fresh, path)
     except OSError as error:
         raise _unwritable(path, error) from error

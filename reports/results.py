@@ -121,9 +121,7 @@ class Results:
         return list(dict.fromkeys(entry.label for entry in self.entries if task in (None, entry.task)))
 
     def primary_metric(self, task: str) -> str:
-        """What a task is ranked by: the exact normalised score where it is known, else the objective, else the proxy.
-        What a task is ranked by: the exact normalised score where it is known, else the objective, else the proxy.
-        """
+        """What a task is ranked by: the exact normalised score where it is known, else the objective, else the proxy."""
         rows = self.final[self.final["task"] == task]
         for name in ("normalized_score", "objective", "proxy"):
             if name in rows and rows[name].notna().any():
@@ -159,9 +157,7 @@ class Results:
     def plot(
         self, kind: str = "learning_curves", *, task: str | None = None, style: Any = None, **options: Any
     ) -> Figure:
-        """A matplotlib figure, a panel a task; ``kind`` as in ``bakeoff plot --kind``. Styled by any matplotlib style.
-        A matplotlib figure, a panel a task; ``kind`` as in ``bakeoff plot --kind``. Styled by any matplotlib style.
-        """
+        """A matplotlib figure, a panel a task; ``kind`` as in ``bakeoff plot --kind``. Styled by any matplotlib style."""
         from bakeoff.reports.figures import plot
 
         return plot(self, kind, task=task, style=style, **options)
@@ -172,7 +168,7 @@ class Results:
         return f"Results({', '.join(run.name for run in self.runs)}: {states or 'no cells'})"
 
     def _repr_html_(self) -> str:
-        from bakeoff.reports.page import leaderboard_html
+        from bakeoff.reports.html import leaderboard_html
 
         return leaderboard_html(self)
 

@@ -6,14 +6,13 @@ characters, bidirectional overrides, invisible characters, lone surrogates and e
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from typing import NamedTuple
 
 _HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Unicode categories without a glyph of their own: controls, format (bidi, zero width, tags), surrogates, separators.
-Unicode categories without a glyph of their own: controls, format (bidi, zero width, tags), surrogates, separators.
-"""
+"""Unicode categories without a glyph of their own: controls, format (bidi, zero width, tags), surrogates, separators."""
 _KEPT = {"\n", "\t", "\u200d"}  # zero-width joiner: without it families and flags fall apart into several emoji
 _SUSPECT = re.compile(r"[^\n\t\x20-\x7e]")
 
@@ -102,3 +101,10 @@ def count(value: float | None) -> str:
 def slug(text: str) -> str:
     """A name fit for a file and an anchor: letters, digits, dot, dash and underscore."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "unnamed"
+
+
+def repetition(text: str) -> float:
+    """Share of the pairs of neighbouring words that came before in the text, 0 to 1."""
+    words = text.split()
+    pairs = list(itertools.pairwise(words))
+    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0

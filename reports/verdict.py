@@ -105,33 +105,46 @@ def _difference(row: pd.Series) -> str:
     if row["low"] == row["high"]:
         return f"{row['other']} by {number(row['difference'])} (no seed noise on either side)"
     p = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.2g}"
-    return f"{row['other']} by {number(row['difference'])} ({number(row['low'])} to {number(row['high'])}, {p})"
+    chance = (
+        f"probability of improvement {number(row['improvement'], 2)} "
+        f"[{number(row['improvement_low'], 2)}, {number(row['improvement_high'], 2)}]"
+    )
+    interval = f"{number(row['low'])} to {number(row['high'])}"
+    return f"{row['other']} by {number(row['difference'])} ({interval}, {p}; {chance})"
 
 
 def _frontier_and_cost(ranked: pd.DataFrame) -> list[str]:
     sentences = []
     if "on_frontier" in ranked and {"proxy", "kl"} <= set(ranked):
         front = ranked[ranked["on_frontier"].astype(bool)].sort_values("kl")
-        if 0 < len(front) < len(ranked):
+        if len(front) == len(ranked):
+            sentences.append("All of them are on the reward-KL frontier by their means: more KL, more reward.")
+        elif len(front):
             names = _names(f"{row['label']} ({number(row['kl'], 1)} nats)" for _, row in front.iterrows())
             sentences.append(f"On the reward-KL frontier by their means (nobody has more reward for less KL): {names}.")
     best = ranked.iloc[0]
-    spent = [
-        f"{count(best[name])} {title}"
-        for name, title in (
-            ("reward_queries", "reward queries"),
-            ("generated_tokens", "generated tokens"),
-            ("trained_tokens", "trained tokens"),
-            ("seconds", "seconds"),
-        )
-        if best.get(name, 0) > 0
-    ]
+    spent = [f"{row['label']} {cost}" for _, row in ranked.iterrows() if (cost := _spent(row))]
     if spent:
-        sentences.append(f"Cost of {best['label']}, a seed: {', '.join(spent)}.")
+        more = [f"{len(spent) - 5} more in the table below"] if len(spent) > 5 else []
+        sentences.append(f"What a seed cost: {'; '.join(spent[:5] + more)}.")
     asking = best.get("queries_per_answer", np.nan)
     if asking > 1:
         sentences.append(f"In use it needs {number(asking, 0)} reward queries for every answer, which learners do not.")
     return sentences
+
+
+def _spent(row: pd.Series) -> str:
+    meters = (
+        ("reward_queries", "reward queries"),
+        ("generated_tokens", "generated tokens"),
+        ("trained_tokens", "trained tokens"),
+        ("seconds", "seconds"),
+    )
+    return ", ".join(f"{_spending(name, row[name])} {title}" for name, title in meters if row.get(name, 0) > 0)
+
+
+def _spending(meter: str, value: float) -> str:
+    return "under 1" if meter == "seconds" and value < 1 else count(value)
 
 
 def settings_of(results: Results, label: str) -> Mapping[str, Any] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import NotFoundError, UserError
+from bakeoff.reports.store_reader import METERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +22,8 @@ KINDS: Mapping[str, str] = {
     "drift": "length, entropy, diversity against KL: how the text changed",
     "win_rate": "win rate over the reference on the same prompts",
     "improvement": "probability that a run of one contestant beats a run of another",
+    "win_rate_matrix": "win rate of every contestant over every other on the same prompts, with standard errors",
+    "gains": "gain over the reference prompt by prompt; option metric=",
     "overoptimisation": "gold against proxy reward over the square root of KL",
     "profile": "share of runs above each normalised score",
 }
@@ -34,7 +38,7 @@ def drawer(kind: str) -> Callable[..., Any]:
     """
     if kind not in KINDS:
         raise NotFoundError("figure kind", kind, KINDS)
-    from bakeoff.reports.figures import cost, curves, drift, frontier, overoptimisation, pairs
+    from bakeoff.reports.figures import cost, curves, drift, frontier, gains, overoptimisation, pairs
 
     return {
         "learning_curves": curves.draw_learning_curves,
@@ -43,6 +47,8 @@ def drawer(kind: str) -> Callable[..., Any]:
         "drift": drift.draw_drift,
         "win_rate": pairs.draw_win_rate,
         "improvement": pairs.draw_improvement,
+        "win_rate_matrix": pairs.draw_win_rate_matrix,
+        "gains": gains.draw_gains,
         "overoptimisation": overoptimisation.draw_overoptimisation,
         "profile": curves.draw_profile,
     }[kind]
@@ -59,12 +65,14 @@ def plot(results: Results, kind: str, *, task: str | None = None, style: Any = N
         **options: passed to the drawing function.
 
     Raises:
-        NotFoundError: no such kind or task.
-        UserError: nothing to draw: no finished cell has what this kind shows.
+        NotFoundError: no such kind, task or meter.
+        UserError: an option that this kind does not have, no such style, or nothing to draw: no finished cell has what this
+            kind shows.
     """
     from bakeoff.reports.figures.style import Look, panels
 
     draw = drawer(kind)
+    _check_options(kind, draw, options)
     tasks = results.task_names()
     if task is not None and task not in tasks:
         raise NotFoundError("task", task, tasks)
@@ -76,24 +84,37 @@ def plot(results: Results, kind: str, *, task: str | None = None, style: Any = N
     return figure
 
 
+def _check_options(kind: str, draw: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    known = [name for name, p in inspect.signature(draw).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise UserError(f'figure "{kind}" has no option "{name}"; it has {", ".join(known) or "none"}')
+    if "meter" in options and options["meter"] not in METERS:
+        raise NotFoundError("meter", str(options["meter"]), METERS)
+
+
 def write_figure(
     runs: Results | Sequence[Path | str] | Path | str,
     kind: str,
     out: Path | str,
     *,
     task: str | None = None,
+    style: Any = None,
     **options: Any,
 ) -> Path:
     """Draw one figure into a file and return its path; the ending says the format (svg, png, pdf).
+
+    Arguments are those of :func:`plot`.
 
     Raises:
         RunFolderError: a folder that is no run folder.
         NotFoundError: no such kind or task.
         UserError: nothing to draw, or a format that matplotlib does not write.
     """
-    from bakeoff.reports.figures.svg import save
+    from bakeoff.reports.figures.svg import check_format, save
     from bakeoff.reports.results import Results
 
     drawer(kind)  # a wrong kind is told before anything is read
     results = runs if isinstance(runs, Results) else Results.load(runs)
-    return save(plot(results, kind, task=task, **options), Path(out))
+    check_format(Path(out))
+    return save(plot(results, kind, task=task, style=style, **options), Path(out))

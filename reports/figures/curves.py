@@ -101,10 +101,8 @@ def on_common_grid(
     high = min(float(run[meter].iloc[-1]) for run in seeds)
     grid = np.unique(np.concatenate([run[meter].to_numpy(dtype=np.float64) for run in seeds]))
     grid = grid[(grid >= low) & (grid <= high)]
-    if (
-        len(seeds) > 1 and len(grid) > 120
-    ):  # meters of different seeds differ slightly; a union would be jagged and long
-        grid = np.linspace(low, high, 120)
+    if len(seeds) > 1 and len(grid) > 80:  # meters of different seeds differ slightly; a union would be jagged and long
+        grid = np.linspace(low, high, 80)
     lines = [
         np.interp(grid, run[meter].to_numpy(dtype=np.float64), run[metric].to_numpy(dtype=np.float64)) for run in seeds
     ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from bakeoff.reports.figures.curves import METRIC_NAMES, title_of
 from bakeoff.reports.figures.labels import label_points, one_a_family
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     from bakeoff.reports.results import Results
 
 DRIFTING = ("length", "entropy", "distinct_2")
+
+
+MOST_POINTS = 60
+"""Points of a line at most; more cannot be told apart in a panel of this width."""
+
+
+def thinned(path: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Evenly chosen rows of a path, shape (K, 2), the first and the last among them."""
+    if len(path) <= MOST_POINTS:
+        return path
+    return np.asarray(path[np.unique(np.linspace(0, len(path) - 1, MOST_POINTS).round().astype(int))])
 
 
 def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: tuple[str, ...] = DRIFTING) -> bool:
@@ -36,7 +48,7 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
             if label in results.not_learning:
                 mine = mine.groupby(["run", "seed"], sort=False, observed=True).tail(1)
             turn = mine.groupby(["run", "seed"], sort=False, observed=True).cumcount()
-            path = mine.groupby(turn)[[kl, metric]].mean().to_numpy(dtype=np.float64)
+            path = thinned(mine.groupby(turn)[[kl, metric]].mean().to_numpy(dtype=np.float64))
             mark = look[label]
             panel.plot(path[:, 0], path[:, 1], color=mark.color, lw=1.5, ls=mark.dash)
             panel.scatter(path[-1:, 0], path[-1:, 1], color=mark.color, marker=mark.marker, s=30, zorder=3)

@@ -38,9 +38,7 @@ class BestOfN(NamedTuple):
 
 
 def draw_frontier(axes: Axes, results: Results, task: str, look: Look) -> bool:
-    """Every seed a faint point, every contestant's mean with its 95 % interval both ways; a ring marks the Pareto set.
-    Every seed a faint point, every contestant's mean with its 95 % interval both ways; a ring marks the Pareto set.
-    """
+    """Every seed a faint point, every contestant's mean with its 95 % interval both ways; a ring marks the Pareto set."""
     rows = results.final[results.final["task"] == task]
     kl, kl_title = title_of("kl", rows)
     reward, reward_title = title_of("proxy", rows)

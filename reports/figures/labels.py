@@ -98,8 +98,9 @@ def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) ->
         unit = figure.dpi / 72
         frame = axes.get_window_extent()
         spots = [axes.transData.transform((x, y)) for _, x, y, _ in wanted]
-        taken = [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in spots]
-        taken += [(x - unit, y - unit, x + unit, y + unit) for line in axes.lines for x, y in _along(line, 3 * unit)]
+        drawn = np.concatenate([np.array(spots).reshape(-1, 2), *(_along(line, 3 * unit) for line in axes.lines)])
+        room = np.where(np.arange(len(drawn)) < len(spots), 5 * unit, unit)[:, None]
+        taken = np.hstack([drawn - room, drawn + room])
         for (label, x, y, color), spot in zip(wanted, spots, strict=True):
             text = label_text(label, 28)
             width, height = 5.9 * len(text) * unit, 11 * unit
@@ -111,11 +112,11 @@ def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) ->
                     box = (left, base, left + width, base + height)
                     outside = max(0.0, frame.x0 - left) + max(0.0, left + width - frame.x1)
                     outside += max(0.0, frame.y0 - base) + max(0.0, base + height - frame.y1)
-                    cost = sum(_overlap(box, other) for other in taken) + 20 * outside + 0.4 * reach * unit
+                    cost = _overlap(box, taken) + 20 * outside + 0.4 * reach * unit
                     if cost < best_cost:
                         best, best_cost = ((left - spot[0]) / unit, (base + height / 2 - spot[1]) / unit), cost
             left, middle = spot[0] + best[0] * unit, spot[1] + best[1] * unit
-            taken.append((left, middle - height / 2, left + width, middle + height / 2))
+            taken = np.vstack([taken, (left, middle - height / 2, left + width, middle + height / 2)])
             axes.annotate(
                 text, (x, y), best, textcoords="offset points", color=color, fontsize=9, fontweight="bold", va="center"
             )
@@ -134,5 +135,8 @@ def _along(line: Line2D, step: float) -> NDArray[np.float64]:
     return np.stack([np.interp(at, length, corners[:, 0]), np.interp(at, length, corners[:, 1])], axis=1)
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def _overlap(box: tuple[float, float, float, float], others: NDArray[np.float64]) -> float:
+    """Area that a box (left, bottom, right, top) shares with others, shape (M, 4), added up."""
+    across = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
+    up = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
+    return float((across.clip(0) * up.clip(0)).sum())

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
-from bakeoff.reports.figures.style import BASELINE, Look, label_text, set_height
+from bakeoff.reports.figures.style import BASELINE, Look, fit_height, label_text
+from bakeoff.reports.head_to_head import head_to_head
 from bakeoff.reports.leaderboard import generator, interval, seed_scores
 from bakeoff.reports.statistics import probability_of_improvement
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results
+
+ON_COLOR = "#1c1b1f"
+"""Type on coloured squares: dark in both themes, since the squares keep their colours (so not the themed ink)."""
 
 
 def draw_win_rate(axes: Axes, results: Results, task: str, look: Look) -> bool:
@@ -39,7 +45,7 @@ def draw_win_rate(axes: Axes, results: Results, task: str, look: Look) -> bool:
     axes.set_xlim(min(0.4, *(float(scores[label].min()) for label in ranked)) - 0.03, 1.1)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.001])
     axes.set_title("win rate over the reference", loc="left")
-    _fit_height(axes, len(ranked))
+    fit_height(axes, len(ranked))
     return True
 
 
@@ -56,29 +62,54 @@ def draw_improvement(axes: Axes, results: Results, task: str, look: Look, *, met
             if i != j:
                 rng = generator("improvement", task, row, column)
                 table[i, j] = probability_of_improvement([scores[row]], [scores[column]], rng=rng, resamples=1).value
-    names = [label_text(label, 20) for label in ranked]
+    texts = np.array([["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in table])
+    _draw_matrix(axes, table, texts, ranked)
+    axes.set_title("chance that a run of the row beats one of the column", loc="left")
+    return True
+
+
+def draw_win_rate_matrix(axes: Axes, results: Results, task: str, look: Look) -> bool:
+    """How often the row's answer beats the column's on the same prompts, ties one half, with its standard error."""
+    found = head_to_head(results, task)
+    if found is None:
+        return False
+    told = [_with_error(rate, error) for rate, error in zip(found.rates.flat, found.errors.flat, strict=True)]
+    texts = np.array(told).reshape(found.rates.shape)
+    _draw_matrix(axes, found.rates, texts, found.labels, row_height=0.5)
+    axes.set_title(f"share of prompts won by the row, judged by {found.judge}", loc="left")
+    return True
+
+
+def _with_error(rate: float, error: float) -> str:
+    if np.isnan(rate):
+        return ""
+    return f"{rate:.2f}" + ("" if np.isnan(error) else f"\n± {error:.2f}")
+
+
+def _draw_matrix(
+    axes: Axes, table: NDArray[np.float64], texts: Any, labels: Sequence[str], row_height: float = 0.42
+) -> None:
+    """A square of shares from 0 to 1: blue where the row is ahead, orange where it is behind."""
+    many = len(labels) > 12
+    names = [label_text(label, 20) for label in labels]
     sns.heatmap(
         table,
         ax=axes,
         vmin=0,
         vmax=1,
         cmap=sns.diverging_palette(30, 245, s=75, l=62, as_cmap=True),
-        annot=len(ranked) <= 9,
-        fmt=".2f",
-        annot_kws={"fontsize": 8.5, "color": "#1b1b1f"},
+        annot=False if many else texts,
+        fmt="",
+        annot_kws={"fontsize": 8.5 if len(labels) < 8 else 6.5, "color": ON_COLOR},
         cbar=False,
-        linewidths=1.5,
+        linewidths=0.5 if many else 1.5,
         linecolor="#ffffff",
         xticklabels=names,
         yticklabels=names,
     )
     axes.tick_params(axis="y", rotation=0, length=0)
-    axes.tick_params(axis="x", rotation=0 if len(ranked) < 4 else 30 if len(ranked) < 7 else 90, length=0)
+    axes.tick_params(axis="x", rotation=0 if len(labels) < 4 else 30 if len(labels) < 7 else 90, length=0)
+    if len(labels) > 25:
+        axes.tick_params(labelsize=5.5)
     axes.grid(False)
-    axes.set_title("chance that row beats column", loc="left")
-    _fit_height(axes, len(ranked))
-    return True
-
-
-def _fit_height(axes: Axes, rows: int) -> None:
-    set_height(axes, min(9.0, max(2.2, 0.42 * rows + 1.3)))
+    fit_height(axes, len(labels), row_height)

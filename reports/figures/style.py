@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bakeoff.errors import UserError
 from bakeoff.reports.entries import family
 from bakeoff.reports.text import visible
 
@@ -118,7 +119,9 @@ def panels(tasks: Sequence[str], draw: Callable[[Axes, str], bool], *, style: An
                 axes.set_title(f"{label_text(task)}: {axes.get_title(loc='left')}", loc="left")
         for axes in list(grid.flat)[len(drawn) :]:
             axes.set_visible(False)
-        figure.draw_without_rendering()
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(figure)  # without drawing: that costs as much again
         figure.set_layout_engine("none")  # labels are placed for this layout, so it must stay
         for place in figure.__dict__.pop("_after_layout", []):
             place()
@@ -138,11 +141,21 @@ def set_height(axes: Axes, inches: float) -> None:
         figure.set_size_inches(figure.get_size_inches()[0], inches)
 
 
+def fit_height(axes: Axes, rows: int, row_height: float = 0.42) -> None:
+    """The height for ``rows`` rows of marks or squares, within reason."""
+    set_height(axes, min(9.0, max(2.2, row_height * rows + 1.3)))
+
+
 @contextmanager
 def styled(style: Any = None) -> Iterator[None]:
     """Our settings, or any matplotlib style in their place, for the time of drawing."""
     ours = {**sns.axes_style("ticks"), **STYLE}
-    with matplotlib.style.context(style) if style is not None else matplotlib.rc_context(ours):
+    wanted = matplotlib.style.context(style) if style is not None else matplotlib.rc_context(ours)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(wanted)
+        except OSError as error:  # how matplotlib says that it has no such style
+            raise UserError(f'style "{style}": matplotlib has none of that name, and there is no such file') from error
         yield
 
 

@@ -12,18 +12,46 @@ from matplotlib.figure import Figure
 from bakeoff.errors import UserError
 from bakeoff.reports.figures.style import BASELINE, FAINT, INK, PALETTE, PAPER
 
+DPI = 160
+"""Pixels an inch of figures in PNG."""
+
+
+def check_format(path: Path) -> None:
+    """Refuse a file name whose ending is no format that matplotlib writes.
+
+    Raises:
+        UserError: says which endings to use.
+    """
+    if path.suffix.lstrip(".").lower() not in Figure().canvas.get_supported_filetypes():
+        raise UserError(f'figure file "{path}": no such format; end its name with .svg, .png or .pdf')
+
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure; the same figure gives the same bytes (SVG: no date, fixed ids)."""
-    formats = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in formats:
-        raise UserError(f'figure file "{path}": no such format; end its name with .svg, .png or .pdf')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".svg":
-        path.write_text(svg(figure), encoding="utf-8")
-    else:
-        figure.savefig(path, dpi=160, metadata={"CreationDate": None} if path.suffix.lower() == ".pdf" else None)
+    """Write a figure; the same figure gives the same bytes (no date, fixed ids).
+
+    Raises:
+        UserError: no such format, or the file cannot be written.
+    """
+    check_format(path)
+    kind = path.suffix.lower()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == ".svg":
+            path.write_text(svg(figure), encoding="utf-8")
+        elif kind == ".png":
+            path.write_bytes(png(figure))
+        else:
+            figure.savefig(path, dpi=DPI, metadata={"CreationDate": None} if kind == ".pdf" else None)
+    except OSError as error:
+        raise UserError(f"{path}: the figure cannot be written here ({error.strerror}); give another file") from error
     return path
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG on its own paper, without the name and version of the program that wrote it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
+    return buffer.getvalue()
 
 
 def svg(figure: Figure) -> str:
@@ -32,7 +60,13 @@ def svg(figure: Figure) -> str:
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bakeoff"}):
         figure.savefig(buffer, format="svg", metadata=nothing)
-    return re.sub(r"[ \t]+$", "", buffer.getvalue(), flags=re.MULTILINE)
+    shorter = re.sub(r"<[^>]+>", _round, buffer.getvalue())
+    return re.sub(r"[ \t]+$", "", shorter, flags=re.MULTILINE)
+
+
+def _round(tag: re.Match[str]) -> str:
+    """Coordinates to a hundredth of a point, which halves the file; text between tags stays."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", tag.group())
 
 
 _THEMED = {INK: "--ink", FAINT: "--grid", PAPER: "--paper", "#8a8a90": "--axis", BASELINE: "--baseline"} | {
@@ -41,9 +75,7 @@ _THEMED = {INK: "--ink", FAINT: "--grid", PAPER: "--paper", "#8a8a90": "--axis",
 
 
 def inline(svg_text: str, prefix: str, title: str) -> str:
-    """An SVG file's text made fit for a page: own ids, colours that follow the page's theme, a title to be read aloud.
-    An SVG file's text made fit for a page: own ids, colours that follow the page's theme, a title to be read aloud.
-    """
+    """An SVG file's text made fit for a page: own ids, colours that follow the page's theme, a title to be read aloud."""
     body = svg_text[svg_text.index("<svg") :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)  # would style the page
     body = re.sub(r'\bid="', f'id="{prefix}-', body)

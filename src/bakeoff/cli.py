@@ -15,7 +15,7 @@ from bakeoff.commands import BAD_INPUT, DONE, INTERRUPTED
 from bakeoff.errors import BakeoffError
 from bakeoff.terminal import printable
 
-COMMANDS = ("run", "report", "list", "sample", "train_reward")
+COMMANDS = ("run", "report", "plot", "list", "sample", "train_reward")
 """Each is a file in ``bakeoff.commands``, in the order in which ``--help`` shows them."""
 
 _EXAMPLES = """examples:
@@ -23,6 +23,7 @@ _EXAMPLES = """examples:
   bakeoff run quick --out runs/quick
   bakeoff run my_suite.yaml --out runs/mine --only ppo,best_of_n --set budget.reward_queries=5000
   bakeoff report runs/quick runs/mine --out runs/both
+  bakeoff plot runs/quick --kind frontier --out frontier.png
   bakeoff sample runs/quick/cells/reviews/ppo/seed-0 --prompt "The acting is" -n 4
 
 Running the same command again finishes what is missing in its folder.

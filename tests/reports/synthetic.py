@@ -90,12 +90,20 @@ def write_cell(
                 "length": 7 + index,
                 "win": 0.5,
                 "reference_completion": "the reference text",
+                **_tokens(f"{text} {label} {seed}" if len(text) < 100 else text, share if learns else None),
             }
             for index, text in enumerate(texts)
         ]
     _write_lines(folder / "metrics.jsonl", rows)
     _write_lines(folder / "samples.jsonl", samples)
     return folder
+
+
+def _tokens(completion: str, share: float | None) -> dict[str, Any]:
+    """Pieces of three characters, an end token, and ratios that grow along the text; none where ``share`` is none."""
+    pieces = [completion[at : at + 3] for at in range(0, len(completion), 3)][:256]
+    ratios = None if share is None else [share * (index % 7 - 3) for index in range(len(pieces) + 1)]
+    return {"tokens": [*pieces, "</s>"], "log_ratios": ratios}
 
 
 def write_manifest(

@@ -1,9 +1,11 @@
 """The written report: whole, safe, repeatable, and made without torch."""
 
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 
 from bakeoff.errors import RunFolderError, UserError
 from bakeoff.reports import Results, write_figure, write_report
+from bakeoff.reports import report as report_module
 
 FORBIDDEN_TAGS = {"img", "iframe", "object", "embed", "link", "base", "form", "video", "audio", "textarea"}
 
@@ -30,6 +33,14 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+@pytest.fixture
+def few_figures(monkeypatch):
+    """Reports of two figures: for tests that are not about figures."""
+    few = {kind: report_module.FIGURES[kind] for kind in ("learning_curves", "cost")}
+    monkeypatch.setattr(report_module, "FIGURES", few)
+    return few
+
+
 @pytest.fixture(scope="module")
 def html(report):
     return (report / "index.html").read_text(encoding="utf-8")
@@ -45,10 +56,13 @@ def page(html):
 def test_all_files_are_there_and_not_empty(report):
     names = {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()}
     assert {"index.html", "report.md", "leaderboard.csv", "leaderboard.tex"} <= names
-    kinds = ("learning_curves", "frontier", "win_rate", "improvement", "drift", "cost")
+    kinds = ("learning_curves", "frontier", "win_rate", "win_rate_matrix", "gains", "improvement", "drift", "cost")
     figures = {f"figures/{kind}-{task}.svg" for kind in kinds for task in ("exact", "reviews")}
     assert names >= figures | {"figures/overoptimisation-reviews.svg"}
     assert "figures/overoptimisation-exact.svg" not in names  # it has no gold reward
+    pictures = {name.removesuffix(".svg") + ".png" for name in names if name.endswith(".svg")}
+    assert pictures == {name for name in names if name.endswith(".png")}
+    assert all((report / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
     for name in figures:
         root = ElementTree.parse(report / name).getroot()
         assert sum(element.tag.endswith("path") for element in root.iter()) > 5
@@ -78,7 +92,7 @@ def test_model_text_stays_text(html, page, synthetic):
 def test_nothing_comes_from_outside(html, page):
     links = [value for name, value in page.attributes if name in ("href", "src", "action", "xlink:href", "srcset")]
     assert links
-    assert all(link.startswith("#") for link in links)
+    assert all(link.startswith("#") or re.fullmatch(r"\.\./cells/[\w%./-]+\.jsonl", link) for link in links)
     assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", html)
     assert "@import" not in html
     policy = (
@@ -102,7 +116,7 @@ def test_the_policy_allows_the_one_script(html):
 def test_ids_are_unique_and_references_resolve(page):
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    wanted = {v[1:] for n, v in page.attributes if n in ("href", "xlink:href")}
+    wanted = {v[1:] for n, v in page.attributes if n in ("href", "xlink:href") and v.startswith("#")}
     wanted |= {v for _, value in page.attributes for v in re.findall(r"url\(#([\w-]+)\)", value or "")}
     assert wanted <= set(ids)
 
@@ -136,12 +150,30 @@ def test_markdown_fences_hold(report):
     assert not any("pwned" in line or "example.invalid" in line for line in outside)
 
 
-def test_the_same_run_gives_the_same_bytes(report, results, run, tmp_path):
-    again = write_report([run], tmp_path / "again").parent
-    files = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
+def test_the_same_run_gives_the_same_bytes(run, few_figures, tmp_path):
+    folders = []
+    for place in ("here", "there"):
+        shutil.copytree(run, tmp_path / place / run.name, ignore=shutil.ignore_patterns("report"))
+        folders.append(write_report([tmp_path / place / run.name]).parent)
+    first, again = folders
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert len(files) == 4 + 2 * 2 * len(few_figures)
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     for file in files:
-        assert (report / file).read_bytes() == (again / file).read_bytes(), file
+        assert (first / file).read_bytes() == (again / file).read_bytes(), file
+
+
+def test_every_row_leads_to_the_files_behind_it(report, page, results):
+    links = [value for name, value in page.attributes if name == "href"]
+    files = [unquote(link) for link in links if link.startswith("../")]
+    assert len(files) == 2 * len(results.cells)
+    there = [file for file in files if (report / file).is_file()]
+    assert len(there) == 2 * 23  # one cell never started
+    ids = {value for name, value in page.attributes if name == "id"}
+    rows = [link for link in links if link.startswith("#cells-")]
+    assert len(rows) == len(results.leaderboard())
+    assert {link[1:] for link in rows} <= ids
+    assert "0.9700" in "".join(page.text)  # the score of exact / ppo / seed 2, which the mean 0.96 is made of
 
 
 def test_a_report_needs_neither_torch_nor_transformers_nor_gymnasium(run, tmp_path):
@@ -184,7 +216,7 @@ def test_a_report_that_cannot_be_written_says_where(run, tmp_path):
         write_report(run, tmp_path / "file")
 
 
-def test_names_are_not_trusted_either(tmp_path, synthetic):
+def test_names_are_not_trusted_either(tmp_path, synthetic, few_figures):
     task, label = "t<i>$\\frac$&", '_a<b>"&$x_{1}\u202e'
     for seed in (0, 1):
         final = {"proxy": 0.5 + seed, "kl": 1.0, "objective": 0.4, "win_rate": 0.6, "gold": 0.1}
