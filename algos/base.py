@@ -118,6 +118,10 @@ class Algorithm(ABC):
     saves_language_model: ClassVar[bool] = True
     """:meth:`save` leaves what plain transformers loads; False where what was trained is something else."""
 
+    resumes_exactly: ClassVar[bool] = True
+    """A killed run goes on bit for bit from a checkpoint; False where its state cannot be kept: such a cell writes no
+    checkpoints, and one that is killed starts again from its beginning."""
+
     def __init__(
         self, config: AlgorithmConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
     ) -> None:
@@ -156,6 +160,14 @@ class Algorithm(ABC):
         Tests over all algorithms and ``bakeoff check`` use them; a run never does.
         """
         return {}
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Why it cannot be used here, in one line with the fix (a package to install); None where it can.
+
+        Lets a module be imported, and its settings be listed, where what it needs is not installed.
+        """
+        return None
 
     def contestant(self) -> Contestant:
         """Who answers when this algorithm is judged; the policy, unless a subclass says otherwise."""

@@ -65,11 +65,15 @@ def build(
     Raises:
         NotFoundError: no algorithm of that name.
         ConfigError: settings it cannot take.
+        UserError: it cannot be used here, and why.
     """
     name = algorithm if isinstance(algorithm, str) else algorithm.__name__
     kind = registry.algorithms.load(algorithm) if isinstance(algorithm, str) else algorithm
     if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
         raise UserError(f'algorithm "{name}" is {kind!r}, not a subclass of bakeoff.algos.Algorithm')
+    missing = kind.unavailable()
+    if missing is not None:
+        raise UserError(f'algorithm "{name}": {missing}')
     config = parse_config(kind, settings, f'algorithm "{name}"')
     meter = Meter()
     envs = TextGenerationVectorEnv.from_task(

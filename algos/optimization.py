@@ -30,6 +30,13 @@ def auto_learning_rate(width: int) -> float:
     return float(REFERENCE_RATE * (REFERENCE_WIDTH / width) ** 1.5)
 
 
+def starting_rate(config: AlgorithmConfig, width: int) -> float:
+    """The learning rate that a configuration asks for, on a model of this hidden width."""
+    if not isinstance(config.learning_rate, str):
+        return config.learning_rate
+    return auto_learning_rate(width) * (LORA_FACTOR if config.trainable == "lora" else 1.0)
+
+
 class Optimizer:
     """Adam over some parameters, with gradient accumulation, gradient clipping and a learning-rate schedule.
 
@@ -44,9 +51,7 @@ class Optimizer:
         """
         self.parameters = [p for p in parameters if p.requires_grad]
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
-        rate = config.learning_rate
-        factor = LORA_FACTOR if config.trainable == "lora" else 1.0
-        self.initial_rate = auto_learning_rate(width) * factor if isinstance(rate, str) else rate
+        self.initial_rate = starting_rate(config, width)
         self.schedule, self.max_grad_norm = config.learning_rate_schedule, config.max_grad_norm
         self.micro_batch_size, self.warmup_steps = config.micro_batch_size, config.warmup_steps
         self._steps = 0

@@ -15,6 +15,7 @@ from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.store import Status, now
 from bakeoff.benchmarks.suite import Suite, select
 from bakeoff.errors import UserError
+from bakeoff.plugins import PluginFile
 
 __all__ = ["Interrupted", "RunOutcome", "run_suite"]
 
@@ -39,6 +40,7 @@ def run_suite(
     only: Sequence[str] = (),
     display: Display | None = None,
     command: str | None = None,
+    plugins: Sequence[PluginFile] = (),
 ) -> RunOutcome:
     """Run what is not done yet of a suite.
 
@@ -49,6 +51,7 @@ def run_suite(
         only: labels to run; all by default.
         display: shows progress; silent by default.
         command: how to repeat this run, for the record.
+        plugins: files whose names the suite may use; every worker runs them too.
 
     Raises:
         RunFolderError: the folder cannot be used.
@@ -60,7 +63,7 @@ def run_suite(
     cells = select(suite.cells(), only) if only else suite.cells()
     workers = workers or cores()
     manifest = run_folder.open_folder(
-        folder, suite, max(1, cores() // workers), command or shlex.join(["bakeoff", *sys.argv[1:]])
+        folder, suite, max(1, cores() // workers), command or shlex.join(["bakeoff", *sys.argv[1:]]), plugins
     )
     with run_folder.locked(folder):
         outcome = RunOutcome(folder)
@@ -75,20 +78,26 @@ def run_suite(
         # The number of threads can change the last digits of a sum, so a folder keeps the number it was begun with.
         executor = LocalExecutor(folder, min(workers, len(todo)), int(manifest["machine"]["threads_per_cell"]))
         try:
-            _check_tasks(todo, executor, display)
+            _check_tasks(todo, executor, display, plugins)
             with display.showing(len(cells), len(outcome.done)):
-                _run_cells(suite, todo, folder, executor, display, outcome)
+                _run_cells(suite, todo, folder, executor, display, outcome, plugins)
         finally:
             executor.close()
     return outcome
 
 
-def _check_tasks(cells: Sequence[Cell], executor: Executor, display: Display) -> None:
+def _check_tasks(cells: Sequence[Cell], executor: Executor, display: Display, plugins: Sequence[PluginFile]) -> None:
     """Build every task once before the first cell: bad input must show before hours are spent."""
     jobs = {
         cell.task: Job(
             f"task {cell.task}",
-            {"job": "check", "label": cell.task, "task": cell.task_name, "settings": cell.task_settings},
+            {
+                "job": "check",
+                "label": cell.task,
+                "task": cell.task_name,
+                "settings": cell.task_settings,
+                "plugins": [plugin.to_json() for plugin in plugins],
+            },
             affinity=cell.task,
         )
         for cell in cells
@@ -107,14 +116,25 @@ def _check_tasks(cells: Sequence[Cell], executor: Executor, display: Display) ->
 
 
 def _run_cells(
-    suite: Suite, cells: Sequence[Cell], folder: Path, executor: Executor, display: Display, outcome: RunOutcome
+    suite: Suite,
+    cells: Sequence[Cell],
+    folder: Path,
+    executor: Executor,
+    display: Display,
+    outcome: RunOutcome,
+    plugins: Sequence[PluginFile],
 ) -> None:
     by_job: dict[int, Cell] = {}
     jobs = []
     for cell in cells:
         job = Job(
             cell.title,
-            {"job": "cell", "cell": cell.to_json(), "checkpoint_every": suite.checkpoint_every},
+            {
+                "job": "cell",
+                "cell": cell.to_json(),
+                "checkpoint_every": suite.checkpoint_every,
+                "plugins": [plugin.to_json() for plugin in plugins],
+            },
             affinity=cell.task,
             timeout=suite.timeout,
             retries=suite.retries,

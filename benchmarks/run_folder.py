@@ -18,18 +18,21 @@ from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.store import SCHEMA, check_schema, now
 from bakeoff.benchmarks.suite import Suite
 from bakeoff.errors import RunFolderError
+from bakeoff.plugins import PluginFile
 
 _FREE = ("description", "seeds", "retries", "timeout", "checkpoint_every")
 """What may change between two runs into one folder, since it changes no cell's numbers."""
 
 
-def open_folder(folder: Path, suite: Suite, threads: int, command: str) -> dict[str, Any]:
+def open_folder(
+    folder: Path, suite: Suite, threads: int, command: str, plugins: Sequence[PluginFile] = ()
+) -> dict[str, Any]:
     """Make a run folder, or check that an existing one is this suite's; returns its manifest.
 
     More seeds than before are added; fewer leave the others as they are.
 
     Raises:
-        RunFolderError: not writable, not empty and no run, another suite's, or a newer version's.
+        RunFolderError: not writable, not empty and no run, another suite's, a newer version's, or begun with other plugin files.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +47,7 @@ def open_folder(folder: Path, suite: Suite, threads: int, command: str) -> dict[
         ) from error
     path = folder / "manifest.json"
     if path.exists():
-        return _extend(path, folder, suite)
+        return _extend(path, folder, suite, plugins)
     foreign = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     if foreign:
         shown = foreign[0] + (", ..." if len(foreign) > 1 else "")
@@ -54,6 +57,7 @@ def open_folder(folder: Path, suite: Suite, threads: int, command: str) -> dict[
         "bakeoff": metadata.version("bakeoff"),
         "suite": suite.document(),
         "versions": versions(),
+        "plugins": [plugin.record() for plugin in plugins],
         "git_commit": git_commit(),
         "machine": {**machine(), "threads_per_cell": threads},
         "created": now(),
@@ -65,7 +69,7 @@ def open_folder(folder: Path, suite: Suite, threads: int, command: str) -> dict[
     return manifest
 
 
-def _extend(path: Path, folder: Path, suite: Suite) -> dict[str, Any]:
+def _extend(path: Path, folder: Path, suite: Suite, plugins: Sequence[PluginFile]) -> dict[str, Any]:
     manifest = files.read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("suite"), dict):
         raise RunFolderError(f"{path}: damaged, or not a run's manifest; choose another --out")
@@ -77,6 +81,7 @@ def _extend(path: Path, folder: Path, suite: Suite) -> dict[str, Any]:
             f'{folder}: belongs to another suite ("{theirs.get("name")}"; {", ".join(differing)} differ); '
             "choose another --out, or run the suite that it was made with"
         )
+    _check_plugins(folder, manifest.get("plugins", []), plugins)
     known = {entry["path"] for entry in manifest["cells"]}
     added = [entry for entry in _listed(suite.cells()) if entry["path"] not in known]
     if added:
@@ -84,6 +89,25 @@ def _extend(path: Path, folder: Path, suite: Suite) -> dict[str, Any]:
         manifest["suite"]["seeds"] = sorted({*theirs["seeds"], *ours["seeds"]})
         files.write_json(path, manifest)
     return manifest
+
+
+def _check_plugins(folder: Path, recorded: Sequence[Mapping[str, str]], given: Sequence[PluginFile]) -> None:
+    """The text of a plugin decides numbers, so a run goes on with the text that it was begun with; its path may differ."""
+    sums = {plugin.sha256 for plugin in given}
+    for plugin in recorded:
+        if plugin["sha256"] not in sums:
+            changed = any(Path(other.path).name == Path(plugin["path"]).name for other in given)
+            state = "has changed since" if changed else "is missing now"
+            raise RunFolderError(
+                f"{folder}: was begun with --plugin {plugin['path']} (SHA-256 {plugin['sha256'][:12]}...), which {state}; "
+                "give the file as it was, or choose another --out"
+            )
+    begun_with = {plugin["sha256"] for plugin in recorded}
+    for file in given:
+        if file.sha256 not in begun_with:
+            raise RunFolderError(
+                f"{folder}: was begun without --plugin {file.path}; leave it out, or choose another --out"
+            )
 
 
 def _listed(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -124,11 +148,8 @@ def versions() -> dict[str, str]:
         for line in metadata.requires("bakeoff") or ()
         if "extra ==" not in line
     }
-    for group in (registry.algorithms, registry.tasks, registry.rewards, registry.suites):
-        entries = metadata.entry_points(group=group.group)
-        names |= {entry.dist.name for entry in entries if entry.dist is not None}
     found = {}
-    for name in sorted(names, key=str.lower):
+    for name in sorted(names | registry.distributions(), key=str.lower):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -84,7 +84,8 @@ def run_cell(
         workshop: builds the task, or has it already.
         checkpoint_every: wall-clock seconds between checkpoints; 0 for one after every update.
         report: is told of progress, after every update.
-        should_stop: asked after every update; True writes a checkpoint and raises :class:`Stopped`.
+        should_stop: asked after every update; True writes a checkpoint and raises :class:`Stopped`. An algorithm that
+            cannot resume exactly writes none, and starts from its beginning the next time.
 
     Raises:
         Stopped: as asked.
@@ -184,7 +185,9 @@ class _Run:
         self.store.append_samples({"step": self.step, **row} for row in found.samples)
 
     def checkpoint(self) -> None:
-        """Keep everything that decides the numbers to come."""
+        """Keep everything that decides the numbers to come; nothing where the algorithm says that its state is more."""
+        if not self.algorithm.resumes_exactly:
+            return
         state = {
             "algorithm": self.algorithm.state_dict(),
             "meter": self.meter.snapshot(),

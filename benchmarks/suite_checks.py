@@ -88,6 +88,9 @@ def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any) -> None:
         if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
             data.complain(path, f'algorithm "{name}" ({registry.algorithms.origin(name)}) is no subclass of Algorithm')
             continue
+        missing = kind.unavailable()
+        if missing is not None:
+            data.complain(path, f'algorithm "{name}": {missing}')
         _check_settings(data, path, kind, own, own)
         # One value of the grid at a time: the whole grid can be large, and a setting is wrong by itself.
         for key, choices in swept(own, sweep if isinstance(sweep, dict) else {}).items():

@@ -49,8 +49,12 @@ class Worker:
 
     def do(self, job: Mapping[str, Any]) -> None:
         """Do one job and tell its end; nothing that goes wrong in it gets out."""
+        from bakeoff.plugins import PluginFile, take_in
+
         run = {"check": self._check, "cell": self._cell}[job["job"]]
         try:
+            for plugin in job.get("plugins", ()):
+                take_in(PluginFile(**plugin))
             run(job)
         except BaseException as error:  # a plugin may even call sys.exit
             self.tell("failed", error=_one_line(error))

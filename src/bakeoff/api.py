@@ -20,6 +20,7 @@ def run(
     only: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     progress: bool = True,
+    plugins: Sequence[str | Path] = (),
 ) -> Results:
     """Run what is not done yet of a suite, and load the results.
 
@@ -33,26 +34,32 @@ def run(
         only: labels to run; all by default.
         overrides: values to change, by dotted key: ``{"budget.reward_queries": 500}``.
         progress: show progress on standard error.
+        plugins: Python files whose algorithms, tasks and rewards the suite may name (see docs/plugins.md).
 
     Raises:
         NotFoundError: no suite, algorithm or task of that name.
         SuiteError: everything that is wrong with the suite.
         RunFolderError: the folder cannot be written, or belongs to another suite.
+        UserError: a plugin that cannot be used.
     """
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.run import run_suite
     from bakeoff.benchmarks.suite_checks import load_suite
+    from bakeoff.plugins import loaded
 
     assignments = [f"{key}={_yaml(value)}" for key, value in (overrides or {}).items()]
-    checked = load_suite(suite, assignments, seeds)
-    run_suite(
-        checked,
-        Path(out),
-        workers=workers,
-        only=only,
-        display=Display(quiet=not progress),
-        command=f"bakeoff.run({checked.name!r}, out={str(out)!r})",
-    )
+    with loaded(plugins) as files:
+        checked = load_suite(suite, assignments, seeds)
+        given = f", plugins={[str(path) for path in plugins]!r}" if plugins else ""
+        run_suite(
+            checked,
+            Path(out),
+            workers=workers,
+            only=only,
+            display=Display(quiet=not progress),
+            command=f"bakeoff.run({checked.name!r}, out={str(out)!r}{given})",
+            plugins=files,
+        )
     return load(out)
 
 

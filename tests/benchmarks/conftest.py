@@ -78,8 +78,7 @@ def plugin(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch):
 
 def _forget() -> None:
     importlib.invalidate_caches()
-    for entries in (registry.algorithms, registry.tasks):
-        entries.__dict__.pop("_entries", None)
+    registry.forget()
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,8 @@ def test_every_algorithm_resumes_exactly(workshop: Workshop, tmp_path: Path) -> 
 
     for name in registry.algorithms.names():
         kind = registry.algorithms.load(name)
+        if kind.unavailable() or not kind.resumes_exactly:
+            continue
         settings = {"batch_size": 16, **kind.example_settings(workshop.task("exact", {}))}
         this = replace(cell(name, 48), settings=settings)
         run_cell(this, tmp_path / name / "whole", workshop)
@@ -148,6 +150,18 @@ def test_every_algorithm_resumes_exactly(workshop: Workshop, tmp_path: Path) -> 
             except Stopped:
                 stops += 1
         assert content(folder) == content(tmp_path / name / "whole"), name
+
+
+def test_a_cell_that_cannot_resume_starts_again(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bakeoff.algos.ppo.PPO.resumes_exactly", False)
+    run_cell(cell(), tmp_path / "whole", workshop)
+    with pytest.raises(Stopped):
+        run_cell(cell(), tmp_path / "stopped", workshop, should_stop=lambda: True)
+    assert not (tmp_path / "stopped" / "checkpoint").exists()
+    run_cell(cell(), tmp_path / "stopped", workshop)
+    assert content(tmp_path / "stopped") == content(tmp_path / "whole")
 
 
 def test_a_finished_contestant_is_evaluated_once(workshop: Workshop, tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def packages_in_the_tree() -> set[str]:
-    found = {"bakeoff", "bakeoff.commands"}
+    home = ROOT / "src" / "bakeoff"
+    found = {"bakeoff"} | {
+        f"bakeoff.{f.name}" for f in home.iterdir() if not f.is_symlink() and (f / "__init__.py").exists()
+    }
     for folder in FOLDERS:
         for init in (ROOT / folder).rglob("__init__.py"):
             found.add(".".join(["bakeoff", *init.parent.relative_to(ROOT).parts]))

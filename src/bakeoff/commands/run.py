@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bakeoff.commands import DONE, SOME_FAILED
-from bakeoff.commands.arguments import positive
+from bakeoff.commands.arguments import add_plugins, positive
 from bakeoff.terminal import printable
 
 
@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
         dest="overrides",
         help="change a value, such as budget.reward_queries=500 or algorithms.ppo.kl_coef=0.1; may be repeated",
     )
+    add_plugins(run)
     run.add_argument("--no-report", action="store_true", help="leave the report for later (`bakeoff report DIR`)")
     run.add_argument("--quiet", action="store_true", help="show no progress")
     run.set_defaults(command=execute)
@@ -43,15 +44,24 @@ def execute(options: argparse.Namespace) -> int:
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.run import run_suite
     from bakeoff.benchmarks.suite_checks import load_suite
+    from bakeoff.plugins import loaded
 
-    suite = load_suite(options.suite, options.overrides, options.seeds)
-    before = signal.signal(signal.SIGTERM, _interrupt)  # a batch system's time limit: keep checkpoints, as for Ctrl-C
-    try:
-        outcome = run_suite(
-            suite, options.out, workers=options.workers, only=options.only, display=Display(quiet=options.quiet)
-        )
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with loaded(options.plugins) as plugins:
+        suite = load_suite(options.suite, options.overrides, options.seeds)
+        before = signal.signal(
+            signal.SIGTERM, _interrupt
+        )  # a batch system's time limit: keep checkpoints, as for Ctrl-C
+        try:
+            outcome = run_suite(
+                suite,
+                options.out,
+                workers=options.workers,
+                only=options.only,
+                display=Display(quiet=options.quiet),
+                plugins=plugins,
+            )
+        finally:
+            signal.signal(signal.SIGTERM, before)
     for path, error in outcome.failed.items():
         print(printable(f"failed: {path}: {error}"), file=sys.stderr)
     print(f"run folder: {options.out}")

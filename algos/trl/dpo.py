@@ -1,0 +1,157 @@
+"""TRL's DPOTrainer on pairs that the environment has made: the reference's completions, labelled by the proxy.
+
+Each update plays a batch of the reference's completions, two for each prompt, adds the pairs to those at hand, and takes some
+steps on pairs drawn from all of them. So the budget decides how many pairs there are, as for the other offline algorithms
+here. A label is drawn with the probability sigmoid(difference of rewards) by default, the Bradley-Terry model that DPO
+inverts: with beta = `kl_coef` the optimum of its loss is then the objective's, pi ~ reference exp(reward / beta). With `labels:
+deterministic` the greater reward always wins, as when people take the better answer; then nothing but the number of steps keeps the
+policy near the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from bakeoff.algos.base import AlgorithmConfig, DataSource
+from bakeoff.algos.policy import Policy
+from bakeoff.algos.replay import ReplayBuffer
+from bakeoff.algos.rollouts import Rollout, mean_metrics
+from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.errors import ConfigError
+
+FIGURES = {
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+    "logps/chosen": "chosen_logps",
+    "logps/rejected": "rejected_logps",
+}
+"""TRL's names to ours."""
+
+
+class TRLDPOConfig(AlgorithmConfig):
+    """Settings of TRL's DPOTrainer."""
+
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
+    """Which loss, by TRL's names."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Probability with which a label is taken to be wrong (`robust` needs some)."""
+    labels: Literal["bradley_terry", "deterministic"] = "bradley_terry"
+    """`bradley_terry`: drawn, with probability sigmoid(difference of rewards); `deterministic`: the greater reward, equal ones
+    are left out."""
+    pairs_per_step: PositiveInt = 64
+    """Pairs in one step, drawn from all there are."""
+    updates_per_batch: PositiveInt = 4
+    """Steps an update."""
+    pair_capacity: PositiveInt = 32_768
+    """Pairs to remember; the oldest make room."""
+
+
+class TRLDPO(TRLAlgorithm):
+    """TRL's DPOTrainer: direct preference optimisation."""
+
+    data_source: ClassVar[DataSource] = DataSource.PREFERENCES
+    Config: ClassVar[type[AlgorithmConfig]] = TRLDPOConfig
+    config: TRLDPOConfig
+    trainer_name, config_name = "DPOTrainer", "DPOConfig"
+
+    def __init__(
+        self, config: TRLDPOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
+    ) -> None:
+        problems = []
+        if config.batch_size % 2:
+            problems.append(f"batch_size {config.batch_size} is odd; completions are played in pairs")
+        if not (envs.kl_coef if config.kl_coef is None else config.kl_coef) > 0:
+            problems.append("kl_coef is 0; DPO's beta is a number above 0")
+        if problems:
+            raise ConfigError("trl_dpo", problems)
+        self.memory = ReplayBuffer(2 * config.pair_capacity)  # chosen and rejected one after the other
+        super().__init__(config, policy, envs, rng)
+
+    def update(self) -> Mapping[str, float]:
+        """Play a batch of the reference's completions, then let the trainer learn from pairs of all so far."""
+        metrics = self.collect()
+        if not len(self.memory):
+            return metrics
+        steps = []
+        with self._undisturbed():
+            for _ in range(self.config.updates_per_batch):
+                steps.append({**self.step(self.draw()), **chosen(self.take_metrics(), FIGURES)})
+        return {**metrics, **mean_metrics(steps)}
+
+    def collect(self) -> dict[str, float]:
+        """Two completions of each prompt by the reference, labelled and kept."""
+        self.envs.reset(options={"group_size": 2})
+        completions = self.policy.reference.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
+        scores_B = self.envs.play(completions).rewards_B
+        rows_P2 = labelled(scores_B, self.config.labels, self.rng)
+        if len(rows_P2):
+            logprobs_BT = completions.logprobs_BT
+            assert logprobs_BT is not None
+            rollout = Rollout(completions, scores_B, logprobs_BT, logprobs_BT)
+            self.memory.add(rollout.select(rows_P2.flatten().to(scores_B.device)))
+        return {
+            "reward": float(scores_B.mean()),
+            "length": float(completions.lengths_B.float().mean()),
+            "pairs": len(self.memory) / 2,
+        }
+
+    def draw(self) -> list[dict[str, list[int]]]:
+        """Different pairs as TRL takes them, by their tokens."""
+        pairs_N = torch.randperm(len(self.memory) // 2, generator=self.rng)[: self.config.pairs_per_step]
+        batch = self.memory.batch(torch.stack([2 * pairs_N, 2 * pairs_N + 1], 1).flatten()).completions
+        prompts = unpadded(batch.prompts.tokens_BP, batch.prompts.mask_BP)
+        answers = unpadded(batch.tokens_BT, batch.mask_BT)
+        return [
+            {"prompt_ids": prompts[row], "chosen_ids": answers[row], "rejected_ids": answers[row + 1]}
+            for row in range(0, len(prompts), 2)
+        ]
+
+    def _rows(self) -> int:
+        return self.config.pairs_per_step
+
+    def _split(self, inputs: list[dict[str, list[int]]]) -> Iterator[Any]:
+        size = self.config.pairs_per_step // self.micro_batches
+        for start in range(0, len(inputs), size):
+            yield self.trainer.data_collator(inputs[start : start + size])
+
+    def _make_trainer(self, folder: str) -> Any:
+        config = self.config
+        model, tokenizer = self._parts()
+        arguments = self._arguments(
+            folder,
+            beta=self.kl_coef,
+            loss_type=[config.loss_type],
+            label_smoothing=config.label_smoothing,
+            max_length=None,
+        )
+        # Pairs come later, by their tokens; what is here only has the right columns.
+        rows = dataset([{"prompt_ids": [0], "chosen_ids": [0], "rejected_ids": [0]}])
+        as_it_is = {"_prepare_dataset": lambda self, rows, *rest: rows}
+        kind = type(self.trainer_name, (quiet(getattr(trl(), self.trainer_name)),), as_it_is)
+        return kind(
+            model=model, ref_model=self._reference(), args=arguments, train_dataset=rows, processing_class=tokenizer
+        )
+
+
+def labelled(scores_B: Tensor, labels: Literal["bradley_terry", "deterministic"], generator: torch.Generator) -> Tensor:
+    """Row numbers of pairs of neighbours, the preferred one first, shape (pairs, 2).
+
+    Args:
+        scores_B: rewards; rows 2 i and 2 i + 1 answer the same prompt.
+        labels: how the preferred one is found (see :class:`TRLDPOConfig`).
+        generator: draws labels.
+    """
+    margins_P = (scores_B[0::2] - scores_B[1::2]).double().cpu()
+    rows_P2 = torch.arange(2 * len(margins_P)).reshape(-1, 2)
+    if labels == "deterministic":
+        rows_P2, first_P = rows_P2[margins_P != 0], margins_P[margins_P != 0] > 0
+    else:
+        draws_P = torch.rand(len(margins_P), generator=generator, dtype=torch.float64)
+        first_P = draws_P < margins_P.sigmoid()
+    return torch.where(first_P[:, None], rows_P2, rows_P2.flip(1))

@@ -1,0 +1,49 @@
+"""Policy gradient with the batch's mean return as its baseline (REINFORCE, Williams 1992). Change it into what you want to try."""
+
+from collections.abc import Mapping
+
+import torch
+
+from bakeoff import Algorithm, AlgorithmConfig
+from bakeoff.algos.base import DataSource
+from bakeoff.algos.optimization import Optimizer
+from bakeoff.algos.policy import Policy
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+
+
+class BatchBaselineConfig(AlgorithmConfig):
+    """Settings of its own, beside those of every algorithm (batch_size, kl_coef, learning_rate, ...)."""
+
+    normalise: bool = True
+    """Divide advantages by their standard deviation."""
+
+
+class BatchBaseline(Algorithm):
+    """Policy gradient with the batch's mean return as its baseline."""
+
+    Config = BatchBaselineConfig
+    data_source = DataSource.ONLINE
+    config: BatchBaselineConfig
+
+    def __init__(
+        self, config: BatchBaselineConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
+    ) -> None:
+        super().__init__(config, policy, envs, rng)
+        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+
+    def update(self) -> Mapping[str, float]:
+        """Collect a batch and learn from it once. B completions of T tokens."""
+        # Play one completion of each prompt; the environment counts tokens and reward queries.
+        self.envs.reset()
+        completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
+        rewards_B = self.envs.play(completions).rewards_B
+        # What is maximised: reward - kl_coef * log(policy / reference).
+        log_ratios_B = (completions.logprobs_BT - self.policy.reference_logprobs(completions)).sum(1)
+        returns_B = rewards_B - self.kl_coef * log_ratios_B
+        # Make likelier what was better than the batch's mean.
+        advantages_B = returns_B - returns_B.mean()
+        if self.config.normalise:
+            advantages_B = advantages_B / (advantages_B.std() + 1e-6)
+        logprobs_B = self.policy.model.token_logprobs(completions).sum(1)
+        norm = self.optimizer.step(-(advantages_B * logprobs_B).mean(), self.envs.progress)
+        return {"reward": float(rewards_B.mean()), "kl": float(log_ratios_B.mean()), "grad_norm": norm}

@@ -1,0 +1,102 @@
+"""One door for all: what is wrong behind one name concerns only those who use it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bakeoff import registry
+from bakeoff.benchmarks import run_folder
+from bakeoff.benchmarks.suite_checks import load_suite
+from bakeoff.cli import main
+from bakeoff.errors import NotFoundError, UserError
+
+BROKEN = "raise RuntimeError('half\\nbuilt')"
+
+
+def test_a_broken_package_is_listed_unimported_and_named_when_used(install, capsys) -> None:
+    install("halfbuilt", "[bakeoff.algorithms]\nhalf = halfbuilt_module:Half\n", halfbuilt_module=BROKEN)
+    assert main(["list", "algorithms"]) == 0
+    assert "halfbuilt 1.0 (halfbuilt_module:Half)" in capsys.readouterr().out
+    assert "halfbuilt_module" not in sys.modules
+    with pytest.raises(UserError) as caught:
+        registry.algorithms.load("half")
+    assert str(caught.value) == (
+        'algorithm "half" from halfbuilt 1.0 (halfbuilt_module:Half) cannot be loaded: RuntimeError: half built; '
+        "repair or uninstall that package"
+    )
+    load_suite("quick")  # uses another name
+
+
+@pytest.mark.parametrize("value", ["no_such_module:X", "json:no_such_object", "not a place", "json:"])
+def test_every_way_to_lead_nowhere_is_one_line(install, value: str) -> None:
+    install("nowhere", f"[bakeoff.rewards]\nlost = {value}\n")
+    with pytest.raises(UserError, match=r'reward "lost" from nowhere 1\.0 .* cannot be loaded: .*repair') as caught:
+        registry.rewards.load("lost")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_exits_at_import_takes_nothing_with_it(install) -> None:
+    install("exits", "[bakeoff.tasks]\ngone = exits_module:x\n", exits_module="import sys; sys.exit('bye')")
+    with pytest.raises(UserError, match=r'task "gone" from exits 1\.0 .* SystemExit: bye'):
+        registry.tasks.load("gone")
+
+
+def test_a_name_that_two_packages_claim_is_an_error_when_used_and_names_both(install, capsys) -> None:
+    for package in ("first", "second"):
+        install(package, f"[bakeoff.algorithms]\nmine = json:{'dumps' if package == 'first' else 'loads'}\n")
+    load_suite("quick")
+    assert main(["list", "algorithms"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("mine"))
+    assert "cannot be used: the algorithm" in line
+    assert main(["list", "algorithms", "--json"]) == 0
+    row = next(row for row in json.loads(capsys.readouterr().out) if row["name"] == "mine")
+    assert "registered twice" in row["problem"]
+    with pytest.raises(UserError) as caught:
+        registry.algorithms.load("mine")
+    for part in ("second 1.0 (json:loads)", "first 1.0 (json:dumps)", "uninstall one of them"):
+        assert part in str(caught.value)
+
+
+def test_a_package_cannot_take_a_built_in_name_in_silence(install) -> None:
+    install("usurper", "[bakeoff.algorithms]\nppo = json:dumps\n")
+    with pytest.raises(UserError, match=r"usurper 1\.0 \(json:dumps\) and bakeoff .*bakeoff\.algos\.ppo:PPO"):
+        registry.algorithms.load("ppo")
+    assert registry.algorithms.load("grpo") is not None
+
+
+def test_metadata_that_cannot_be_read_is_that_packages_affair(install, capsys) -> None:
+    install("torn", "[bakeoff.algorithms]\nthis line has no equals sign\n")
+    install("fine", "[bakeoff.algorithms]\nfine = json:dumps\n")
+    assert registry.algorithms.load("fine") is json.dumps
+    assert registry.algorithms.load("ppo") is not None
+    (problem,) = registry.problems()
+    assert "entry points of torn 1.0 cannot be read" in problem
+    assert "\n" not in problem
+    assert main(["list", "tasks"]) == 0
+    assert "torn 1.0" in capsys.readouterr().err
+
+
+def test_metadata_without_a_name_breaks_nothing(install) -> None:
+    install("nameless", "[bakeoff.algorithms]\nodd = json:dumps\n", metadata="Metadata-Version: 2.1\n")
+    assert "ppo" in registry.algorithms.names()
+    assert "bakeoff" in run_folder.versions()
+
+
+def test_every_plugins_version_is_recorded(install) -> None:
+    install("noted", "[bakeoff.rewards]\nnoted = json:dumps\n")
+    assert run_folder.versions()["noted"] == "1.0"
+
+
+def test_of_two_copies_of_a_package_the_first_on_the_path_counts(install, tmp_path: Path) -> None:
+    text = "Metadata-Version: 2.1\nName: same\nVersion: {}\n"
+    install("older", "[bakeoff.rewards]\nsame = json:loads\n", metadata=text.format(1))
+    install("newer", "[bakeoff.rewards]\nsame = json:dumps\n", metadata=text.format(2))
+    assert registry.rewards.origin("same") == "same 2 (json:dumps)"
+    assert registry.rewards.load("same") is json.dumps
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(NotFoundError, match='no algorithm "ppoo"; did you mean "ppo"'):
+        registry.algorithms.load("ppoo")
