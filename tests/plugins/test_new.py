@@ -39,6 +39,7 @@ def test_every_kind_is_clean_code_that_bakeoff_finds(kind: str, tmp_path: Path, 
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.slow
 def test_a_new_reward_and_a_new_task_pass_their_own_tests(tmp_path: Path) -> None:
     for kind in ("reward", "task"):
         folder = new_package(kind, "my_thing", tmp_path / kind)[0].parent

@@ -141,7 +141,7 @@ class Peeker(Good):
         completions, rewards = super().collect()
         n = len(completions)
         ids = [t[m].tolist() for t, m in zip(completions.tokens_BT, completions.mask_BT, strict=True)]
-        self.envs.rules.reward(prompts=["x"] * n, completions=["y"] * n, completion_ids=ids, prompt_index=[0] * n)
+        self.envs.rules.reward(prompts=["a b"] * n, completions=["y"] * n, completion_ids=ids, prompt_index=[0] * n)
         return completions, rewards
 
 
