@@ -1,11 +1,11 @@
 """TRL's DPOTrainer on pairs that the environment has made: the reference's completions, labelled by the proxy.
 
-Each update plays a batch of the reference's completions, two for each prompt, adds the pairs to those at hand, and takes some
-steps on pairs drawn from all of them. So the budget decides how many pairs there are, as for the other offline algorithms
-here. A label is drawn with the probability sigmoid(difference of rewards) by default, the Bradley-Terry model that DPO
-inverts: with beta = `kl_coef` the optimum of its loss is then the objective's, pi ~ reference exp(reward / beta). With `labels:
-deterministic` the greater reward always wins, as when people take the better answer; then nothing but the number of steps keeps the
-policy near the reference.
+Each update plays a batch of the reference's completions, two for each prompt, adds the pairs to those at hand, and takes
+some steps on pairs drawn from all of them. So the budget decides how many pairs there are, as for the other offline
+algorithms here. A label is drawn with the probability sigmoid(difference of rewards) by default, the Bradley-Terry model
+that DPO inverts: with beta = `kl_coef` the optimum of its loss is then the objective's, pi ~ reference exp(reward / beta).
+With `labels: deterministic` the greater reward always wins, as when people take the better answer; then nothing but the
+number of steps keeps the policy near the reference.
 """
 
 from __future__ import annotations

@@ -310,12 +310,12 @@ def _watching(algorithm: Algorithm) -> Iterator[dict[str, int]]:
         return forward(self, *args, **kwargs)
 
     LanguageModel.sample = counted_sample  # type: ignore[method-assign]
-    trunk.forward = counted_forward  # type: ignore[method-assign]
+    trunk.forward = counted_forward
     try:
         yield seen
     finally:
         LanguageModel.sample = sample  # type: ignore[method-assign]
-        trunk.forward = forward  # type: ignore[method-assign]
+        trunk.forward = forward
 
 
 def _finite(value: Any) -> bool:
