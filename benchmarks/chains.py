@@ -32,14 +32,20 @@ def with_scores(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str,
     texts = [str(found[number]["texts"][name]) for number, name in places]
     indices = [int(found[number]["prompt_index"]) for number, _ in places]
     columns = task.prompts.of_split("train")[1]
-    tokenizer = task.language_model.tokenizer
-    ids = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    ids = [_closed_ids(text, task) for text in texts]
     with untouched_global_randomness():
         for judge, measure in judges(task).items():
             for place, value in judged(measure, prompts, texts, ids, indices, columns).items():
                 number, name = places[place]
                 found[number].setdefault("scores", {}).setdefault(judge, {})[name] = round(value, 6)
     return found
+
+
+def _closed_ids(text: str, task: Task) -> list[int]:
+    """The tokens of a text as an episode would have them: ended, or cut at the limit."""
+    model = task.language_model
+    ids = [int(i) for i in model.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    return [*ids, model.eos_ids[0]][: task.max_new_tokens]
 
 
 def judges(task: Task) -> dict[str, Measure]:

@@ -94,6 +94,8 @@ def _task(view: TaskView) -> list[str]:
         )
     for figure in view.figures:
         lines += [f"![{figure.title}]({figure.file})", "", figure.caption, ""]
+    if view.measures.rows:
+        lines += ["### Further measures", "", *_table(["contestant", *view.measures.names], view.measures.rows)]
     for chains in view.chains:
         lines += _chains(chains)
     if view.cards:

@@ -17,6 +17,7 @@ from bakeoff.reports.chains import ChainView, chain_views
 from bakeoff.reports.coverage import COVERAGE
 from bakeoff.reports.head_to_head import head_to_head
 from bakeoff.reports.leaderboard import comparisons, leaderboard, over_tasks, records
+from bakeoff.reports.measures import MeasureTable, measure_table
 from bakeoff.reports.provenance import CellView, cell_views, run_view
 from bakeoff.reports.samples import PromptCard, prompt_cards
 from bakeoff.reports.sections import Section, sections
@@ -71,6 +72,8 @@ class TaskView:
     figures: Sequence[FigureView] = field(default_factory=tuple)
     chains: Sequence[ChainView] = field(default_factory=tuple)
     """What contestants wrote on their way."""
+    measures: MeasureTable = field(default_factory=lambda: MeasureTable([], []))
+    """The task's further judges."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ def _task_view(
         sections=sections(results, answer.task),
         figures=figures,
         chains=chain_views(results, answer.task),
+        measures=measure_table(results, answer.task),
     )
 
 

@@ -282,6 +282,7 @@ def test_ppo_learns_from_a_judge_of_its_own(reviews: Task) -> None:
     assert metrics[-2]["learning_rate"] > metrics[-1]["learning_rate"]
 
 
+@pytest.mark.slow
 def test_ppo_goes_on_bit_for_bit(reviews: Task) -> None:
     settings = {"stages": ["ai_feedback"], "feedback": "ppo", "ppo_updates": 2, "pairs": 24, "ppo": {"epochs": 1}}
     whole = run(make(reviews, **settings))

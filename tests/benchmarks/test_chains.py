@@ -41,22 +41,22 @@ class Scribe(Algorithm):
 @pytest.fixture(scope="module")
 def reviews() -> Task:
     task = make_task("reviews")
-    columns = {split: {"odd": tuple(i % 2 == 1 for i in range(64))} for split in ("train", "evaluation")}
+    columns = {split: {"some": tuple(i % 16 == 0 for i in range(64))} for split in ("train", "evaluation")}
     prompts = PromptSet(task.prompts.train, task.prompts.evaluation, columns)
-    measures = {"tokens": Measure(length()), "good": Measure(contains("good"), "odd", True)}
+    measures = {"tokens": Measure(length()), "good": Measure(contains("good"), "some", True)}
     return dataclasses.replace(task, prompts=prompts, measures=measures)
 
 
 def test_rows_are_scored_by_whom_they_concern(reviews: Task) -> None:
     rows = [
-        {"prompt": "movie: it is", "prompt_index": 1, "texts": {"a": " good.", "b": " bad."}},
+        {"prompt": "movie: it is", "prompt_index": 16, "texts": {"a": " good.", "b": " bad."}},
         {"prompt": "movie: it is", "prompt_index": 2, "texts": {"a": " good."}, "kind": "x"},
         {"note": "no texts"},
     ]
     scored = with_scores(rows, reviews)
     assert scored[0]["scores"]["good"] == {"a": 1.0, "b": 0.0}
     assert scored[0]["scores"]["proxy"]["a"] == pytest.approx(0.4404, abs=1e-3)  # VADER on "good"
-    assert scored[0]["scores"]["tokens"] == {"a": 2.0, "b": 2.0}
+    assert scored[0]["scores"]["tokens"] == {"a": 3.0, "b": 3.0}  # the end is one of them
     assert set(scored[1]["scores"]) == {"proxy", "tokens"}
     assert scored[2] == {"note": "no texts"}
     assert "scores" not in rows[0]
@@ -66,7 +66,10 @@ def test_measures_are_evaluated_on_whom_they_concern(reviews: Task) -> None:
     found = Evaluator(reviews, 8, 4, 1, 2).evaluate(_policy(reviews))
     assert {"measure_tokens", "measure_tokens_se", "measure_good", "measure_good_se"} <= set(found.metrics)
     assert found.metrics["measure_tokens"] == pytest.approx(found.metrics["length"])
-    assert [set(row["measures"]) for row in found.samples] == [{"tokens"}, {"tokens", "good"}] * 2
+    assert [set(row["measures"]) for row in found.samples] == [
+        {"tokens", "good"},
+        {"tokens"},
+    ] * 2  # of prompts 0, 8, 16, 24
 
 
 def _policy(task: Task) -> Any:
@@ -119,3 +122,24 @@ def test_who_writes_nothing_has_no_file(workshop: Workshop, tmp_path: Path) -> N
     run_cell(cell, tmp_path, workshop)
     assert not (tmp_path / "chains.jsonl").exists()
     assert files.read_rows(tmp_path / "metrics.jsonl")
+
+
+def test_self_critique_that_was_cut_off_ends_with_the_same_chains(workshop: Workshop, tmp_path: Path) -> None:
+    from bakeoff.algos.constitutional.algorithm import Constitutional
+
+    settings = {**Constitutional.example_settings(workshop.task("exact", {})), "batch_size": 32, "step_size": 64}
+    evaluate = {"every": {"generated_tokens": 10**6}, "completions": 4, "samples": 1}
+    cell = Cell("exact", "exact", {}, "x", "constitutional", settings, 0, {"generated_tokens": 10**6}, evaluate)
+    run_cell(cell, tmp_path / "whole", workshop)
+    for updates in (1, 3, 6, 8):  # within collecting and learning of either stage
+        counted = iter(range(1, 100))
+        folder = tmp_path / str(updates)
+        with pytest.raises(Stopped):
+            run_cell(cell, folder, workshop, should_stop=lambda counted=counted, end=updates: next(counted) == end)
+        run_cell(cell, folder, workshop)
+        for name in ("chains.jsonl", "samples.jsonl"):
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "chains.jsonl").read_bytes().splitlines()]
+    assert {row["kind"] for row in rows} == {"chain", "choice"}
+    final = files.read_rows(tmp_path / "whole" / "metrics.jsonl")[-1]
+    assert final["reward_queries"] == 0

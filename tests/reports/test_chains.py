@@ -8,6 +8,7 @@ import pytest
 
 from bakeoff.reports import Results, write_report
 from bakeoff.reports.chains import auc, chain_views
+from bakeoff.reports.measures import measure_table
 
 
 def chain(index: int, response: float, resampled: float, revised: float, verdict: float, critique: str = "bad") -> dict:
@@ -98,6 +99,22 @@ def test_the_page_shows_chains_and_obeys_none_of_their_text(view_of, synthetic) 
     assert "<img src=x" not in page
     assert "\u202e" not in page
     assert "wrote on its way" in (path.parent / "report.md").read_text(encoding="utf-8")
+
+
+def test_measures_stand_beside_each_other_and_are_not_summed(tmp_path, synthetic) -> None:
+    run = tmp_path / "run"
+    final = {"proxy": 0.3, "objective": 0.3, "measure_words": 10.0, "measure_words_se": 0.5}
+    for seed in (0, 1):
+        words = 10.0 + 2 * seed
+        synthetic.write_cell(run, "task", "two", seed, final={**final, "measure_words": words})
+    synthetic.write_cell(run, "task", "one", 0, final=final)
+    (run / "manifest.json").write_text(json.dumps({"schema": 1, "cells": []}))
+    table = measure_table(Results.load(run), "task")
+    assert table.names == ["words"]
+    # Over two seeds: 10 and 12, a deviation of sqrt(2), so 1; over one seed what was stored.
+    assert dict(table.rows) == {"two": "11.0 ± 1.000", "one": "10.0 ± 0.500"}
+    page = write_report(Results.load(run)).read_text(encoding="utf-8")
+    assert "Further measures" in page
 
 
 def test_no_chains_no_section(results, report) -> None:
