@@ -121,7 +121,7 @@ def test_who_writes_nothing_has_no_file(workshop: Workshop, tmp_path: Path) -> N
     cell = Cell("exact", "exact", {}, "ppo", "ppo", {"batch_size": 16}, 0, {"reward_queries": 16}, evaluate)
     run_cell(cell, tmp_path, workshop)
     assert not (tmp_path / "chains.jsonl").exists()
-    assert files.read_rows(tmp_path / "metrics.jsonl")
+    assert list(files.read_rows(tmp_path / "metrics.jsonl"))
 
 
 def test_self_critique_that_was_cut_off_ends_with_the_same_chains(workshop: Workshop, tmp_path: Path) -> None:
@@ -141,5 +141,5 @@ def test_self_critique_that_was_cut_off_ends_with_the_same_chains(workshop: Work
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "whole" / "chains.jsonl").read_bytes().splitlines()]
     assert {row["kind"] for row in rows} == {"chain", "choice"}
-    final = files.read_rows(tmp_path / "whole" / "metrics.jsonl")[-1]
+    final = list(files.read_rows(tmp_path / "whole" / "metrics.jsonl"))[-1]
     assert final["reward_queries"] == 0

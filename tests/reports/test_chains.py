@@ -112,7 +112,7 @@ def test_measures_stand_beside_each_other_and_are_not_summed(tmp_path, synthetic
     table = measure_table(Results.load(run), "task")
     assert table.names == ["words"]
     # Over two seeds: 10 and 12, a deviation of sqrt(2), so 1; over one seed what was stored.
-    assert dict(table.rows) == {"two": "11.0 ± 1.000", "one": "10.0 ± 0.500"}
+    assert dict(table.rows) == {"two": "11 ± 1.000", "one": "10 ± 0.500"}
     page = write_report(Results.load(run)).read_text(encoding="utf-8")
     assert "Further measures" in page
 
