@@ -53,6 +53,9 @@ class AlgorithmConfig(BaseModel):
     """Completions collected in one update: the number of parallel environments."""
     kl_coef: float | None = Field(default=None, ge=0)
     """Beta, the price of one nat of KL to the reference; the task's own where none is given."""
+    kl_budget: float | None = Field(default=None, gt=0)
+    """Stop learning once the KL to the reference is seen to reach this many nats a completion, in an update or an evaluation;
+    null never does. The update that is over the limit counts, so a run ends a little beyond it."""
     learning_rate: float | Literal["auto"] = "auto"
     """Adam's step size at the start; `auto` derives it from the model's width (see docs/settings.md)."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"

@@ -114,6 +114,7 @@ class Evaluator:
         metrics |= {f"proxy/{name}": float(values.mean()) for name, values in scored.proxy_parts.items()}
         if scored.gold_scores is not None:
             metrics["gold"] = float(scored.gold_scores.mean())
+            metrics["gold_se"] = float(scored.gold_scores.std(ddof=1)) / math.sqrt(len(scored.gold_scores))
         for name, values in scored.measured.items():
             if values:
                 found = np.array(list(values.values()))

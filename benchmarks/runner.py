@@ -125,13 +125,14 @@ class _Run:
         self.meter: Meter = self.algorithm.envs.meter
         ((self._every_meter, self._every),) = cell.evaluate["every"].items()
         self.step = self._evaluated_step = self._idle = 0
+        self._far_enough = False
         self._next_evaluation = self._every
         self._last_metrics: dict[str, float] = {}
 
     @property
     def over(self) -> bool:
-        """Nothing is left to spend, or to learn."""
-        return self.budget.exhausted(self.meter) or self.algorithm.finished
+        """Nothing is left to spend, or to learn, or the policy has gone as far as it may."""
+        return self.budget.exhausted(self.meter) or self.algorithm.finished or self._far_enough
 
     @property
     def seconds(self) -> float:
@@ -155,6 +156,7 @@ class _Run:
             metrics = self.algorithm.update()
         self.step += 1
         self.store.append_metrics(self.step, "train", self.meter.snapshot(), metrics)
+        self._watch_kl(metrics)
         written = chains.with_scores(self.algorithm.records(), self.evaluator.task)
         self.store.append_chains([{"step": self.step, **row} for row in written])
         self._idle = self._idle + 1 if before == {**self.meter.snapshot(), "seconds": None} else 0
@@ -182,7 +184,15 @@ class _Run:
             found = self.evaluator.evaluate(self.algorithm.contestant())
         self._evaluated_step, self._last_metrics = self.step, found.metrics
         self.store.append_metrics(self.step, "eval", self.meter.snapshot(), found.metrics)
+        self._watch_kl(found.metrics)
         self.store.append_samples({"step": self.step, **row} for row in found.samples)
+
+    def _watch_kl(self, metrics: Mapping[str, float]) -> None:
+        """Note when the policy has reached the KL that its settings allow it; not every algorithm tells its KL as it
+        learns, but every evaluation does."""
+        limit = self.algorithm.config.kl_budget
+        if limit is not None and metrics.get("kl", 0.0) >= limit:
+            self._far_enough = True
 
     def checkpoint(self) -> None:
         """Keep everything that decides the numbers to come; nothing where the algorithm says that its state is more."""
@@ -195,6 +205,7 @@ class _Run:
             "evaluated_step": self._evaluated_step,
             "next_evaluation": self._next_evaluation,
             "idle": self._idle,
+            "far_enough": self._far_enough,
             "last_metrics": self._last_metrics,
             "randomness": evaluation.global_randomness(),
             "wall_seconds": self.seconds,
@@ -206,6 +217,7 @@ class _Run:
         self.meter.restore(state["meter"])
         self.step, self._evaluated_step = state["step"], state["evaluated_step"]
         self._next_evaluation, self._idle = state["next_evaluation"], state["idle"]
+        self._far_enough = state["far_enough"]
         self._last_metrics, self._seconds_before = state["last_metrics"], state["wall_seconds"]
         evaluation.restore_global_randomness(state["randomness"])
 

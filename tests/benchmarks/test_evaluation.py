@@ -89,6 +89,7 @@ def test_metrics_by_hand(task) -> None:
     assert found.metrics["kl_se"] == pytest.approx(math.sqrt(6) / math.sqrt(8))  # the variance of 1..8 is 6
     assert found.metrics["objective"] == pytest.approx(found.metrics["proxy"] - task.kl_coef * 4.5)
     assert found.metrics["gold"] == 1.5  # prompts 0 1 2 3, twice
+    assert found.metrics["gold_se"] == pytest.approx(math.sqrt(10 / 7 / 8))  # squares about 1.5 sum to 10
     assert found.metrics["win_rate"] == 0.5  # all ties, by the gold judge
     assert found.metrics["entropy"] == 0.5
     better = Evaluator(dataclasses.replace(task, enumeration=None), 8, 8, 1, 2)
