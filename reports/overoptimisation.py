@@ -1,21 +1,32 @@
-"""Fits of gold reward over distance, after Gao, Schulman and Hilton 2023 (arXiv 2210.10760), d = sqrt(KL).
+"""Gold reward over distance from the reference: fits, peaks and what lies past them.
 
-Best of n: R(d) = d (a - b d); reinforcement learning: R(d) = d (a - b ln d), where R is the gold reward above the
-reference's. Both are linear in a and b, so ordinary least squares finds them. Coefficients belong to one set-up and say
-nothing about another; KL is not a fair measure of pressure across methods.
+After Gao, Schulman and Hilton 2023 (arXiv 2210.10760), d = sqrt(KL). Best of n: R(d) = d (a - b d); reinforcement
+learning: R(d) = d (a - b ln d), where R is the gold reward above the reference's. Both are linear in a and b, so ordinary
+least squares finds them. Coefficients belong to one set-up and say nothing about another; KL is not a fair measure of
+pressure across methods.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from bakeoff.errors import UserError
+from bakeoff.reports.statistics import Estimate
+from bakeoff.reports.text import number
 
 Array = NDArray[np.float64]
 Form = Literal["quadratic", "logarithmic"]
+
+FORMULAS = {"quadratic": "d (a − b d)", "logarithmic": "d (a − b ln d)"}
+ENOUGH = 4
+"""Evaluations away from the reference, in each seed, below which nothing is fitted."""
+GOOD_ENOUGH = 0.5
+"""The share of variance (R²) below which a fit is said not to describe the data."""
 
 
 class GoldFit(NamedTuple):
@@ -33,6 +44,63 @@ class GoldFit(NamedTuple):
         """The fitted curve."""
         d = np.asarray(distance, dtype=np.float64)
         return np.asarray(self.a * d - self.b * _second(d, self.form))
+
+
+class Curve(NamedTuple):
+    """One seed's way from the reference: along training, or over n for best of n."""
+
+    distance: Array
+    """sqrt(KL), shape (K,)."""
+    gain: Array
+    """Gold less the reference's, shape (K,)."""
+
+
+class SeedFit(NamedTuple):
+    """One form fitted to all seeds together, with intervals from a bootstrap over seeds."""
+
+    fit: GoldFit
+    a: Estimate
+    b: Estimate
+    peak: Estimate
+    """Ends may be infinite: resamples in which gold does not turn down."""
+    r_squared: float
+    """Share of the variance of gold about its mean that the fit explains; below zero it is worse than the mean."""
+    seeds: int
+    reach: float
+    """The largest distance that was measured."""
+
+    @property
+    def supported(self) -> bool:
+        """The form describes the data, and turns down within what was measured, in nearly all resamples."""
+        return self.r_squared >= GOOD_ENOUGH and self.fit.peak <= self.reach and self.b.low > 0
+
+    @property
+    def statement(self) -> str:
+        """What the fit supports, in words."""
+        if self.r_squared < GOOD_ENOUGH:
+            return f"the form does not describe these data (R² {number(self.r_squared)})"
+        if not self.fit.b > 0:
+            return "no turn: gold does not bend down"
+        sure = "" if self.b.low > 0 else "; with other seeds there might be no turn"
+        if np.isnan(self.b.low):
+            sure = "; one seed, no interval"
+        if self.fit.peak > self.reach:
+            return f"no turn within what was measured; the fit's peak is an extrapolation{sure}"
+        return f"gold peaks at √KL {number(self.fit.peak)}{_interval(self.peak)}{sure}"
+
+
+class Turn(NamedTuple):
+    """The peak of gold as it was measured, without any form, and what lies past it."""
+
+    distance: float
+    """Mean sqrt(KL) of the evaluation with the highest mean gold."""
+    gain: float
+    """Mean gold above the reference's there."""
+    end_distance: float
+    end_gain: float
+    fall: Estimate
+    """Gold at the peak less gold at the end. Each seed's peak is where the *other* seeds' mean is highest, so that
+    choosing the best of several noisy values does not make a fall; with one seed it is the plain difference."""
 
 
 def fit_gold(distance: ArrayLike, gain: ArrayLike, form: Form) -> GoldFit:
@@ -58,9 +126,90 @@ def fit_gold(distance: ArrayLike, gain: ArrayLike, form: Form) -> GoldFit:
         return GoldFit(form, a, b, np.inf, np.inf)
     if form == "quadratic":
         return GoldFit(form, a, b, a / (2 * b), a**2 / (4 * b))
-    peak = float(np.exp(a / b - 1))
+    peak = float(np.exp(min(a / b - 1, 700)))
     return GoldFit(form, a, b, peak, b * peak)
+
+
+def fit_over_seeds(
+    curves: Sequence[Curve], form: Form, rng: np.random.Generator, resamples: int = 1000
+) -> SeedFit | None:
+    """Fit all seeds' points together; whole seeds are resampled for the intervals (95 %, percentiles).
+
+    ``None`` where a seed has fewer than :data:`ENOUGH` evaluations away from the reference: two coefficients would follow
+    any data. Intervals are NaN for one seed, and too narrow for a few: they can only recombine the seeds there are.
+    """
+    curves = [_finite(curve) for curve in curves]
+    if not curves or min(int((curve.distance > 0).sum()) for curve in curves) < ENOUGH:
+        return None
+    distance, gain = (np.concatenate(parts) for parts in zip(*curves, strict=True))
+    fit = fit_gold(distance, gain, form)
+    away = distance > 0
+    spread = float(np.sum((gain[away] - gain[away].mean()) ** 2))
+    error = float(np.sum((gain[away] - fit.at(distance[away])) ** 2))
+    draws = np.full((resamples if len(curves) > 1 else 0, 3), np.nan)
+    for draw in draws:
+        rows = rng.integers(0, len(curves), len(curves))
+        chosen, gains = (np.concatenate([curves[i][part] for i in rows]) for part in (0, 1))
+        again = fit_gold(chosen, gains, form)
+        draw[:] = again.a, again.b, again.peak
+    a, b, peak = (Estimate(value, *_ends(draws[:, k])) for k, value in enumerate((fit.a, fit.b, fit.peak)))
+    r_squared = 1 - error / spread if spread > 0 else np.nan
+    return SeedFit(fit, a, b, peak, r_squared, len(curves), float(distance.max()))
+
+
+def measured_turn(curves: Sequence[Curve]) -> Turn | None:
+    """Where mean gold was highest and how far it fell from there; ``None`` without two evaluations in every seed.
+
+    The interval of the fall is Student's, at 95 %: with few seeds a bootstrap would find a fall in noise too often.
+
+    Curves are aligned by the number of the evaluation; a seed that stopped early ends with its own last one.
+    """
+    curves = [_finite(curve) for curve in curves]
+    if not curves or min(len(curve.gain) for curve in curves) < 2:
+        return None
+    length = max(len(curve.gain) for curve in curves)
+    distance_SK, gain_SK = (
+        np.stack([np.concatenate([row, np.full(length - len(row), row[-1])]) for row in rows])
+        for rows in zip(*curves, strict=True)
+    )
+    peak = int(gain_SK.mean(0).argmax())
+    falls = []
+    for seed in range(len(curves)):
+        others = np.delete(gain_SK, seed, axis=0) if len(curves) > 1 else gain_SK
+        falls.append(float(gain_SK[seed, int(others.mean(0).argmax())] - gain_SK[seed, -1]))
+    half = np.nan
+    if len(falls) > 1:
+        half = float(stats.t.ppf(0.975, len(falls) - 1) * np.std(falls, ddof=1) / np.sqrt(len(falls)))
+    fall = float(np.mean(falls))
+    return Turn(
+        float(distance_SK[:, peak].mean()),
+        float(gain_SK[:, peak].mean()),
+        float(distance_SK[:, -1].mean()),
+        float(gain_SK[:, -1].mean()),
+        Estimate(fall, fall - half, fall + half),
+    )
 
 
 def _second(d: Array, form: Form) -> Array:
     return d**2 if form == "quadratic" else d * np.log(np.where(d > 0, d, 1.0))
+
+
+def _finite(curve: Curve) -> Curve:
+    distance, gain = (np.asarray(part, dtype=np.float64) for part in curve)
+    kept = np.isfinite(distance) & np.isfinite(gain)
+    return Curve(distance[kept], gain[kept])
+
+
+def _ends(values: Array) -> tuple[float, float]:
+    """2.5 and 97.5 % points; infinite values are larger than all others, as they should be."""
+    if not len(values):
+        return np.nan, np.nan
+    low, high = np.quantile(values, [0.025, 0.975], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def _interval(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.low):
+        return ""
+    high = number(estimate.high) if np.isfinite(estimate.high) else "∞"
+    return f" ({number(estimate.low)} to {high})"

@@ -11,6 +11,8 @@ import pandas as pd
 
 from bakeoff.reports.coverage import coverage_at
 from bakeoff.reports.entries import family
+from bakeoff.reports.gold_curves import sentences
+from bakeoff.reports.hacking import summaries
 from bakeoff.reports.leaderboard import comparisons
 from bakeoff.reports.text import count, number, one_line
 
@@ -80,6 +82,7 @@ def _answer(results: Results, task: str, board: pd.DataFrame) -> TaskAnswer:
         details.append(f"No interval with a single seed: {_names(unknown['other'])}.")
     details += _frontier_and_cost(ranked)
     details += _settings(results, list(ranked["label"]))
+    details += sentences(results, task)
     details += suspicions(results, task)
     return TaskAnswer(task, headline, details)
 
@@ -190,30 +193,7 @@ def suspicions(results: Results, task: str) -> list[str]:
 
     Text is not judged on enumerable tasks, whose completions are no language.
     """
-    if results.primary_metric(task) == "normalized_score":
-        return []
-    found = []
-    for label in results.labels(task):
-        before, after = (
-            frame[(frame["task"] == task) & (frame["label"] == label)].mean(numeric_only=True)
-            for frame in (results.first, results.final)
-        )
-        signs = []
-        if after.get("gold", np.nan) < before.get("gold", np.nan) and after.get("proxy", np.nan) > before.get(
-            "proxy", np.nan
-        ):
-            signs.append(f"gold fell from {number(before['gold'])} to {number(after['gold'])} while the proxy rose")
-        if after.get("distinct_2", np.nan) < 0.7 * before.get("distinct_2", np.nan):
-            signs.append(
-                f"distinct word pairs fell from {number(before['distinct_2'])} to {number(after['distinct_2'])}"
-            )
-        if after.get("repetition", np.nan) > before.get("repetition", np.nan) + 0.15:
-            signs.append(f"repetition rose from {number(before['repetition'])} to {number(after['repetition'])}")
-        ratio = after.get("length", np.nan) / before.get("length", np.nan) if before.get("length", 0) else np.nan
-        if ratio > 1.6 or ratio < 0.5:
-            signs.append(f"length went from {number(before['length'], 1)} to {number(after['length'], 1)} tokens")
-        if signs:
-            found.append(f"{label}: {', '.join(signs)}")
+    found = summaries(results, task)
     if len(found) > 5:
         found = [*found[:5], f"{len(found) - 5} more"]
     return [f"Signs of reward hacking, read the samples: {'; '.join(found)}."] if found else []
