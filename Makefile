@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUITE_OUT ?= runs/quick
 
-.PHONY: quick test test-slow lint docs install clean reviews-model exact-model
+.PHONY: quick test test-slow lint docs install clean reviews-model reviews-judges exact-model
 .DEFAULT_GOAL := quick
 
 install: $(VENV)/.installed
@@ -34,6 +34,9 @@ docs: install  ## build the documentation into site/
 
 reviews-model: install  ## train the model of the task `reviews` again (about an hour)
 	$(BIN)/python -m bakeoff.envs.reviews.pretrain --out envs/reviews/model
+
+reviews-judges: install  ## fit the judge and the proxies of the review tasks again (minutes)
+	$(BIN)/python -m bakeoff.envs.reviews.fit_judges --out envs/reviews/judges
 
 exact-model: install  ## fit the model of the task `exact` again (seconds)
 	$(BIN)/python -m bakeoff.envs.exact.pretrain --out envs/exact/model
