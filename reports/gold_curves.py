@@ -10,6 +10,7 @@ import pandas as pd
 
 from bakeoff.reports.leaderboard import best_column, generator
 from bakeoff.reports.overoptimisation import FORMULAS, Curve, Form, SeedFit, Turn, fit_over_seeds, measured_turn
+from bakeoff.reports.statistics import Estimate
 from bakeoff.reports.text import number
 
 if TYPE_CHECKING:
@@ -141,3 +142,44 @@ def sentences(results: Results, task: str) -> list[str]:
         shown = [*held[:7], f"{len(held) - 7} more"] if len(held) > 8 else held
         found.append(f"No fall of gold past its peak that the seeds agree on: {', '.join(shown)}.")
     return found
+
+
+HEAD = (
+    "contestant",
+    "best gold",
+    "at √KL",
+    "gold at the end",
+    "at √KL",
+    "fall from the best",
+    "a",
+    "b",
+    "R²",
+    "what the fit supports",
+)
+"""Columns of the report's table."""
+
+
+def table_rows(results: Results, task: str) -> list[tuple[str, ...]]:
+    """The report's table in words and rounded numbers; gold is counted from the reference's."""
+    rows = []
+    for curve in gold_curves(results, task):
+        turn, fit = curve.turn, curve.fit
+        measured = ("", "", "", "", "")
+        if turn is not None:
+            fall = number(turn.fall.value)
+            if np.isfinite(turn.fall.low):
+                fall += f" [{number(turn.fall.low)}, {number(turn.fall.high)}]"
+            ends = (turn.gain, turn.distance, turn.end_gain, turn.end_distance)
+            measured = (*(number(value) for value in ends), fall)  # type: ignore[assignment]
+        fitted = ("", "", "")
+        if fit is not None:
+            fitted = (_bounded(fit.a), _bounded(fit.b), number(fit.r_squared))
+        form = f"{FORMULAS[curve.form]}: " if fit is not None else ""
+        rows.append((curve.name, *measured, *fitted, form + statement(curve)))
+    return rows
+
+
+def _bounded(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.low):
+        return number(estimate.value)
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"

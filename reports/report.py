@@ -58,7 +58,8 @@ FIGURES = {
         "Gold against proxy",
         "Where the full line (gold) falls while the dotted one (proxy) rises, the proxy is being exploited. KL is not "
         "a fair measure of pressure across methods: compare the lines of one contestant, not contestants. Thin dashes: "
-        "gold fitted as d (a − b ln d), d = √KL (Gao et al. 2023).",
+        "gold fitted as d (a − b ln d), or d (a − b d) over the n of best of n, d = √KL (Gao et al. 2023), where that form "
+        "describes the data (R² of at least 0.5). A ring marks the best gold that was measured.",
     ),
     "drift": (
         "How the text changed",
@@ -86,7 +87,7 @@ def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | 
     Raises:
         RunFolderError: a folder is no run folder, or the report cannot be written there.
     """
-    from bakeoff.reports import html, markdown, page, tables
+    from bakeoff.reports import gold_curves, html, markdown, page, tables
 
     results = runs if isinstance(runs, Results) else Results.load(runs)
     folder = Path(out) if out is not None else results.runs[0].path / "report"
@@ -99,6 +100,9 @@ def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | 
         "leaderboard.csv": tables.csv(built.board),
         "leaderboard.tex": tables.latex(built.board),
     }
+    gold = gold_curves.table(results)
+    if len(gold):
+        files["overoptimisation.csv"] = tables.csv(gold)
     for name, content in files.items():
         _write(folder / name, content)
     for old in (folder / "figures").glob("*.*"):  # of an earlier report; a stale figure would mislead

@@ -36,4 +36,6 @@ def sections(results: Results, task: str) -> list[Section]:
 
 def _makers() -> Sequence[SectionMaker]:
     """Add yours here."""
-    return ()
+    from bakeoff.reports.gold_section import gold_section
+
+    return (gold_section,)

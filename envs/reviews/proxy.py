@@ -75,7 +75,7 @@ def reviews_proxy(comparisons: Size = "2k", ensemble: Ensemble = "none", length_
     if isinstance(length_penalty, bool) or not isinstance(length_penalty, int | float) or not 0 <= length_penalty < 1e6:
         problems.append(f"length_penalty is {length_penalty!r}, expected a number from 0 (reward units a token)")
     if problems:
-        raise ConfigError('reward "reviews-proxy"', problems)
+        raise ConfigError('reward "reviews_proxy"', problems)
     vocabulary, _ = shipped_vocabulary()
     weights_MV, offsets_M = _members(str(comparisons))
     chosen = slice(0, 1) if ensemble == "none" else slice(1, None)

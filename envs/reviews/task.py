@@ -30,7 +30,7 @@ def reviews(
     *,
     kl_coef: float = 0.05,
     max_new_tokens: int = 24,
-    gold: RewardSpec | None = "reviews-judge",
+    gold: RewardSpec | None = "reviews_judge",
     device: str = "cpu",
 ) -> Task:
     """Alignment in a minute on a laptop.
@@ -51,7 +51,7 @@ def reviews_proxy_500(
     max_new_tokens: int = 24,
     ensemble: Ensemble = "none",
     length_penalty: float = 0.0,
-    gold: RewardSpec | None = "reviews-judge",
+    gold: RewardSpec | None = "reviews_judge",
     device: str = "cpu",
 ) -> Task:
     """The proxy is a preference model that learned from 500 comparisons.
@@ -74,7 +74,7 @@ def reviews_proxy_2k(
     max_new_tokens: int = 24,
     ensemble: Ensemble = "none",
     length_penalty: float = 0.0,
-    gold: RewardSpec | None = "reviews-judge",
+    gold: RewardSpec | None = "reviews_judge",
     device: str = "cpu",
 ) -> Task:
     """The proxy is a preference model that learned from 2,000 comparisons; arguments as for ``reviews-proxy-500``."""
@@ -87,7 +87,7 @@ def reviews_proxy_8k(
     max_new_tokens: int = 24,
     ensemble: Ensemble = "none",
     length_penalty: float = 0.0,
-    gold: RewardSpec | None = "reviews-judge",
+    gold: RewardSpec | None = "reviews_judge",
     device: str = "cpu",
 ) -> Task:
     """The proxy is a preference model that learned from 8,000 comparisons; arguments as for ``reviews-proxy-500``."""
@@ -138,5 +138,5 @@ def _reviews_task(
         kl_coef=kl_coef,
         gold=judge,
         settings=settings
-        | ({} if gold == "reviews-judge" else {"gold": gold if isinstance(gold, str | None) else str(gold)}),
+        | ({} if gold == "reviews_judge" else {"gold": gold if isinstance(gold, str | None) else str(gold)}),
     )

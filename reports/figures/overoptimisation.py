@@ -10,43 +10,60 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import Look
-from bakeoff.reports.overoptimisation import fit_gold
+from bakeoff.reports.gold_curves import GoldCurve, gold_curves
+from bakeoff.reports.overoptimisation import GOOD_ENOUGH
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results
 
 
 def draw_overoptimisation(axes: Axes, results: Results, task: str, look: Look) -> bool:
-    """Means over seeds along training: gold a full line, proxy a dotted one, the fitted gold a thin dashed one.
+    """Means over seeds along training (over n for best of n): gold a full line, proxy a dotted one.
 
-    The fit is Gao et al.'s form for reinforcement learning, drawn where at least four evaluations left the reference.
+    The fitted form is a thin dashed line where it describes the data; a ring marks the best mean gold.
     """
     rows = results.evaluations[results.evaluations["task"] == task]
     kl, _ = title_of("kl", rows)
     if kl not in rows or not {"gold", "proxy"} <= set(rows) or not rows["gold"].notna().any():
         return False
     ends = []
-    for label in results.labels(task):
-        mine = rows[rows["label"] == label].dropna(subset=[kl, "gold", "proxy"])
-        if mine.empty:
+    for curve in gold_curves(results, task):
+        path = _mean_path(results, task, curve, kl)
+        if len(path) == 0:
             continue
-        turn = mine.groupby(["run", "seed"], sort=False, observed=True).cumcount()
-        path = mine.groupby(turn)[[kl, "gold", "proxy"]].mean().to_numpy(dtype=np.float64)
-        distance = np.sqrt(np.maximum(path[:, 0], 0))
-        color = look[label].color
-        axes.plot(distance, path[:, 2], color=color, lw=1.3, ls=(0, (1.5, 1.2)))
-        axes.plot(distance, path[:, 1], color=color, lw=2, marker=look[label].marker, ms=3.5)
-        if np.sum(distance > 0) >= 4 and distance.max() > 0:
-            fit = fit_gold(distance, path[:, 1] - path[0, 1], "logarithmic")
+        mark = look[curve.labels[0]]
+        distance, proxy, gold = path.T
+        axes.plot(distance, proxy, color=mark.color, lw=1.3, ls=(0, (1.5, 1.2)))
+        axes.plot(distance, gold, color=mark.color, lw=2, marker=mark.marker, ms=3.5)
+        best = int(gold.argmax())
+        axes.plot(distance[best], gold[best], "o", ms=9, mfc="none", mec=mark.color, mew=1.2)
+        if curve.fit is not None and curve.fit.r_squared >= GOOD_ENOUGH:
             grid = np.linspace(0, distance.max(), 200)
-            axes.plot(grid, path[0, 1] + fit.at(grid), color=color, lw=0.9, alpha=0.7, ls=(0, (6, 3)))
-        ends.append((label, float(distance[-1]), float(path[-1, 1]), color))
+            axes.plot(grid, gold[0] + curve.fit.fit.at(grid), color=mark.color, lw=0.9, alpha=0.7, ls=(0, (6, 3)))
+        ends.append((curve.name, float(distance[-1]), float(gold[-1]), mark.color))
     axes.set_xlabel("square root of KL to the reference")
     axes.set_title("reward: gold (full line), proxy (dotted)", loc="left")
     axes.set_xlim(0, max(end[1] for end in ends) * 1.15 if ends else 1)
     label_points(axes, one_a_family(ends))
     return bool(ends)
+
+
+def _mean_path(results: Results, task: str, curve: GoldCurve, kl: str) -> NDArray[np.float64]:
+    """Square root of KL, proxy and gold by the number of the evaluation, means over seeds, shape (K, 3)."""
+    rows = results.evaluations
+    mine = rows[(rows["task"] == task) & rows["label"].isin(curve.labels)].dropna(subset=[kl, "gold", "proxy"])
+    if set(curve.labels) <= results.not_learning:
+        cells = mine.groupby(["label", "seed"], sort=False, observed=True)
+        ends = cells.last().groupby("label", sort=False, observed=True)[[kl, "proxy", "gold"]].mean().sort_values(kl)
+        path = np.vstack([cells.first()[[kl, "proxy", "gold"]].mean().to_numpy(), ends.to_numpy()])
+    else:
+        turn = mine.groupby(["run", "seed"], sort=False, observed=True).cumcount()
+        path = mine.groupby(turn)[[kl, "proxy", "gold"]].mean().to_numpy()
+    path = path.astype(np.float64)
+    path[:, 0] = np.sqrt(np.maximum(path[:, 0], 0))
+    return path

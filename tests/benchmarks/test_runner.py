@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bakeoff.algos.ppo import PPO
 from bakeoff.benchmarks import files
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.runner import Progress, Stopped, Workshop, run_cell
@@ -203,3 +204,35 @@ def test_a_budget_of_seconds_ends(workshop: Workshop, tmp_path: Path) -> None:
 
 def test_status_defaults_to_pending(tmp_path: Path) -> None:
     assert Status.read(tmp_path).status == "pending"
+
+
+def test_a_kl_budget_ends_a_cell(uninterrupted: dict[str, Any], workshop: Workshop, tmp_path: Path) -> None:
+    kl = {row["step"]: row["metrics"]["kl"] for row in uninterrupted["metrics"] if row["phase"] == "train"}
+    limit = max(kl.values()) / 2
+    first = min(step for step, value in kl.items() if value >= limit)
+    run_cell(cell(kl_budget=limit), tmp_path / "whole", workshop)
+    rows = content(tmp_path / "whole")["metrics"]
+    assert max(row["step"] for row in rows) == first
+    assert rows[-1]["phase"] == "eval"  # the policy that went too far is what is judged
+
+    # Interrupted after the update that reached it, the cell is over when it goes on.
+    steps = 0
+
+    def stop() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == first
+
+    with pytest.raises(Stopped):
+        run_cell(cell(kl_budget=limit), tmp_path / "stopped", workshop, should_stop=stop)
+    run_cell(cell(kl_budget=limit), tmp_path / "stopped", workshop)
+    assert content(tmp_path / "stopped")["metrics"] == rows
+
+
+def test_evaluations_keep_the_kl_budget_of_algorithms_that_do_not_tell(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = PPO.update
+    monkeypatch.setattr(PPO, "update", lambda self: {k: v for k, v in update(self).items() if k != "kl"})
+    run_cell(cell(kl_budget=1e-6), tmp_path, workshop)
+    assert max(row["step"] for row in content(tmp_path)["metrics"]) == 3  # the first evaluation that is due
