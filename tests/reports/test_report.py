@@ -157,7 +157,7 @@ def test_the_same_run_gives_the_same_bytes(run, few_figures, tmp_path):
         folders.append(write_report([tmp_path / place / run.name]).parent)
     first, again = folders
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert len(files) == 4 + 2 * 2 * len(few_figures)
+    assert len(files) == 5 + 2 * 2 * len(few_figures)
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     for file in files:
         assert (first / file).read_bytes() == (again / file).read_bytes(), file
