@@ -159,23 +159,23 @@ HEAD = (
 """Columns of the report's table."""
 
 
-def table_rows(results: Results, task: str) -> list[tuple[str, ...]]:
+def table_rows(results: Results, task: str) -> list[list[str]]:
     """The report's table in words and rounded numbers; gold is counted from the reference's."""
     rows = []
     for curve in gold_curves(results, task):
         turn, fit = curve.turn, curve.fit
-        measured = ("", "", "", "", "")
+        measured = [""] * 5
         if turn is not None:
             fall = number(turn.fall.value)
             if np.isfinite(turn.fall.low):
                 fall += f" [{number(turn.fall.low)}, {number(turn.fall.high)}]"
             ends = (turn.gain, turn.distance, turn.end_gain, turn.end_distance)
-            measured = (*(number(value) for value in ends), fall)  # type: ignore[assignment]
-        fitted = ("", "", "")
+            measured = [*(number(value) for value in ends), fall]
+        fitted = [""] * 3
         if fit is not None:
-            fitted = (_bounded(fit.a), _bounded(fit.b), number(fit.r_squared))
+            fitted = [_bounded(fit.a), _bounded(fit.b), number(fit.r_squared)]
         form = f"{FORMULAS[curve.form]}: " if fit is not None else ""
-        rows.append((curve.name, *measured, *fitted, form + statement(curve)))
+        rows.append([curve.name, *measured, *fitted, form + statement(curve)])
     return rows
 
 
