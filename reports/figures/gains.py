@@ -42,6 +42,7 @@ def draw_gains(axes: Axes, results: Results, task: str, look: Look, *, metric: s
     axes.axvline(0, color=BASELINE, lw=1, ls=(0, (3, 2)))
     axes.set_yticks(range(len(ranked)), [label_text(label, 26) for label in ranked])
     axes.set_ylim(len(ranked) - 0.4, -0.6)
-    axes.set_title(f"gain over the reference, a dot a prompt: {METRIC_NAMES.get(metric, metric)}", loc="left")
+    axes.set_xlabel("above the reference's answer; a dot a prompt")
+    axes.set_title(f"gain on each prompt: {METRIC_NAMES.get(metric, metric)}", loc="left")
     fit_height(axes, len(ranked))
     return True

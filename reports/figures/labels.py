@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from bakeoff.reports.entries import family
-from bakeoff.reports.figures.style import after_layout, label_text
+from bakeoff.reports.figures.style import PAPER, after_layout, label_text
 
 
 def label_line_ends(axes: Axes, ends: Iterable[tuple[str, float, float, str]]) -> None:
@@ -118,7 +118,15 @@ def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) ->
             left, middle = spot[0] + best[0] * unit, spot[1] + best[1] * unit
             taken = np.vstack([taken, (left, middle - height / 2, left + width, middle + height / 2)])
             axes.annotate(
-                text, (x, y), best, textcoords="offset points", color=color, fontsize=9, fontweight="bold", va="center"
+                text,
+                (x, y),
+                best,
+                textcoords="offset points",
+                color=color,
+                fontsize=9,
+                fontweight="bold",
+                va="center",
+                bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.7, "pad": 0.4},  # where lines pass behind it
             )
 
     after_layout(axes, place)

@@ -64,7 +64,7 @@ def draw_improvement(axes: Axes, results: Results, task: str, look: Look, *, met
                 table[i, j] = probability_of_improvement([scores[row]], [scores[column]], rng=rng, resamples=1).value
     texts = np.array([["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in table])
     _draw_matrix(axes, table, texts, ranked)
-    axes.set_title("chance that a run of the row beats one of the column", loc="left")
+    axes.set_title("chance that row beats column", loc="left")
     return True
 
 
@@ -76,7 +76,7 @@ def draw_win_rate_matrix(axes: Axes, results: Results, task: str, look: Look) ->
     told = [_with_error(rate, error) for rate, error in zip(found.rates.flat, found.errors.flat, strict=True)]
     texts = np.array(told).reshape(found.rates.shape)
     _draw_matrix(axes, found.rates, texts, found.labels, row_height=0.5)
-    axes.set_title(f"share of prompts won by the row, judged by {found.judge}", loc="left")
+    axes.set_title(f"prompts won by the row ({found.judge})", loc="left")
     return True
 
 

@@ -31,6 +31,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8
 BASELINE = "#6b6b70"
 """Colour of an untrained reference, and of bounds."""
 INK, FAINT, PAPER = "#1b1b1f", "#d8d8dc", "#ffffff"
+DPI = 160
+"""Pixels an inch, of PNG and of all measuring of text: with another number it would be measured again for every format."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
@@ -110,13 +112,14 @@ def panels(tasks: Sequence[str], draw: Callable[[Axes, str], bool], *, style: An
             return None
         columns = min(2, len(drawn))
         rows = math.ceil(len(drawn) / columns)
-        figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
+        figure = Figure(figsize=(5.2 * columns, 3.6 * rows), dpi=DPI, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, task in zip(grid.flat, drawn, strict=False):
             if not draw(axes, task):
                 return None
             if len(drawn) > 1:
-                axes.set_title(f"{label_text(task)}: {axes.get_title(loc='left')}", loc="left")
+                title = axes.get_title(loc="left")
+                axes.set_title(label_text(task) + (f": {title}" if title else ""), loc="left")
         for axes in list(grid.flat)[len(drawn) :]:
             axes.set_visible(False)
         engine = figure.get_layout_engine()

@@ -10,10 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from bakeoff.errors import UserError
-from bakeoff.reports.figures.style import BASELINE, FAINT, INK, PALETTE, PAPER
-
-DPI = 160
-"""Pixels an inch of figures in PNG."""
+from bakeoff.reports.figures.style import BASELINE, DPI, FAINT, INK, PALETTE, PAPER
 
 
 def check_format(path: Path) -> None:
