@@ -183,21 +183,17 @@ class Results:
         }
 
     def _wide(self, rows: Sequence[tuple[int, Any]]) -> pd.DataFrame:
-        flat = [
+        spent = pd.DataFrame([{meter: row.get(meter) for meter in METERS} for _, row in rows], columns=list(METERS))
+        measured = pd.DataFrame([row["metrics"] for _, row in rows])
+        measured = measured.rename(columns={name: f"metrics.{name}" for name in measured if name in _RESERVED})
+        head = pd.DataFrame(
             {
-                "_entry": index,
-                "phase": row["phase"],
-                "step": row["step"],
-                **{meter: _number(row.get(meter)) for meter in METERS},
-                **{
-                    (f"metrics.{name}" if name in _RESERVED else name): _number(value)
-                    for name, value in row["metrics"].items()
-                },
+                "_entry": [index for index, _ in rows],
+                "phase": pd.Series([row["phase"] for _, row in rows], dtype=object),
+                "step": [row["step"] for _, row in rows],
             }
-            for index, row in rows
-        ]
-        wide = pd.DataFrame(flat, columns=None if flat else ["_entry", "phase", "step", *METERS])
-        return self._with_keys(wide)
+        )
+        return self._with_keys(pd.concat([head, *(part.apply(_numbers) for part in (spent, measured))], axis=1))
 
     def _with_keys(self, frame: pd.DataFrame) -> pd.DataFrame:
         keys = pd.DataFrame([self._keys(i) for i in range(len(self.entries))], columns=list(KEYS))
@@ -217,6 +213,15 @@ class Results:
         columns = ["_entry", "step", "prompt", "prompt_index", "completion", "proxy", "gold", "kl", "length"]
         frame = pd.DataFrame(rows)
         return self._with_keys(frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns]))))
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """A column as floats; whole columns are quick, values that are no numbers are looked at one by one."""
+    if pd.api.types.is_bool_dtype(column):
+        return pd.Series(float("nan"), index=column.index)
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype(float)
+    return column.map(_number).astype(float)
 
 
 def _number(value: Any) -> float:

@@ -188,10 +188,12 @@ def _read_cell(where: Path, entry: Mapping[str, Any]) -> StoredCell:
 def _read_metrics(file: Path, *, evaluations_only: bool) -> tuple[list[Mapping[str, Any]], int]:
     rows: list[Mapping[str, Any]] = []
     torn = 0
-    for line in _complete_lines(file):
-        if evaluations_only and b'"train"' in line and b'"eval"' not in line and line.rstrip().endswith(b"}"):
-            continue  # most lines are these: do not parse them
-        row = _parse(line)
+    lines = [
+        line
+        for line in _complete_lines(file)  # most lines are training's: do not parse them
+        if not (evaluations_only and b'"train"' in line and b'"eval"' not in line and line.rstrip().endswith(b"}"))
+    ]
+    for row in _parse_all(lines):
         if isinstance(row, dict) and isinstance(row.get("metrics"), dict) and isinstance(row.get("step"), int):
             if row.setdefault("phase", "eval") == "eval" or not evaluations_only:
                 rows.append(row)
@@ -220,6 +222,14 @@ def _complete_lines(file: Path) -> Iterator[bytes]:
             yield from (line for line in lines if line.strip())
     except OSError:
         return
+
+
+def _parse_all(lines: Sequence[bytes]) -> list[Any]:
+    """Each line's value. All at once, which is much faster, where no line is damaged; else one by one."""
+    together = _parse(b"[" + b",".join(lines) + b"]")
+    if isinstance(together, list) and len(together) == len(lines):
+        return together
+    return [_parse(line) for line in lines]
 
 
 def _parse(data: bytes) -> Any:
