@@ -62,8 +62,8 @@ class GuidedDecoder:
             alive_B = alive_B & ~torch.isin(token_B, eos)
             if t + 1 == max_new_tokens or not bool(alive_B.any()):
                 break
-            ours.read(token_B)
-            theirs.read(token_B)
+            ours.read(tokens_BT[:, t])  # rows that have ended read padding
+            theirs.read(tokens_BT[:, t])
         return Completions(ours.prompts, tokens_BT, mask_BT, logprobs_BT)
 
     @torch.no_grad()

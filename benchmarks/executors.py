@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from bakeoff.errors import BakeoffError
@@ -30,7 +29,7 @@ class Job:
     title: str
     """What it is, for people."""
     message: Mapping[str, Any]
-    """What the worker is sent."""
+    """What the worker is sent: its kind (``job``), the run's ``folder``, and what that kind needs."""
     affinity: str
     """Jobs of equal affinity share what a worker has loaded, so they go to the same one where possible."""
     timeout: float | None = None
@@ -60,6 +59,9 @@ class Interrupted(BakeoffError):  # noqa: N818 - Ctrl-C is no error
 class Executor(Protocol):
     """Runs jobs; returns when each has ended, one way or another."""
 
+    threads: int
+    """PyTorch's threads in each worker."""
+
     def run(self, jobs: Sequence[Job], listener: Listener) -> None:
         """Run all jobs.
 
@@ -79,14 +81,13 @@ def cores() -> int:
 class LocalExecutor:
     """Worker processes on this machine, each with an equal share of the cores."""
 
-    def __init__(self, folder: Path, workers: int, threads: int, module: str = "bakeoff.benchmarks.worker") -> None:
+    def __init__(self, workers: int, threads: int, module: str = "bakeoff.benchmarks.worker") -> None:
         """Args:
-        folder: the run folder.
         workers: how many processes at most.
         threads: PyTorch's threads in each.
         module: what a worker process runs.
         """
-        self.folder, self.workers, self.threads, self._module = folder, workers, threads, module
+        self.workers, self.threads, self._module = workers, threads, module
         self._processes: list[_Process] = []
 
     def run(self, jobs: Sequence[Job], listener: Listener) -> None:
@@ -114,7 +115,7 @@ class LocalExecutor:
     def _hand_out(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
         busy = sum(process.job is not None for process in self._processes)
         while len(self._processes) < min(self.workers, busy + len(waiting)):
-            process = _Process(self.folder, self.threads, self._module)
+            process = _Process(self.threads, self._module)
             self._processes.append(process)
             selector.register(process.output, selectors.EVENT_READ, process)
         for process in self._processes:
@@ -191,7 +192,7 @@ class LocalExecutor:
 class _Process:
     """One worker process, seen from here."""
 
-    def __init__(self, folder: Path, threads: int, module: str) -> None:
+    def __init__(self, threads: int, module: str) -> None:
         self.job: Job | None = None
         self.affinity = ""
         self.since = 0.0
@@ -199,7 +200,7 @@ class _Process:
         self.last_words = ""
         self._pending = b""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        options = json.dumps({"folder": str(folder), "threads": threads})
+        options = json.dumps({"threads": threads})
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,6 +55,29 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(row, dict):
                 yield row
+
+
+def lock(file: BinaryIO, seconds: float) -> None:
+    """Hold an open file for this process; the system lets go when it is closed, or the process ends, however it ends.
+
+    Raises:
+        TimeoutError: another process has held it for so many seconds.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{file.name} is locked by another process") from None
+            time.sleep(min(0.2, seconds))
+        except OSError:  # a file system without locks
+            return
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bakeoff.benchmarks import run_folder
+from bakeoff.benchmarks import files, run_folder
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.executors import Event, Executor, Interrupted, Job, Listener, LocalExecutor, cores
 from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.store import Status, now
 from bakeoff.benchmarks.suite import Suite, select
-from bakeoff.errors import UserError
+from bakeoff.errors import NotFoundError, UserError
 from bakeoff.plugins import PluginFile
 
 __all__ = ["Interrupted", "RunOutcome", "run_suite"]
+
+EXECUTORS = ("local", "ray")
+"""Names for ``--executor``."""
 
 
 @dataclass
@@ -41,6 +45,7 @@ def run_suite(
     display: Display | None = None,
     command: str | None = None,
     plugins: Sequence[PluginFile] = (),
+    executor: str | Executor = "local",
 ) -> RunOutcome:
     """Run what is not done yet of a suite.
 
@@ -52,6 +57,7 @@ def run_suite(
         display: shows progress; silent by default.
         command: how to repeat this run, for the record.
         plugins: files whose names the suite may use; every worker runs them too.
+        executor: ``local``, ``ray``, or one that is there; it is left open then, and brings its own workers.
 
     Raises:
         RunFolderError: the folder cannot be used.
@@ -61,9 +67,12 @@ def run_suite(
     folder = folder.absolute()
     display = display or Display(quiet=True)
     cells = select(suite.cells(), only) if only else suite.cells()
-    workers = workers or cores()
     manifest = run_folder.open_folder(
-        folder, suite, max(1, cores() // workers), command or shlex.join(["bakeoff", *sys.argv[1:]]), plugins
+        folder,
+        suite,
+        threads_of(executor, suite, workers),
+        command or shlex.join(["bakeoff", *sys.argv[1:]]),
+        plugins,
     )
     with run_folder.locked(folder):
         outcome = RunOutcome(folder)
@@ -75,24 +84,56 @@ def run_suite(
                 todo.append(cell)
         if not todo:
             return outcome
-        # The number of threads can change the last digits of a sum, so a folder keeps the number it was begun with.
-        executor = LocalExecutor(folder, min(workers, len(todo)), int(manifest["machine"]["threads_per_cell"]))
-        try:
-            _check_tasks(todo, executor, display, plugins)
+        with contextlib.ExitStack() as stack:
+            if isinstance(executor, str):
+                # The number of threads can change the last digits of a sum, so a folder keeps the number it was begun with.
+                threads = int(manifest["machine"]["threads_per_cell"])
+                executor = make_executor(executor, suite, threads, workers, most=len(todo))
+                stack.callback(executor.close)
+            _check_tasks(todo, folder, executor, display, plugins)
             with display.showing(len(cells), len(outcome.done)):
                 _run_cells(suite, todo, folder, executor, display, outcome, plugins)
-        finally:
-            executor.close()
     return outcome
 
 
-def _check_tasks(cells: Sequence[Cell], executor: Executor, display: Display, plugins: Sequence[PluginFile]) -> None:
+def make_executor(
+    name: str, suite: Suite, threads: int, workers: int | None = None, most: int | None = None
+) -> Executor:
+    """The executor of that name, ready to run a suite's cells; at most ``most`` at once.
+
+    Raises:
+        NotFoundError: no such executor.
+        UserError: it cannot be used.
+    """
+    if name not in EXECUTORS:
+        raise NotFoundError("executor", name, EXECUTORS)
+    if name == "ray":
+        from bakeoff.benchmarks.ray_executor import RayExecutor
+
+        return RayExecutor(suite.ray, workers or max(1, int(cores() / suite.ray.cpus)), threads)
+    workers = workers or cores()
+    return LocalExecutor(workers if most is None else min(workers, most), threads)
+
+
+def threads_of(executor: str | Executor, suite: Suite, workers: int | None) -> int:
+    """PyTorch's threads in each cell: an equal share of the cores, or what a cell asks Ray for."""
+    if not isinstance(executor, str):
+        return executor.threads
+    if executor == "ray":
+        return max(1, int(suite.ray.cpus))
+    return max(1, cores() // (workers or cores()))
+
+
+def _check_tasks(
+    cells: Sequence[Cell], folder: Path, executor: Executor, display: Display, plugins: Sequence[PluginFile]
+) -> None:
     """Build every task once before the first cell: bad input must show before hours are spent."""
     jobs = {
         cell.task: Job(
             f"task {cell.task}",
             {
                 "job": "check",
+                "folder": str(folder),
                 "label": cell.task,
                 "task": cell.task_name,
                 "settings": cell.task_settings,
@@ -109,7 +150,11 @@ def _check_tasks(cells: Sequence[Cell], executor: Executor, display: Display, pl
             display.note(f"building {event.job.title}")
         elif event.kind == "failed":
             problems.append(f"{event.job.title}: {event.details['error']}")
+        elif event.kind == "done":
+            files.write_json(home / f"{event.job.message['label']}.json", event.details["info"])
 
+    home = folder / "tasks"
+    home.mkdir(exist_ok=True)
     executor.run(list(jobs.values()), listen)
     if problems:
         raise UserError("\n".join(problems))
@@ -131,8 +176,10 @@ def _run_cells(
             cell.title,
             {
                 "job": "cell",
+                "folder": str(folder),
                 "cell": cell.to_json(),
                 "checkpoint_every": suite.checkpoint_every,
+                "trackers": suite.trackers,
                 "plugins": [plugin.to_json() for plugin in plugins],
             },
             affinity=cell.task,

@@ -20,7 +20,7 @@ from bakeoff.benchmarks.suite import Suite
 from bakeoff.errors import RunFolderError
 from bakeoff.plugins import PluginFile
 
-_FREE = ("description", "seeds", "retries", "timeout", "checkpoint_every")
+_FREE = ("description", "seeds", "retries", "timeout", "checkpoint_every", "trackers", "ray", "tune")
 """What may change between two runs into one folder, since it changes no cell's numbers."""
 
 
@@ -124,20 +124,13 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: another process is running in it.
     """
-    try:
-        import fcntl
-    except ImportError:  # not on this system: then two runs at once are the user's own care
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("wb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            files.lock(file, 0.0)
+        except TimeoutError as error:
             raise RunFolderError(
                 f"{folder}: another bakeoff run is writing it; wait for it or choose another --out"
             ) from error
-        except OSError:  # a file system without locks
-            pass
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any
 from bakeoff.algos import build as algorithms
 from bakeoff.algos.base import Algorithm
 from bakeoff.benchmarks import chains, evaluation
+from bakeoff.benchmarks.audit import Audit, in_words, watched
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.evaluation import Evaluator
 from bakeoff.benchmarks.store import SCHEMA, CellStore
+from bakeoff.benchmarks.trackers import Tracking
 from bakeoff.envs.meter import Budget, Meter
 from bakeoff.envs.tasks import Task, make_task
 from bakeoff.errors import BakeoffError
@@ -48,12 +50,16 @@ class Workshop:
         self._task: tuple[Any, Task] | None = None
         self._evaluator: tuple[Any, Evaluator] | None = None
 
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._task = self._evaluator = None
+
     def task(self, name: str, settings: Mapping[str, Any]) -> Task:
         """The task, freshly built unless it was the last one."""
         key = (name, repr(sorted(settings.items())))
         if self._task is None or self._task[0] != key:
             self._task = self._evaluator = None  # let go of the old model before loading the next
-            self._task = (key, make_task(name, **settings))
+            self._task = (key, watched(make_task(name, **settings)))
         return self._task[1]
 
     def evaluator(self, cell: Cell) -> Evaluator:
@@ -75,6 +81,8 @@ def run_cell(
     checkpoint_every: float = 60.0,
     report: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
+    kept: Callable[[], None] = lambda: None,
+    trackers: Sequence[str] = (),
 ) -> float:
     """Run a cell to its end, from its last checkpoint where there is one; returns its wall-clock seconds so far.
 
@@ -86,13 +94,14 @@ def run_cell(
         report: is told of progress, after every update.
         should_stop: asked after every update; True writes a checkpoint and raises :class:`Stopped`. An algorithm that
             cannot resume exactly writes none, and starts from its beginning the next time.
+        kept: called when a checkpoint is on disk.
+        trackers: where else to show what is measured; see :mod:`bakeoff.benchmarks.trackers`.
 
     Raises:
         Stopped: as asked.
         Exception: whatever the task, the reward or the algorithm raises.
     """
-    with closing(CellStore(folder)) as store:
-        run = _Run(cell, store, workshop, report)
+    with closing(CellStore(folder)) as store, closing(_Run(cell, store, workshop, report, trackers)) as run:
         run.begin()
         last, cost = time.perf_counter(), 0.0
         while not run.over:
@@ -101,6 +110,7 @@ def run_cell(
             if stopping or time.perf_counter() - last >= max(checkpoint_every, cost if checkpoint_every else 0.0):
                 start = time.perf_counter()
                 run.checkpoint()
+                kept()
                 last = time.perf_counter()
                 cost = _CHECKPOINT_SHARE * (last - start)
             if stopping:
@@ -112,8 +122,16 @@ def run_cell(
 class _Run:
     """A cell while it runs. Everything in ``state`` below decides the numbers to come."""
 
-    def __init__(self, cell: Cell, store: CellStore, workshop: Workshop, report: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        store: CellStore,
+        workshop: Workshop,
+        report: Callable[[Progress], None],
+        trackers: Sequence[str],
+    ) -> None:
         self.cell, self.store, self._report = cell, store, report
+        self._tracking = Tracking(trackers, store.folder, cell)
         self._started, self._seconds_before = time.perf_counter(), 0.0
         self.evaluator = workshop.evaluator(cell)
         self.budget = Budget.of(cell.budget)
@@ -123,6 +141,7 @@ class _Run:
             cell.algorithm, cell.settings, self.evaluator.task, self.budget, seed
         )
         self.meter: Meter = self.algorithm.envs.meter
+        self.audit = Audit(self.evaluator.task, self.algorithm)
         ((self._every_meter, self._every),) = cell.evaluate["every"].items()
         self.step = self._evaluated_step = self._idle = 0
         self._far_enough = False
@@ -145,6 +164,7 @@ class _Run:
         if state is not None:
             self._load(state)
         self.store.write_config(self._config())
+        self._tracking.start(self.step)
         if state is None:
             self.evaluate()
         self._tell()
@@ -152,10 +172,10 @@ class _Run:
     def update(self) -> None:
         """One update of the algorithm, and an evaluation when one is due."""
         before = {**self.meter.snapshot(), "seconds": None}
-        with self.meter.clock():
+        with self.audit.watching(), self.meter.clock():
             metrics = self.algorithm.update()
         self.step += 1
-        self.store.append_metrics(self.step, "train", self.meter.snapshot(), metrics)
+        self._record("train", metrics)
         self._watch_kl(metrics)
         written = chains.with_scores(self.algorithm.records(), self.evaluator.task)
         self.store.append_chains([{"step": self.step, **row} for row in written])
@@ -183,9 +203,19 @@ class _Run:
         with self.meter.pause():
             found = self.evaluator.evaluate(self.algorithm.contestant())
         self._evaluated_step, self._last_metrics = self.step, found.metrics
-        self.store.append_metrics(self.step, "eval", self.meter.snapshot(), found.metrics)
+        self._record("eval", found.metrics)
         self._watch_kl(found.metrics)
         self.store.append_samples({"step": self.step, **row} for row in found.samples)
+
+    def _record(self, phase: str, metrics: Mapping[str, float]) -> None:
+        meter = self.meter.snapshot()
+        self.store.append_metrics(self.step, phase, meter, metrics)
+        self._tracking.log(self.step, phase, meter, metrics)
+
+    def close(self) -> None:
+        """Look on no longer."""
+        self.audit.close()
+        self._tracking.close()
 
     def _watch_kl(self, metrics: Mapping[str, float]) -> None:
         """Note when the policy has reached the KL that its settings allow it; not every algorithm tells its KL as it
@@ -201,6 +231,7 @@ class _Run:
         state = {
             "algorithm": self.algorithm.state_dict(),
             "meter": self.meter.snapshot(),
+            "audit": self.audit.state_dict(),
             "step": self.step,
             "evaluated_step": self._evaluated_step,
             "next_evaluation": self._next_evaluation,
@@ -215,6 +246,7 @@ class _Run:
     def _load(self, state: Mapping[str, Any]) -> None:
         self.algorithm.load_state_dict(state["algorithm"])
         self.meter.restore(state["meter"])
+        self.audit.load_state_dict(state["audit"])
         self.step, self._evaluated_step = state["step"], state["evaluated_step"]
         self._next_evaluation, self._idle = state["next_evaluation"], state["idle"]
         self._far_enough = state["far_enough"]
@@ -234,6 +266,9 @@ class _Run:
             notes.append("saves no language model, but what chooses among the reference's tokens")
         elif algorithm.contestant() is not algorithm.policy:
             notes.append("answers with more than the model it saves")
+        outside = self.audit.found()
+        if outside:
+            notes.append(in_words(outside))
         return {
             "schema": SCHEMA,
             "task": cell.task,
@@ -246,5 +281,6 @@ class _Run:
             "budget": dict(cell.budget),
             "data_source": algorithm.data_source.value,
             "evaluate": dict(cell.evaluate),
+            "outside_meter": outside,
             "notes": notes,
         }

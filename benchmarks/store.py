@@ -24,6 +24,8 @@ ROW_FILES = ("metrics.jsonl", "samples.jsonl")
 CHAINS = "chains.jsonl"
 """Rows of what an algorithm wrote on its way; a file that is there only where one has any."""
 _KEPT = 2
+_LOCK_SECONDS = 60.0
+"""How long a cell waits for its last writer: one on a node that was cut off may live a little longer than its node."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,20 @@ class CellStore:
     """The folder of one cell, open for writing by the one process that runs it."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a cell's folder, which is made where it is missing."""
+        """Open a cell's folder, which is made where it is missing.
+
+        Raises:
+            RunFolderError: another process is writing it.
+        """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         there = [name for name in (CHAINS,) if (folder / name).exists()]
         self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in [*ROW_FILES, *there]}
+        try:
+            files.lock(self._files[ROW_FILES[0]], _LOCK_SECONDS)
+        except TimeoutError:
+            self.close()
+            raise RunFolderError(f"{folder}: another process is writing this cell; wait for it or end it") from None
 
     def close(self) -> None:
         """Flush to disk and close."""

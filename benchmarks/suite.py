@@ -12,28 +12,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.suite_file import KeyPath, SuiteData
+from bakeoff.benchmarks.suite_parts import (
+    LABEL,
+    AlgorithmSpec,
+    BudgetSpec,
+    EvaluateSpec,
+    Label,
+    Part,
+    Positive,
+    RaySpec,
+    Scalar,
+    TaskSpec,
+    TuneSpec,
+    whole,
+)
 from bakeoff.envs.meter import METERS
 from bakeoff.errors import NotFoundError, did_you_mean
 
 _MAX_SEEDS = 10_000
 _MAX_CELLS = 100_000
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
-_LABEL_RULE = "letters, digits and _ . + - (it names a folder), at most 64, starting with a letter or a digit"
-
-
-def _label(text: str) -> str:
-    if not _LABEL.fullmatch(text) or text.endswith("."):
-        raise ValueError(f'"{text[:80]}" cannot be a name: use {_LABEL_RULE}')
-    return text
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
 
 _WORDS = {
     "model_type": "should be a mapping of keys to values",
@@ -46,65 +47,8 @@ _WORDS = {
     "string_type": "should be text",
 }
 
-Label = Annotated[str, AfterValidator(_label)]
-Count = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**53)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Scalar = str | bool | int | float | None
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-
-class BudgetSpec(_Part):
-    """A limit on any of the meter's totals; at least one."""
-
-    generated_tokens: Count | None = None
-    """Limit on generated tokens."""
-    reward_queries: Count | None = None
-    """Limit on completions that the reward scores."""
-    trained_tokens: Count | None = None
-    """Limit on tokens of forward passes with gradients."""
-    seconds: Positive | None = None
-    """Limit on seconds of learning; results under it do not repeat exactly."""
-
-    def limits(self) -> dict[str, float]:
-        """The limits that are set."""
-        return {name: value for name in METERS if (value := getattr(self, name)) is not None}
-
-
-class EvaluateSpec(_Part):
-    """When and how contestants are judged."""
-
-    every: BudgetSpec | None = None
-    """One meter and an interval of it; a tenth of the budget where none is given."""
-    completions: Annotated[int, BeforeValidator(_whole), Field(ge=2, le=1_000_000)] = 256
-    """Completions sampled at each evaluation, over the evaluation prompts in turn."""
-    samples: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10_000)] = 8
-    """How many of them are kept as text, one for each of the first prompts."""
-
-
-class TaskSpec(_Part):
-    """A task of the suite: its settings, and optionally its own budget."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-    __pydantic_extra__: dict[str, Any]
-    task: str | None = None
-    """The registered name, where the label is not it."""
-    budget: BudgetSpec | None = None
-    """Instead of the suite's budget."""
-
-
-class AlgorithmSpec(_Part):
-    """A contestant of the suite: an algorithm and its settings."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-    __pydantic_extra__: dict[str, Any]
-    algorithm: str | None = None
-    """The registered name, where the label is not it."""
-
-
-class Suite(_Part):
+class Suite(Part):
     """A whole comparison, as a file describes it."""
 
     name: Label
@@ -129,6 +73,14 @@ class Suite(_Part):
     """Wall-clock seconds for one attempt at a cell; none by default."""
     checkpoint_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """Wall-clock seconds between checkpoints of a cell; 0 writes one after every update."""
+    trackers: list[str] = Field(default_factory=list)
+    """Where training is shown while it runs: `tensorboard`, `wandb`, or `module:Class` of your own."""
+    ray: RaySpec = RaySpec()
+    """How cells run under `--executor ray`."""
+    tune: TuneSpec | None = None
+    """What `bakeoff tune` searches; a run ignores it."""
+    tuned: dict[str, Any] | None = None
+    """What `bakeoff tune` has found and how; the report discloses it."""
 
     def document(self) -> dict[str, Any]:
         """The suite as a file could say it, sweep and defaults included; reads back as an equal suite."""
@@ -144,8 +96,18 @@ class Suite(_Part):
         for limit in [*limits, *(task["budget"] for task in values["tasks"].values() if "budget" in task)]:
             for key in [key for key, value in limit.items() if value is None]:
                 del limit[key]
-        if values["timeout"] is None:
-            del values["timeout"]
+        for key in ("timeout", "tune", "tuned"):
+            if values[key] is None:
+                del values[key]
+        for key, default in (("trackers", []), ("ray", RaySpec().model_dump(mode="json"))):
+            if values[key] == default:
+                del values[key]
+        tune = values.get("tune")
+        if tune is not None:
+            limits = tune["budget"] if tune["budget"] is not None else {}
+            tune["budget"] = {key: value for key, value in limits.items() if value is not None}
+            if not limits:
+                del tune["budget"]
         return values
 
     def cells(self) -> list[Cell]:
@@ -242,7 +204,7 @@ def canonical(data: SuiteData) -> dict[str, Any] | None:
     for section in ("tasks", "algorithms"):
         if section in values:
             values[section] = _labelled(data, section, values[section])
-    seeds = _whole(values.get("seeds"))
+    seeds = whole(values.get("seeds"))
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if 0 < seeds <= _MAX_SEEDS:
             values["seeds"] = list(range(seeds))
@@ -258,7 +220,7 @@ def canonical(data: SuiteData) -> dict[str, Any] | None:
     elif "seeds" in values:
         data.complain(("seeds",), f"seeds: expected a number of seeds or a list of them, got a {_kind(seeds)}")
         values["seeds"] = [0]
-    for key in ("evaluate", "sweep"):
+    for key in ("evaluate", "sweep", "trackers", "ray"):
         if key in values and values[key] is None:
             del values[key]
     return values
@@ -294,7 +256,7 @@ def _check_grid(data: SuiteData, suite: Suite) -> None:
                 )
     for key, values in suite.sweep.items():
         texts = [_text(value) for value in values]
-        if not _LABEL.fullmatch(key):
+        if not LABEL.fullmatch(key):
             data.complain(("sweep", key), f'sweep: "{key[:80]}" cannot be the name of a setting')
         for index, text in enumerate(texts):
             if not re.fullmatch(r"[A-Za-z0-9_.+-]{1,64}", text):
@@ -304,11 +266,13 @@ def _check_grid(data: SuiteData, suite: Suite) -> None:
     every = suite.evaluate.every
     if every is not None and len(every.limits()) != 1:
         data.complain(("evaluate", "every"), f"evaluate.every: give exactly one of {', '.join(METERS)}")
-    for path, budget in [(("budget",), suite.budget)] + [
-        (("tasks", label, "budget"), task.budget) for label, task in suite.tasks.items() if task.budget is not None
-    ]:
+    budgets: list[tuple[KeyPath, BudgetSpec]] = [(("budget",), suite.budget)]
+    budgets += [(("tasks", label, "budget"), task.budget) for label, task in suite.tasks.items() if task.budget]
+    if suite.tune is not None and suite.tune.budget is not None:
+        budgets.append((("tune", "budget"), suite.tune.budget))
+    for path, budget in budgets:
         if not budget.limits():
-            data.complain(path, f"{'.'.join(path)}: give at least one limit: {', '.join(METERS)}")
+            data.complain(path, f"{'.'.join(map(str, path))}: give at least one limit: {', '.join(METERS)}")
     grid = 1
     for values in suite.sweep.values():
         grid *= len(values)
@@ -321,9 +285,17 @@ def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
     path = tuple(part for part in detail["loc"] if part != "[key]")
     if detail["type"] != "missing" and path[:1] == ("sweep",):
         path = path[:3]  # deeper parts name the members of a union, not places in the file
+    if path[:2] == ("tune", "space"):
+        path = path[:4]
     dotted = ".".join(map(str, path))
     if detail["type"] == "extra_forbidden":
-        known: dict[str, type[BaseModel]] = {"budget": BudgetSpec, "every": BudgetSpec, "evaluate": EvaluateSpec}
+        known: dict[str, type[BaseModel]] = {
+            "budget": BudgetSpec,
+            "every": BudgetSpec,
+            "evaluate": EvaluateSpec,
+            "ray": RaySpec,
+            "tune": TuneSpec,
+        }
         owner = known.get(str(path[-2]), Suite) if len(path) > 1 else Suite
         names = list(owner.model_fields)
         where = f" in {'.'.join(map(str, path[:-1]))}" if len(path) > 1 else ""

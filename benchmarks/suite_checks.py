@@ -11,7 +11,8 @@ from bakeoff import registry
 from bakeoff.benchmarks import suite_file
 from bakeoff.benchmarks.suite import Suite, canonical, find_suite, swept, validated
 from bakeoff.benchmarks.suite_file import KeyPath, SuiteData, SuiteError
-from bakeoff.errors import ConfigError, UserError
+from bakeoff.benchmarks.suite_parts import Scalar
+from bakeoff.errors import ConfigError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from bakeoff.algos.base import Algorithm
@@ -49,6 +50,8 @@ def checked(data: SuiteData) -> Suite:
         suite = validated(data, values)
         _check_tasks(data, values.get("tasks"))
         _check_algorithms(data, values.get("algorithms"), values.get("sweep"))
+        _check_tune(data, values.get("algorithms"), values.get("tune"))
+        _check_trackers(data, values.get("trackers"))
     if data.problems or suite is None:
         raise SuiteError(sorted(dict.fromkeys(data.problems), key=_line))
     return suite
@@ -99,8 +102,14 @@ def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any) -> None:
 
 
 def _check_settings(
-    data: SuiteData, path: KeyPath, kind: type[Algorithm], settings: Mapping[str, Any], own: Mapping[str, Any]
+    data: SuiteData,
+    path: KeyPath,
+    kind: type[Algorithm],
+    settings: Mapping[str, Any],
+    own: Mapping[str, Any],
+    searched: KeyPath | None = None,
 ) -> None:
+    """Complain of settings that the algorithm cannot take; where they are ``searched``, of what is searched alone."""
     from bakeoff.algos.build import parse_config
 
     try:
@@ -108,8 +117,61 @@ def _check_settings(
     except ConfigError as error:
         for problem in error.problems:
             at = _quoted(problem, settings)
+            if searched is not None:
+                if at == searched[-1:]:
+                    data.complain(searched, f"{'.'.join(map(str, searched))}: {problem}")
+                continue
             place = ("sweep", *at) if at and at[0] not in own else (*path, *at)
             data.complain(place, f'algorithm "{path[1]}": {problem}')
+
+
+def _check_tune(data: SuiteData, algorithms: Any, tune: Any) -> None:
+    """Are the labels and settings of a search space there, and do both ends of each range fit?"""
+    space = tune.get("space") if isinstance(tune, dict) else None
+    contestants = {label: (name, own) for label, name, own in _entries(algorithms, "algorithm")}
+    for label, settings in space.items() if isinstance(space, dict) else ():
+        if label not in contestants:
+            near = did_you_mean(str(label), contestants)
+            data.complain(("tune", "space", label), f'tune.space: "{label}" is no label of this suite{near}')
+            continue
+        name, own = contestants[label]
+        try:
+            kind = registry.algorithms.load(name)
+        except UserError:
+            continue  # said where the algorithm stands
+        for key, values in settings.items() if isinstance(settings, dict) else ():
+            path: KeyPath = ("tune", "space", label, key)
+            for problem in _range_problems(values):
+                data.complain(path, f"tune.space.{label}.{key}: {problem}")
+            for value in _ends(values):
+                _check_settings(data, ("tune", "space"), kind, {**own, key: value}, own, path)
+
+
+def _range_problems(values: Any) -> Iterator[str]:
+    if isinstance(values, dict):
+        low, high = values.get("low"), values.get("high")
+        numbers = [end for end in (low, high) if isinstance(end, int | float) and not isinstance(end, bool)]
+        if len(numbers) == 2 and not numbers[0] < numbers[1]:
+            yield f"low {low} is not below high {high}"
+        if values.get("log") is True and numbers and numbers[0] <= 0:
+            yield f"low {numbers[0]} has no logarithm; leave out log, or start above 0"
+
+
+def _ends(values: Any) -> list[Any]:
+    if isinstance(values, dict):
+        return [values[end] for end in ("low", "high") if isinstance(values.get(end), int | float)]
+    return [value for value in values if isinstance(value, Scalar)] if isinstance(values, list) else []
+
+
+def _check_trackers(data: SuiteData, names: Any) -> None:
+    from bakeoff.benchmarks import trackers
+
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        if isinstance(name, str):
+            try:
+                trackers.check(name)
+            except UserError as error:
+                data.complain(("trackers", index), f"trackers: {error}")
 
 
 def _entries(section: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -21,6 +21,7 @@ def describe(label: str, task: Task) -> dict[str, Any]:
         "gold": None if task.gold is None else reward_name(task.gold),
         "measures": list(task.measures),
         "model": task.language_model.name,
+        "width": task.language_model.width,
         "parameters": task.language_model.num_parameters,
         "chat": task.language_model.chat,
         "train_prompts": len(task.prompts.train),

@@ -77,7 +77,10 @@ def sample(
         alive_B = alive_B & ~torch.isin(token_B, eos)
         if t + 1 == max_new_tokens or not bool(alive_B.any()):
             break
-        hidden_BD = model.decode_step(token_B, seen_BS[:, : length + t + 1] if padded else None, position_B + t, cache)
+        # Rows that have ended read padding, so that whoever looks on can tell them from those that go on.
+        hidden_BD = model.decode_step(
+            tokens_BT[:, t], seen_BS[:, : length + t + 1] if padded else None, position_B + t, cache
+        )
     logprobs = logprobs_BT if true_distribution else None
     return Completions(_to(prompts, model.device), tokens_BT, mask_BT, logprobs)
 

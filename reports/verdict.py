@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bakeoff.reports import disclosure
 from bakeoff.reports.coverage import coverage_at
 from bakeoff.reports.entries import family
 from bakeoff.reports.gold_curves import sentences
@@ -82,6 +83,7 @@ def _answer(results: Results, task: str, board: pd.DataFrame) -> TaskAnswer:
         details.append(f"No interval with a single seed: {_names(unknown['other'])}.")
     details += _frontier_and_cost(ranked)
     details += _settings(results, list(ranked["label"]))
+    details += disclosure.tuning(results, list(ranked["label"]))
     details += sentences(results, task)
     details += suspicions(results, task)
     return TaskAnswer(task, headline, details)
@@ -221,6 +223,7 @@ def caveats(results: Results) -> list[str]:
     torn = int(cells["torn_lines"].sum())
     if torn:
         notes.append(f"{torn} unreadable line{'s' * (torn > 1)} of metrics.jsonl left out (an interrupted write).")
+    notes += disclosure.outside_the_meter(results)
     notes += _unscored(results)
     sizes = results.final.groupby(["task", "label"], observed=True).size()
     few = sorted({int(size) for size in sizes if size < 10})

@@ -21,6 +21,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     progress: bool = True,
     plugins: Sequence[str | Path] = (),
+    executor: str = "local",
 ) -> Results:
     """Run what is not done yet of a suite, and load the results.
 
@@ -35,6 +36,7 @@ def run(
         overrides: values to change, by dotted key: ``{"budget.reward_queries": 500}``.
         progress: show progress on standard error.
         plugins: Python files whose algorithms, tasks and rewards the suite may name (see docs/plugins.md).
+        executor: ``"local"``, or ``"ray"`` for a Ray cluster (the suite's key ``ray`` says which).
 
     Raises:
         NotFoundError: no suite, algorithm or task of that name.
@@ -59,6 +61,7 @@ def run(
             display=Display(quiet=not progress),
             command=f"bakeoff.run({checked.name!r}, out={str(out)!r}{given})",
             plugins=files,
+            executor=executor,
         )
     return load(out)
 

@@ -15,7 +15,7 @@ from bakeoff.commands import BAD_INPUT, DONE, INTERRUPTED
 from bakeoff.errors import BakeoffError
 from bakeoff.terminal import printable
 
-COMMANDS = ("run", "report", "plot", "list", "sample", "check", "new", "train_reward")
+COMMANDS = ("run", "report", "plot", "list", "sample", "tune", "export", "check", "new", "train_reward")
 """Each is a file in ``bakeoff.commands``, in the order in which ``--help`` shows them."""
 
 _EXAMPLES = """examples:

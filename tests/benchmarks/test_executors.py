@@ -46,7 +46,7 @@ for line in sys.stdin:
 def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "stand_in.py").write_text(WORKER)
     monkeypatch.syspath_prepend(tmp_path)
-    with_two = LocalExecutor(tmp_path, 2, 1, "stand_in")
+    with_two = LocalExecutor(2, 1, "stand_in")
     yield with_two
     with_two.close()
 

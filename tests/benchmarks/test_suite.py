@@ -26,6 +26,8 @@ budget: {reward_queries: 2e4}
 evaluate: {every: {reward_queries: 2000}, completions: 64, samples: 3}
 retries: 1
 timeout: 60
+ray: {cpus: 2, ship: true}
+tune: {trials: 4, space: {tight: {clip: {low: 0.1, high: 0.3}, epochs: [1, 2]}}}
 """
 
 BAD = """\
@@ -197,11 +199,11 @@ def test_selection() -> None:
         select(cells, ["tigth"])
 
 
-@pytest.mark.parametrize("name", ["quick", "exact"])
+@pytest.mark.parametrize("name", registry.suites.names())
 def test_builtin_suites_are_valid(name: str) -> None:
     suite = load_suite(name)
     assert suite.name == name
-    assert len(suite.seeds) >= 3
+    assert len(suite.seeds) >= 2
 
 
 PIECES = [
@@ -215,7 +217,7 @@ PIECES = [
 def test_no_mutation_gives_a_traceback() -> None:
     rng = random.Random(0)
     survived = 0
-    for _ in range(250):
+    for _ in range(500):
         lines = GOOD.splitlines(keepends=True)
         for _ in range(rng.randint(1, 4)):
             row = rng.randrange(len(lines))
@@ -242,7 +244,7 @@ def test_no_mutation_gives_a_traceback() -> None:
         assert time.perf_counter() - started < 5
         assert all(".." not in cell.path.split("/") and cell.path.count("/") == 3 for cell in cells)
         survived += bool(cells)
-    assert 10 < survived < 240
+    assert 20 < survived < 480
 
 
 DOCS = Path(__file__).parents[2] / "docs"

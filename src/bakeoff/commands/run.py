@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from pathlib import Path
@@ -22,7 +23,16 @@ def add(commands: Any) -> None:
     )
     run.add_argument("suite", metavar="SUITE", help="a YAML file, or one of `bakeoff list suites`")
     run.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run folder: made, or gone on with")
-    run.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: one a core)")
+    run.add_argument(
+        "--executor",
+        metavar="NAME",
+        default="local",
+        help="local: processes on this machine; ray: tasks of a Ray cluster (default: local)",
+    )
+    run.add_argument(
+        "--ray-address", metavar="ADDR", help="a running cluster, such as auto; without it one is started here"
+    )
+    run.add_argument("--workers", metavar="N", type=positive, help="cells at once (default: one a core)")
     run.add_argument("--seeds", metavar="N", type=positive, help="seeds 0 to N-1 instead of the suite's own")
     run.add_argument("--only", metavar="LABEL,..", type=_labels, default=(), help="run these contestants only")
     run.add_argument(
@@ -34,6 +44,13 @@ def add(commands: Any) -> None:
         help="change a value, such as budget.reward_queries=500 or algorithms.ppo.kl_coef=0.1; may be repeated",
     )
     add_plugins(run)
+    run.add_argument(
+        "--track",
+        metavar="NAME,..",
+        type=_labels,
+        default=(),
+        help="show training while it runs: tensorboard, wandb, or module:Class of your own",
+    )
     run.add_argument("--no-report", action="store_true", help="leave the report for later (`bakeoff report DIR`)")
     run.add_argument("--quiet", action="store_true", help="show no progress")
     run.set_defaults(command=execute)
@@ -46,11 +63,12 @@ def execute(options: argparse.Namespace) -> int:
     from bakeoff.benchmarks.suite_checks import load_suite
     from bakeoff.plugins import loaded
 
+    given = [] if options.ray_address is None else [f"ray.address={json.dumps(options.ray_address)}"]
+    given += [f"trackers={json.dumps(options.track)}"] if options.track else []
     with loaded(options.plugins) as plugins:
-        suite = load_suite(options.suite, options.overrides, options.seeds)
-        before = signal.signal(
-            signal.SIGTERM, _interrupt
-        )  # a batch system's time limit: keep checkpoints, as for Ctrl-C
+        suite = load_suite(options.suite, [*options.overrides, *given], options.seeds)
+        # A batch system's time limit: keep checkpoints, as for Ctrl-C.
+        before = signal.signal(signal.SIGTERM, interrupt)
         try:
             outcome = run_suite(
                 suite,
@@ -59,6 +77,7 @@ def execute(options: argparse.Namespace) -> int:
                 only=options.only,
                 display=Display(quiet=options.quiet),
                 plugins=plugins,
+                executor=options.executor,
             )
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -85,5 +104,6 @@ def _labels(text: str) -> tuple[str, ...]:
     return tuple(label.strip() for label in [*labels, current] if label.strip())
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
+def interrupt(number: int, frame: Any) -> NoReturn:
+    """A signal as Ctrl-C."""
     raise KeyboardInterrupt

@@ -1,0 +1,84 @@
+"""A finished run, or what there is of one, for other tools: tables as CSV or Parquet, curves for a tracker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bakeoff.benchmarks import trackers
+from bakeoff.benchmarks.trackers import TrackedCell, flat
+from bakeoff.errors import NotFoundError, RunFolderError
+from bakeoff.extras import optional
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bakeoff.reports.results import Results
+
+TABLES = ("metrics", "samples", "cells")
+"""Files of a table export: every number, every stored text, every planned cell."""
+
+
+def export(run: Path, kind: str, out: Path | None = None) -> Path:
+    """Write a run folder for another tool; returns the folder that was written.
+
+    Args:
+        run: the run folder.
+        kind: ``csv``, ``parquet``, or a tracker: ``tensorboard``, ``wandb``, ``module:Class``.
+        out: the folder to write into; ``RUN/export/<kind>`` by default.
+
+    Raises:
+        NotFoundError: no such kind.
+        UserError: what it needs is not installed.
+        RunFolderError: no run there, or the folder cannot be written.
+    """
+    from bakeoff.reports.results import Results
+
+    kinds = ("csv", "parquet", *trackers.BUILT_IN)
+    if kind not in kinds and ":" not in kind:
+        raise NotFoundError("export", kind, kinds)
+    if kind == "parquet":
+        optional("pyarrow", "parquet", "--to parquet")
+    elif kind != "csv":
+        trackers.check(kind)
+    results = Results.load(run)
+    folder = run / "export" / kind.replace(":", "-") if out is None else out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if kind in ("csv", "parquet"):
+            _tables(results, kind, folder)
+        else:
+            _curves(results, kind, folder)
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another --out"
+        ) from error
+    return folder
+
+
+def _tables(results: Results, kind: str, folder: Path) -> None:
+    frames: dict[str, pd.DataFrame] = {"metrics": results.frame, "samples": results.samples, "cells": results.cells}
+    for name in TABLES:
+        frame, file = frames[name], folder / f"{name}.{kind}"
+        fresh = folder / f".{name}.{kind}.new"
+        if kind == "csv":
+            frame.to_csv(fresh, index=False)
+        else:
+            frame.to_parquet(fresh, index=False, engine="pyarrow")
+        fresh.replace(file)
+
+
+def _curves(results: Results, kind: str, folder: Path) -> None:
+    tracker = trackers.tracker_class(kind)
+    for run in results.runs:
+        suite = run.manifest.get("suite")
+        name = str(suite.get("name", run.name)) if isinstance(suite, dict) else run.name
+        for cell in run.cells:
+            rows = cell.rows()
+            if not rows:
+                continue
+            told = tracker(folder, TrackedCell(name, f"{cell.task}/{cell.label}/seed-{cell.seed}", cell.config), 0)
+            for row in rows:
+                meter = {key: row[key] for key in trackers.METERS if isinstance(row.get(key), int | float)}
+                told.log(int(row["step"]), flat(str(row["phase"]), meter, row["metrics"]))
+            told.close()

@@ -1,0 +1,157 @@
+"""What a worker does, in whatever process it lives: build a task, or run a cell and keep its status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.runner import Progress, Stopped, Workshop, run_cell
+from bakeoff.benchmarks.store import Status, now
+from bakeoff.errors import BakeoffError
+from bakeoff.plugins import PluginFile, take_in
+
+_TELL_EVERY = 0.25
+_ERROR_LENGTH = 2000
+
+Tell = Callable[..., None]
+"""Takes an event's name and its details as keywords."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: ``done``, ``failed`` or ``stopped``."""
+
+    kind: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def perform(
+    job: Mapping[str, Any],
+    folder: Path,
+    workshop: Workshop,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    kept: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Do one job; nothing that goes wrong in it gets out.
+
+    Args:
+        job: ``check`` (build a task and describe it) or ``cell`` (run one).
+        folder: the run folder to write to.
+        workshop: keeps what neighbouring jobs share.
+        tell: is told ``progress``.
+        should_stop: asked after every update.
+        kept: called when a checkpoint of the cell is on disk.
+    """
+    try:
+        for plugin in job.get("plugins", ()):
+            take_in(PluginFile(**plugin))
+        if job["job"] == "check":
+            return _check(job, workshop)
+        return _cell(job, folder, workshop, tell, should_stop, kept)
+    except BaseException as error:  # a plugin may even call sys.exit
+        workshop.clear()  # what failed may have left the task's model in any state, and holds memory
+        return Outcome("failed", {"error": one_line(error)})
+
+
+def _check(job: Mapping[str, Any], workshop: Workshop) -> Outcome:
+    """Build a task and tell what a report needs to know of it."""
+    from bakeoff.benchmarks import task_info
+
+    task = workshop.task(job["task"], job["settings"])
+    return Outcome("done", {"seconds": 0.0, "info": task_info.describe(job["label"], task)})
+
+
+def _cell(
+    job: Mapping[str, Any],
+    home: Path,
+    workshop: Workshop,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    kept: Callable[[], None],
+) -> Outcome:
+    cell = Cell.from_json(job["cell"])
+    folder = home / cell.path
+    before = Status.read(folder)
+    attempts, began, started = before.attempts + 1, now(), time.perf_counter()
+    told = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal told
+        if time.perf_counter() - told >= _TELL_EVERY or progress.share >= 1:
+            told = time.perf_counter()
+            metrics = {name: value for name, value in progress.metrics.items() if value - value == 0}
+            tell("progress", share=progress.share, step=progress.step, metrics=metrics)
+
+    def status(state: str, seconds: float, **details: Any) -> Status:
+        return Status(state, attempts=attempts, seconds=seconds, started=began, ended=now(), **details)
+
+    try:
+        Status("running", attempts=attempts, seconds=before.seconds, started=began).write(folder)
+        with _output_to(folder / "log.txt"):
+            seconds = run_cell(
+                cell,
+                folder,
+                workshop,
+                checkpoint_every=job["checkpoint_every"],
+                report=report,
+                should_stop=should_stop,
+                kept=kept,
+                trackers=job["trackers"],
+            )
+        status("done", seconds).write(folder)
+    except Stopped:
+        status("pending", before.seconds + time.perf_counter() - started).write(folder)
+        return Outcome("stopped")
+    except BaseException as error:
+        took = before.seconds + time.perf_counter() - started
+        with contextlib.suppress(OSError):  # a full disk: the event still says it
+            status("failed", took, error=one_line(error), traceback=traceback.format_exc()).write(folder)
+        raise
+    _drop_leftovers(folder)
+    return Outcome("done", {"seconds": seconds})
+
+
+def _drop_leftovers(folder: Path) -> None:
+    """A finished cell needs no checkpoint, and no log that says nothing."""
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    log = folder / "log.txt"
+    if log.exists() and log.stat().st_size == 0:
+        log.unlink()
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send whatever is printed, by C libraries too, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("ab") as log:
+        saved = [os.dup(1), os.dup(2)]
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a full disk
+            sys.stdout.flush()
+            sys.stderr.flush()
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line, with its type where it is not one of ours."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, BakeoffError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:_ERROR_LENGTH]

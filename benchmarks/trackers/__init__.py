@@ -1,0 +1,148 @@
+"""Where training is shown while it runs, besides the run folder: TensorBoard, Weights & Biases, or one's own.
+
+A tracker is told what is written to ``metrics.jsonl``. It can neither change a number nor fail a cell.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from bakeoff.benchmarks import files
+from bakeoff.benchmarks.cell import Cell
+from bakeoff.envs.meter import METERS as METERS
+from bakeoff.errors import UserError, did_you_mean
+from bakeoff.randomness import untouched_global_randomness
+
+BUILT_IN = {
+    "tensorboard": "bakeoff.benchmarks.trackers.tensorboard:TensorBoard",
+    "wandb": "bakeoff.benchmarks.trackers.wandb:WandB",
+}
+"""Names to classes."""
+
+
+@dataclass(frozen=True)
+class TrackedCell:
+    """Which cell a tracker is told of."""
+
+    suite: str
+    """The suite's name."""
+    path: str
+    """``task/label/seed-k``: unique within a run."""
+    config: Mapping[str, Any]
+    """Its settings, as ``config.json`` has them."""
+
+
+class Tracker(Protocol):
+    """What a tracker has to offer; its constructor takes ``folder``, ``cell`` and ``step``, as below."""
+
+    def __init__(self, folder: Path, cell: TrackedCell, step: int) -> None:
+        """Begin.
+
+        Args:
+            folder: where to write; the run's own ``trackers/<name>``.
+            cell: whose numbers will come.
+            step: updates so far: above 0 where a cell goes on from a checkpoint, and rows after it come again.
+        """
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take numbers: ``train/NAME``, ``eval/NAME`` and ``meter/NAME``; all are finite."""
+
+    def close(self) -> None:
+        """Flush and end."""
+
+
+def tracker_class(name: str) -> Any:
+    """The class behind a tracker's name, or behind ``module:Class``.
+
+    Raises:
+        UserError: there is none.
+    """
+    module, colon, attribute = BUILT_IN.get(name, name).partition(":")
+    if not colon:
+        known = ", ".join(BUILT_IN)
+        raise UserError(f'no tracker "{name}"{did_you_mean(name, BUILT_IN)}; use {known}, or module:Class of your own')
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f'tracker "{name}" cannot be loaded: {type(error).__name__}: {error}') from error
+
+
+def check(name: str) -> None:
+    """Refuse a tracker that cannot be used here.
+
+    Raises:
+        UserError: it does not exist, or what it needs is not installed.
+    """
+    kind = tracker_class(name)
+    if hasattr(kind, "check"):
+        kind.check()
+
+
+class Tracking:
+    """All trackers of one cell; one that raises is left out from then on, with a line in the cell's log."""
+
+    def __init__(self, names: Sequence[str], folder: Path, cell: Cell) -> None:
+        """Args:
+        names: of the trackers.
+        folder: the cell's folder.
+        cell: which cell.
+        """
+        self._names, self._folder, self._cell = list(dict.fromkeys(names)), folder, cell
+        self._trackers: dict[str, Any] = {}
+
+    def start(self, step: int) -> None:
+        """Begin; the cell's ``config.json`` is there."""
+        if not self._names:
+            return
+        relative = self._cell.path.removeprefix("cells/")
+        run = self._folder.absolute()
+        for _ in Path(self._cell.path).parts:
+            run = run.parent
+        manifest = files.read_json(run / "manifest.json") or {}
+        suite = str(manifest.get("suite", {}).get("name", "bakeoff"))
+        cell = TrackedCell(suite, relative, files.read_json(self._folder / "config.json") or {})
+        with untouched_global_randomness():
+            for name in self._names:
+                home = run / "trackers" / name.replace(":", "-")
+                self._attempt(name, partial(self._begin, name, home, cell, step))
+
+    def _begin(self, name: str, home: Path, cell: TrackedCell, step: int) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self._trackers[name] = tracker_class(name)(home, cell, step)
+
+    def log(self, step: int, phase: str, meter: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        """Tell a row."""
+        if not self._trackers:
+            return
+        values = flat(phase, meter, metrics)
+        with untouched_global_randomness():
+            for name, tracker in list(self._trackers.items()):
+                self._attempt(name, partial(tracker.log, step, values))
+
+    def close(self) -> None:
+        """End all."""
+        for name, tracker in list(self._trackers.items()):
+            self._attempt(name, tracker.close)
+        self._trackers.clear()
+
+    def _attempt(self, name: str, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._trackers.pop(name, None)
+            print(f"tracker {name} is left out from here on: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def flat(phase: str, meter: Mapping[str, float], metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """A row's numbers under the names that trackers are told; what is not finite is left out."""
+    values = {f"meter/{name}": float(value) for name, value in meter.items()}
+    for name, value in metrics.items():
+        if value is not None and value - value == 0:
+            values[f"{phase}/{name}"] = float(value)
+    return values

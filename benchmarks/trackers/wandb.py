@@ -1,0 +1,54 @@
+"""Weights & Biases, offline unless ``WANDB_MODE=online`` is set.
+
+``wandb sync RUN/trackers/wandb/wandb/offline-run-*`` sends what was written offline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bakeoff.extras import optional
+
+if TYPE_CHECKING:
+    from bakeoff.benchmarks.trackers import TrackedCell
+
+
+class WandB:
+    """One W&B run a cell, in a project named after the suite, grouped by task and contestant."""
+
+    @staticmethod
+    def check() -> None:
+        """Refuse where W&B is not installed."""
+        optional("wandb", "wandb", "the tracker wandb")
+
+    def __init__(self, folder: Path, cell: TrackedCell, step: int) -> None:
+        """Begin; see :class:`~bakeoff.benchmarks.trackers.Tracker`."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        wandb: Any = optional("wandb", "wandb", "the tracker wandb")
+        mode = os.environ.get("WANDB_MODE", "offline")
+        identity = hashlib.sha256(f"{folder.absolute()}/{cell.path}".encode()).hexdigest()[:16]
+        task, label, seed = cell.path.split("/")
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", cell.suite),
+            id=identity,
+            name=f"{label} {seed} on {task}",
+            group=f"{task}/{label}",
+            dir=str(folder),
+            mode=mode,
+            config=dict(cell.config),
+            resume="allow" if mode == "online" else None,
+            reinit="create_new",
+            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, x_disable_meta=True),
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers; what a W&B run has already, and comes again, it leaves out by itself."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Flush and end."""
+        self._run.finish()
