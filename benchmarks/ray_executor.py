@@ -160,11 +160,12 @@ class _Board:
 
     def _end(self, number: int) -> None:
         reference, job = self.running.pop(number)
-        self._since.pop(number, None)
+        if self._since.pop(number, None) is None:  # it ended before its first letter came
+            job.attempts += 1
         self._mailbox.drop.remote(number)
         kind, details = self._result(reference, job, number in self._late)
         self._late.discard(number)
-        if kind == "failed" and 0 < job.attempts <= job.retries:
+        if kind == "failed" and job.attempts <= job.retries:
             self._listener(Event("retry", job, details))
             self.submit(job)
         else:

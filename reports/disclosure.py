@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bakeoff.reports.text import number, one_line
+from bakeoff.reports.text import one_line
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results
@@ -42,7 +42,7 @@ def tuning(results: Results, labels: Sequence[str]) -> list[str]:
 def _found(entry: Mapping[str, Any]) -> str:
     settings = entry.get("settings")
     pairs = settings.items() if isinstance(settings, dict) else ()
-    text = ", ".join(f"{key} = {number(value) if isinstance(value, float) else value}" for key, value in pairs)
+    text = ", ".join(f"{key} = {f'{value:.3g}' if isinstance(value, float) else value}" for key, value in pairs)
     failed = entry.get("failed")
     lost = f", {failed} trials failed" if isinstance(failed, int) and failed > 0 else ""
     return (one_line(text, 120) or "nothing was better than its own settings") + lost

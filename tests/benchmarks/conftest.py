@@ -39,6 +39,18 @@ class Exits(Player):
     def update(self):
         sys.exit("bye")
 
+class Hungry(Player):
+    """Asks for more memory than there is."""
+    def update(self):
+        import torch
+        return {"x": float(torch.empty(10**15)[0])}
+
+class Killed(Player):
+    """Is killed, as the system does to who takes too much memory."""
+    def update(self):
+        import signal
+        os.kill(os.getpid(), signal.SIGKILL)
+
 class Idle(Player):
     """Spends nothing, for ever."""
     def update(self):
@@ -49,7 +61,7 @@ def broken_task():
     raise PromptError("prompt file x.txt is empty; write one prompt a line")
 '''
 
-NAMES = ("Player", "Fails", "Dies", "Exits", "Idle")
+NAMES = ("Player", "Fails", "Dies", "Exits", "Hungry", "Killed", "Idle")
 
 
 @pytest.fixture(scope="session")

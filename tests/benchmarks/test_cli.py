@@ -132,7 +132,7 @@ def test_cells_fail_alone(plugin: Path, tmp_path: Path, capsys: pytest.CaptureFi
     suite = write(tmp_path, """\
 name: mixed
 tasks: [exact]
-algorithms: {fails: {}, dies: {}, exits: {}, player: {}}
+algorithms: {fails: {}, dies: {}, exits: {}, hungry: {}, killed: {}, player: {}}
 seeds: 1
 budget: {reward_queries: 192}
 evaluate: {every: {reward_queries: 100}, completions: 8, samples: 1}
@@ -145,14 +145,21 @@ evaluate: {every: {reward_queries: 100}, completions: 8, samples: 1}
     assert "Traceback" not in output.err
     cells = out / "cells" / "exact"
     status = {path.name: files.read_json(path / "seed-0" / "status.json") for path in cells.iterdir()}
+    hungry = status.pop("hungry")
+    assert hungry["status"] == "failed"
+    assert "memory" in hungry["error"]
+    assert "torch.empty" in hungry["traceback"]
     assert {name: (entry["status"], entry["error"]) for name, entry in status.items()} == {
         "fails": ("failed", "ZeroDivisionError: the second update"),
         "dies": ("failed", "its worker process died (exit code 7)"),
         "exits": ("failed", "SystemExit: bye"),
+        "killed": ("failed", "its worker process died (killed by signal 9; out of memory?)"),
         "player": ("done", None),
     }
     assert 'raise ZeroDivisionError("the second' in status["fails"]["traceback"]
-    for name in ("fails", "dies", "exits"):
+    text = (out / "report" / "report.md").read_text(encoding="utf-8")
+    assert "5 cells failed, in no average" in text
+    for name in ("fails", "dies", "exits", "killed"):
         assert f"failed: cells/exact/{name}/seed-0: {status[name]['error']}\n" in output.err
     rows = list(files.read_rows(cells / "fails" / "seed-0" / "metrics.jsonl"))
     assert [row["step"] for row in rows] == [0, 1]  # what was measured before stays

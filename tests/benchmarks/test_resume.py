@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bakeoff import registry
+from bakeoff.algos.base import DataSource
 from bakeoff.benchmarks import files
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.runner import Stopped, Workshop, run_cell
@@ -35,8 +36,11 @@ FAMILIES = families()
 
 def cell(algorithm: str, workshop: Workshop, updates: int = 10) -> Cell:
     settings = {"batch_size": 16, **registry.algorithms.load(algorithm).example_settings(workshop.task("exact", {}))}
-    limits = {"reward_queries": 16 * updates, "trained_tokens": 1500 * updates}
-    evaluate = {"every": {"trained_tokens": 4500}, "completions": 8, "samples": 2}
+    # Who plays is measured by what it plays, who learns from given data by what it learns.
+    plays = registry.algorithms.load(algorithm).data_source in (DataSource.NONE, DataSource.ONLINE, DataSource.REPLAY)
+    meter, each = ("reward_queries", 16) if plays else ("trained_tokens", 1500)
+    limits = {meter: each * updates}
+    evaluate = {"every": {meter: 3 * each}, "completions": 8, "samples": 2}
     return Cell("exact", "exact", {}, "label", algorithm, settings, 3, limits, evaluate)
 
 
