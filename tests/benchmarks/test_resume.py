@@ -17,9 +17,9 @@ from bakeoff import registry
 from bakeoff.algos.base import Algorithm, DataSource
 from bakeoff.benchmarks import files
 from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.jobs import perform
 from bakeoff.benchmarks.runner import Stopped, Workshop, run_cell
 from bakeoff.benchmarks.store import CellStore
-from bakeoff.cli import main
 from bakeoff.errors import RunFolderError
 
 
@@ -185,18 +185,18 @@ def test_a_full_disk_loses_at_most_what_came_after_the_checkpoint(
     assert content(tmp_path) == whole
 
 
-def test_a_full_disk_from_the_start_is_a_failed_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole command in a child whose files must stay small: exit 1, the other cell's failure named too, no hang."""
-    suite = tmp_path / "s.yaml"
-    budget = "budget: {reward_queries: 64}\nevaluate: {completions: 8, samples: 1}\nseeds: 1\n"
-    suite.write_text("name: s\ntasks: [exact]\nalgorithms: {reference: {}}\n" + budget)
-    arguments = ["run", str(suite), "--out", str(tmp_path / "out"), "--workers", "1", "--quiet", "--no-report"]
-    code = full_disk_after(30_000, lambda: os._exit(main(arguments)))
-    assert code == 1
-    status = files.read_json(tmp_path / "out" / "cells" / "exact" / "reference" / "seed-0" / "status.json")
+def test_a_full_disk_is_a_failed_cell_that_says_so(workshop: Workshop, tmp_path: Path) -> None:
+    this = cell(ANY, workshop, 3)
+    job = {"job": "cell", "cell": this.to_json(), "checkpoint_every": 60.0, "trackers": []}
+
+    def run() -> None:
+        os._exit(0 if perform(job, tmp_path, Workshop(), lambda *a, **k: None, lambda: False).kind == "failed" else 3)
+
+    assert full_disk_after(20_000, run) == 0
+    status = files.read_json(tmp_path / this.path / "status.json")
     assert status["status"] == "failed"
-    assert "too large" in status["error"] or "No space" in status["error"]
-    assert main(arguments) == 0  # with room again, the same command finishes
+    assert "large" in status["error"] or "space" in status["error"]
+    assert perform(job, tmp_path, workshop, lambda *a, **k: None, lambda: False).kind == "done"  # with room again
 
 
 def test_one_process_writes_a_cell_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
