@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.demonstrations import encode_demonstrations, read_demonstrations
-from bakeoff.algos.pairs import join, plain
+from bakeoff.algos.pairs import join, plain, reference_logps
 from bakeoff.algos.policy import Policy
 from bakeoff.algos.preference_labels import Labels
 from bakeoff.envs.completions import Completions, PromptBatch
 from bakeoff.envs.language_model import LanguageModel
 from bakeoff.errors import ConfigError
-
-REFERENCE_ROWS = 64
-"""Completions that the reference reads at once."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,23 @@ class Judgements:
 
     @classmethod
     def of(
-        cls, policy: Policy, completions: Completions, desirable_B: Tensor, rewards_B: Tensor | None = None
+        cls,
+        policy: Policy,
+        completions: Completions,
+        desirable_B: Tensor,
+        *,
+        rewards_B: Tensor | None = None,
+        reference_logps_B: Tensor | None = None,
     ) -> Judgements:
-        """Judgements with the log-probabilities of ``policy``'s reference."""
-        parts = torch.split(torch.arange(len(completions)), REFERENCE_ROWS)
-        logps = [policy.reference_logprobs(completions.select(rows)).sum(1).float().cpu() for rows in parts]
-        unknown = torch.full((len(completions),), float("nan"))
+        """Judgements with the log-probabilities of ``policy``'s reference, unless they are known already."""
+        if reference_logps_B is None:
+            reference_logps_B = reference_logps(policy, completions)
+        unknown_B = torch.full((len(completions),), float("nan"))
         return cls(
-            completions, torch.cat(logps), desirable_B.float(), unknown if rewards_B is None else rewards_B.float()
+            completions,
+            reference_logps_B.float().cpu(),
+            desirable_B.float(),
+            unknown_B if rewards_B is None else rewards_B.float(),
         )
 
     def __len__(self) -> int:

@@ -108,7 +108,10 @@ class KTO(Algorithm):
         self.reward_sum += float(rewards_B.sum())
         mean = self.reward_sum / (self.memory.added + len(rewards_B))
         desirable_B = judge(rewards_B, mean, self.config.labels, self.config.label_temperature, self.rng)
-        self.memory.add(Judgements.of(self.policy, completions, desirable_B, rewards_B))
+        known_B = None if completions.logprobs_BT is None else completions.logprobs_BT.sum(1)
+        self.memory.add(
+            Judgements.of(self.policy, completions, desirable_B, rewards_B=rewards_B, reference_logps_B=known_B)
+        )
         return {
             "reward": float(rewards_B.mean()),
             "length": float(completions.lengths_B.float().mean()),

@@ -51,6 +51,7 @@ class Pairs:
         *,
         preference_B: Tensor | None = None,
         reward_margin_B: Tensor | None = None,
+        reference_logps_B2: Tensor | None = None,
     ) -> Pairs:
         """Pairs with the log-probabilities of ``policy``'s reference.
 
@@ -60,15 +61,15 @@ class Pairs:
             rejected: the worse ones, of the same prompts.
             preference_B: how sure that is; 1 where left out.
             reward_margin_B: difference of rewards, where known.
+            reference_logps_B2: the reference's log-probabilities, where they are known already.
         """
-        joined = join([chosen, rejected])
-        parts = torch.split(torch.arange(len(joined)), REFERENCE_ROWS)
-        logps = torch.cat([policy.reference_logprobs(joined.select(rows)).sum(1).float().cpu() for rows in parts])
         count = len(chosen)
+        if reference_logps_B2 is None:
+            reference_logps_B2 = reference_logps(policy, join([chosen, rejected])).reshape(2, count).T.contiguous()
         return cls(
             chosen,
             rejected,
-            logps.reshape(2, count).T.contiguous(),
+            reference_logps_B2.float().cpu(),
             torch.ones(count) if preference_B is None else preference_B.float().cpu(),
             torch.full((count,), math.nan) if reward_margin_B is None else reward_margin_B.float().cpu(),
         )
@@ -173,6 +174,15 @@ def join(batches: Sequence[Completions]) -> Completions:
 
 def _columns(completions: Completions) -> int:
     return completions.prompts.tokens_BP.shape[1] + completions.tokens_BT.shape[1]
+
+
+def reference_logps(policy: Policy, completions: Completions) -> Tensor:
+    """Log-probability of each whole completion under ``policy``'s reference, read in order of length, float32 (B,) on the CPU."""
+    logps_B = torch.zeros(len(completions))
+    order = torch.argsort(completions.lengths_B.cpu(), stable=True)
+    for rows in torch.split(order, REFERENCE_ROWS):
+        logps_B[rows] = policy.reference_logprobs(completions.select(rows)).sum(1).float().cpu()
+    return logps_B
 
 
 def pair_logps(policy: Policy, pairs: Pairs) -> Tensor:

@@ -117,12 +117,16 @@ class PreferenceData:
         side_K, preference_K = label_pairs(rewards_K2, self._config.labels, self._config.label_temperature, generator)
         rows_K = torch.arange(len(rewards_K2))
         chosen_K, rejected_K = 2 * rows_K + side_K, 2 * rows_K + 1 - side_K
+        known_K2 = None  # the reference has just said how likely its own answers are
+        if completions.logprobs_BT is not None:
+            known_K2 = completions.logprobs_BT.sum(1).cpu()[torch.stack([chosen_K, rejected_K], 1)]
         pairs = Pairs.of(
             self._policy,
             completions.select(chosen_K),
             completions.select(rejected_K),
             preference_B=preference_K,
             reward_margin_B=rewards_K2[rows_K, side_K] - rewards_K2[rows_K, 1 - side_K],
+            reference_logps_B2=known_K2,
         )
         self.memory.add(pairs if most is None else pairs.select(rows_K[:most]))
         return {

@@ -1,6 +1,6 @@
 """What limits offline DPO on the task `exact`: how many pairs, how sure their labels, what they cover, how many updates.
 
-    python benchmarks/studies/dpo_pairs.py run --out pairs.jsonl [--setting bradley_terry ..] [--seeds 2]
+    python benchmarks/studies/dpo_pairs.py run --out pairs.jsonl [--setting bradley_terry ..] [--pairs 500 0 ..] [--seeds 0 1]
     python benchmarks/studies/dpo_pairs.py figure pairs.jsonl --out docs/images/dpo-pairs.svg
 
 Each setting changes one thing about the one before it:
@@ -64,23 +64,26 @@ SETTINGS = {
 }
 
 
-def make_pairs(task: Task, policy: Policy, setting: Setting, count: int, generator: torch.Generator) -> Pairs:
+def make_pairs(task: Task, setting: Setting, count: int, generator: torch.Generator) -> Pairs:
     """Judged pairs on prompts in turn."""
     exact = task.enumeration
     assert exact is not None
     prompts = torch.arange(count) % len(exact.prompts)
-    tables = [
-        exact.reference_logprobs_QN,
-        exact.optimal_logprobs_QN if setting.covered else exact.reference_logprobs_QN,
-    ]
-    sides = [exact.sample(table, prompts, generator) for table in tables]
-    rewards_B2 = torch.stack([exact.rewards_QN[prompts, exact.leaf_index(side)] for side in sides], 1)
-    side_B, preference_B = label_pairs(rewards_B2, setting.labels, TEMPERATURE, generator)
-    rows = torch.arange(count)
+    second = exact.optimal_logprobs_QN if setting.covered else exact.reference_logprobs_QN
+    sides = [exact.sample(table, prompts, generator) for table in (exact.reference_logprobs_QN, second)]
     leaves_B2 = torch.stack([exact.leaf_index(side) for side in sides], 1)
-    chosen, rejected = (exact.completions(prompts, leaves_B2[rows, s]) for s in (side_B, 1 - side_B))
-    margin_B = rewards_B2[rows, side_B] - rewards_B2[rows, 1 - side_B]
-    return Pairs.of(policy, chosen, rejected, preference_B=preference_B, reward_margin_B=margin_B)
+    side_B, preference_B = label_pairs(
+        exact.rewards_QN[prompts[:, None], leaves_B2], setting.labels, TEMPERATURE, generator
+    )
+    leaves_B2 = leaves_B2.gather(1, torch.stack([side_B, 1 - side_B], 1))  # chosen, rejected
+    rewards_B2 = exact.rewards_QN[prompts[:, None], leaves_B2]
+    return Pairs(
+        exact.completions(prompts, leaves_B2[:, 0]),
+        exact.completions(prompts, leaves_B2[:, 1]),
+        exact.reference_logprobs_QN[prompts[:, None], leaves_B2].float(),
+        preference_B,
+        (rewards_B2[:, 0] - rewards_B2[:, 1]).float(),
+    )
 
 
 def one_run(task: Task, name: str, size: int | None, seed: int) -> dict[str, Any]:
@@ -93,11 +96,11 @@ def one_run(task: Task, name: str, size: int | None, seed: int) -> dict[str, Any
     objective = PreferenceObjective(beta=task.kl_coef / TEMPERATURE)
     generator = torch_generator(seed, "pairs", name, str(size))
     start = time.perf_counter()
-    kept = None if size is None else make_pairs(task, policy, setting, size, generator)
+    kept = None if size is None else make_pairs(task, setting, size, generator)
     scores = []
     for step in range(setting.steps):
         if kept is None:
-            batch = make_pairs(task, policy, setting, BATCH, generator)
+            batch = make_pairs(task, setting, BATCH, generator)
         else:
             batch = kept.select(torch.randint(len(kept), (BATCH,), generator=generator))
         learn_pairs(policy, optimizer, batch, objective, step / setting.steps)
@@ -153,7 +156,8 @@ def main() -> None:
     run = commands.add_parser("run")
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--setting", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
-    run.add_argument("--seeds", type=int, default=2)
+    run.add_argument("--pairs", nargs="*", type=int, default=[size or 0 for size in SIZES], help="0 for fresh ones")
+    run.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     draw = commands.add_parser("figure")
     draw.add_argument("runs", type=Path, nargs="+")
     draw.add_argument("--out", type=Path, required=True)
@@ -163,9 +167,9 @@ def main() -> None:
         task = make_task("exact")
         with options.out.open("a", encoding="utf-8") as file:
             for name in options.setting:
-                for size in SIZES:
-                    for seed in range(options.seeds):
-                        print(json.dumps(one_run(task, name, size, seed)), file=file, flush=True)
+                for size in options.pairs:
+                    for seed in options.seeds:
+                        print(json.dumps(one_run(task, name, size or None, seed)), file=file, flush=True)
         return
     rows = [json.loads(line) for path in options.runs for line in path.read_text(encoding="utf-8").splitlines()]
     figure(rows, options.out)

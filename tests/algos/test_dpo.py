@@ -15,6 +15,7 @@ from bakeoff.algos.judged import judge
 from bakeoff.algos.kto import KTO
 from bakeoff.algos.losses import preference_loss
 from bakeoff.algos.online_dpo import OnlineDPO
+from bakeoff.algos.pairs import Pairs
 from bakeoff.algos.preference_labels import label_pairs
 from bakeoff.algos.rollouts import collect
 from bakeoff.envs.meter import Budget
@@ -109,6 +110,8 @@ def test_growing_pairs_cost_two_queries_each(exact: Task) -> None:
     ) for side in (pairs.chosen, pairs.rejected)]  # fmt: skip
     difference = torch.tensor(rewards[0]) - torch.tensor(rewards[1])
     torch.testing.assert_close(pairs.reward_margin_B, difference.float(), atol=1e-5, rtol=1e-5)
+    read = Pairs.of(algorithm.policy, pairs.chosen, pairs.rejected).reference_logps_B2
+    torch.testing.assert_close(pairs.reference_logps_B2, read, atol=1e-5, rtol=1e-5)
 
 
 def test_pairs_made_before_learning_are_passed_over_and_nothing_more_is_asked(exact: Task) -> None:
