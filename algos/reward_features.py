@@ -7,6 +7,7 @@ a family understands such masks is checked, not assumed; where it does not, each
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from bakeoff.envs.sequence_classifier import SequenceClassifier, length_sorted_b
 from bakeoff.errors import ModelError
 
 _CHECKED_PAIRS = 4
+_SAVE_EVERY = 30.0
 _TOLERANCE = 1e-3
 """Largest difference allowed between features in one sequence and alone, relative to their size."""
 
@@ -89,17 +91,23 @@ def _behind(answer: AnswerIds, dropped: int) -> AnswerIds:
 def _cached(
     model: PreferenceModel, both: Sequence[tuple[AnswerIds, AnswerIds]], progress: Progress, path: Path | None
 ) -> Tensor:
-    """Features (N, D), those in the cache taken from it; it is written after every tenth of the others."""
+    """Features (N, D), those in the cache taken from it; it is written every half a minute, and at the end."""
     cache = FeatureCache(path, model.model, model.pooling)
     keys = [cache.key(pair) for pair in both]
     missing = [row for row, found in enumerate(cache.get(keys)) if found is None]
-    size = max(1, -(-len(missing) // 10))
-    for start in range(0, len(missing), size):
-        rows = missing[start : start + size]
+    lengths = [len(_Joined(*both[row]).ids) for row in missing]
+    saved, done, told = time.monotonic(), 0, 0
+    for places in length_sorted_batches(lengths, model.model.batch_tokens):
+        rows = [missing[place] for place in places]
         for row, features_D in zip(rows, _shared(model.model, [both[row] for row in rows], model.pooling), strict=True):
             cache.put(keys[row], features_D)
-        cache.save()
-        progress(f"features of {start + len(rows):,} of {len(missing):,} pairs")
+        done += len(rows)
+        if time.monotonic() - saved > _SAVE_EVERY or done == len(missing):
+            cache.save()
+            saved = time.monotonic()
+        if 10 * done // len(missing) > told:
+            told = 10 * done // len(missing)
+            progress(f"features of {done:,} of {len(missing):,} pairs")
     return torch.stack([features for features in cache.get(keys) if features is not None])
 
 
