@@ -52,8 +52,8 @@ def _run(run: Path, pictures: Path) -> list[str]:
     lines = [
         f"## Suite {run.name}",
         "",
-        f"`{manifest.get('command')}`: {done} of {len(cells)} cells done, {cells['seed'].nunique()} seeds, on "
-        f"{machine.get('cores')} cores of {machine.get('processor')}.",
+        f"{done} of {len(cells)} cells done, {cells['seed'].nunique()} seeds, {machine.get('threads_per_cell')} thread a cell "
+        f"on {machine.get('processor')}, bakeoff {manifest.get('bakeoff')}.",
         "",
     ]
     if CHROMIUM is not None:

@@ -145,11 +145,11 @@ def _spent(row: pd.Series) -> str:
         ("trained_tokens", "trained tokens"),
         ("seconds", "seconds"),
     )
-    return ", ".join(f"{_spending(name, row[name])} {title}" for name, title in meters if row.get(name, 0) > 0)
+    return ", ".join(_spending(row[name], title) for name, title in meters if row.get(name, 0) > 0)
 
 
-def _spending(meter: str, value: float) -> str:
-    return "under 1" if meter == "seconds" and value < 1 else count(value)
+def _spending(value: float, title: str) -> str:
+    return "under a second" if title == "seconds" and value < 1 else f"{count(value)} {title}"
 
 
 def settings_of(results: Results, label: str) -> Mapping[str, Any] | None:
