@@ -88,7 +88,9 @@ def environment(folder: Path) -> dict[str, str]:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    (site / "zz_base.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    # Not plain paths: an editable install of bakeoff is itself a .pth file in one of them.
+    seen = [f"import site; site.addsitedir({path!r})" for path in sys.path if path.endswith("-packages")]
+    (site / "zz_base.pth").write_text("\n".join(seen))
     for module in ("bakeoff", "pip", "pytest"):
         script = folder / "bin" / module
         script.write_text(f'#!/bin/sh\nexec "{python}" -m {module} "$@"\n')
@@ -106,7 +108,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def run(command: list[str] | str, cwd: Path, env: dict[str, str]) -> str:
     ran = subprocess.run(
-        command, cwd=cwd, env=env, shell=isinstance(command, str), capture_output=True, text=True, timeout=500
+        command, cwd=cwd, env=env, shell=isinstance(command, str), capture_output=True, text=True, timeout=1800
     )
     assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
     return ran.stdout
