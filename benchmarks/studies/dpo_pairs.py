@@ -130,18 +130,19 @@ def figure(rows: Sequence[dict[str, Any]], out: Path) -> None:
 
     from bakeoff.reports.figures.style import styled
 
-    colours = ("#0072b2", "#56b4e9", "#d55e00", "#009e73")
+    colours = dict(zip(SETTINGS, ("#0072b2", "#56b4e9", "#d55e00", "#009e73"), strict=True))
+    sizes = [size for size in SIZES if any(r["pairs"] == size for r in rows)]
     with styled():
         plot, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-        for (name, setting), colour in zip(SETTINGS.items(), colours, strict=True):
+        for name in [name for name in SETTINGS if any(r["setting"] == name for r in rows)]:
             means = []
-            for place, size in enumerate(SIZES):
+            for place, size in enumerate(sizes):
                 last = [r["scores"][-1] for r in rows if r["setting"] == name and r["pairs"] == size]
-                axes.plot([place] * len(last), last, "o", color=colour, markersize=3, alpha=0.6)
+                axes.plot([place] * len(last), last, "o", color=colours[name], markersize=3, alpha=0.6)
                 means.append(statistics.mean(last) if last else float("nan"))
-            axes.plot(range(len(SIZES)), means, color=colour, label=setting.text)
+            axes.plot(range(len(sizes)), means, color=colours[name], label=SETTINGS[name].text)
         axes.axhline(1.0, color="#8a8a90", linewidth=0.8, linestyle=":")
-        axes.set_xticks(range(len(SIZES)), ["fresh" if size is None else f"{size:,}" for size in SIZES])
+        axes.set_xticks(range(len(sizes)), ["fresh" if size is None else f"{size:,}" for size in sizes])
         axes.set_xlabel("pairs to draw from")
         axes.set_ylabel("normalised score at the end (1: the optimum)")
         axes.legend(frameon=False, fontsize=8)
