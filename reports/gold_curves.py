@@ -39,6 +39,14 @@ def gold_curves(results: Results, task: str) -> list[GoldCurve]:
     A learner's curve is its evaluations along training. Contestants of one algorithm that do not learn (best of n with
     several n) make one curve together, each a point.
     """
+    key = ("gold_curves", task)
+    if key not in results.memo:  # words, table and figure all ask, and the fits are resampled
+        results.memo[key] = _gold_curves(results, task)
+    found: list[GoldCurve] = results.memo[key]
+    return found
+
+
+def _gold_curves(results: Results, task: str) -> list[GoldCurve]:
     rows = results.evaluations[results.evaluations["task"] == task]
     kl = best_column(rows, "kl")
     if kl not in rows or "gold" not in rows or not rows["gold"].notna().any():

@@ -52,6 +52,14 @@ def head_to_head(results: Results, task: str) -> HeadToHead | None:
     Contestants meet the evaluation prompts in the same order with the same random numbers, so the pairs are matched.
     ``None`` with fewer than two contestants that have scored answers.
     """
+    key = ("head_to_head", task)
+    if key not in results.memo:
+        results.memo[key] = _head_to_head(results, task)
+    found: HeadToHead | None = results.memo[key]
+    return found
+
+
+def _head_to_head(results: Results, task: str) -> HeadToHead | None:
     rows = final_samples(results, task)
     judge = "gold" if rows["gold"].notna().any() else "proxy"
     rows = rows.dropna(subset=[judge])

@@ -32,6 +32,8 @@ class Results:
         self.runs = list(runs)
         self.entries, self.tasks = name_entries(self.runs)
         """Every planned cell under its display names, and what is known of each task."""
+        self.memo: dict[tuple[str, ...], Any] = {}
+        """What is slow to work out and asked for more than once, by the name of what it is and the task."""
 
     @classmethod
     def load(cls, paths: Sequence[Path | str] | Path | str) -> Results:

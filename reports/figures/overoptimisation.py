@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from bakeoff.reports.figures.curves import title_of
+from bakeoff.reports.figures.drift import thinned
 from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import Look
 from bakeoff.reports.gold_curves import GoldCurve, gold_curves
@@ -37,13 +38,14 @@ def draw_overoptimisation(axes: Axes, results: Results, task: str, look: Look) -
         if len(path) == 0:
             continue
         mark = look[curve.labels[0]]
-        distance, proxy, gold = path.T
+        best_distance, _, best_gold = path[int(path[:, 2].argmax())]
+        distance, proxy, gold = thinned(path).T
         axes.plot(distance, proxy, color=mark.color, lw=1.3, ls=(0, (1.5, 1.2)))
-        axes.plot(distance, gold, color=mark.color, lw=2, marker=mark.marker, ms=3.5)
-        best = int(gold.argmax())
-        axes.plot(distance[best], gold[best], "o", ms=9, mfc="none", mec=mark.color, mew=1.2)
+        every = max(1, len(gold) // 15)
+        axes.plot(distance, gold, color=mark.color, lw=2, marker=mark.marker, ms=3.5, markevery=every)
+        axes.plot(best_distance, best_gold, "o", ms=9, mfc="none", mec=mark.color, mew=1.2)
         if curve.fit is not None and curve.fit.r_squared >= GOOD_ENOUGH:
-            grid = np.linspace(0, distance.max(), 200)
+            grid = np.linspace(0, distance.max(), 60)
             axes.plot(grid, gold[0] + curve.fit.fit.at(grid), color=mark.color, lw=0.9, alpha=0.7, ls=(0, (6, 3)))
         ends.append((curve.name, float(distance[-1]), float(gold[-1]), mark.color))
     axes.set_xlabel("square root of KL to the reference")
