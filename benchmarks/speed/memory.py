@@ -2,7 +2,7 @@
 
     python benchmarks/speed/memory.py [--model smollm2] [--updates 2] [--modes full,lora,top_layers,...]
 
-PPO with its default critic on 64 completions of 24 tokens, two minibatches, one epoch, CPU float32. `loaded` is a process that
+PPO with its default critic on 64 completions of 24 tokens, two minibatches, one epoch, CPU float32, unless the name says otherwise. `loaded` is a process that
 has loaded the model and samples, nothing more.
 """
 
@@ -36,7 +36,12 @@ MODES: dict[str, dict[str, Any]] = {
     "lora": {"trainable": "lora"},
     "lora, micro_batch_size 8": {"trainable": "lora", "micro_batch_size": 8},
     "top_layers 2": {"trainable": "top_layers", "top_layers": 2},
-}
+    "top_layers 4": {"trainable": "top_layers", "top_layers": 4},
+    "q_learning, top_layers 4": {
+        "algorithm": "q_learning", "trainable": "top_layers", "top_layers": 4, "updates_per_batch": 2, "replay_batch": 64,
+        "replay_group": 8, "micro_batch_size": 16,
+    },
+}  # fmt: skip
 
 
 def length(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
@@ -52,8 +57,11 @@ def one(model: str, folder: str, mode: str, updates: int) -> dict[str, float]:
         update: Callable[[], object] = partial(language_model.sample, prompts, 24, torch.Generator())
         moving = 0
     else:
-        settings = {"batch_size": 64, "epochs": 1, **MODES[mode]}
-        algorithm = build("ppo", settings, task, Budget(generated_tokens=10**9), 0)
+        settings = {"batch_size": 64, "algorithm": "ppo", **MODES[mode]}
+        name = settings.pop("algorithm")
+        if name == "ppo":
+            settings["epochs"] = 1
+        algorithm = build(name, settings, task, Budget(generated_tokens=10**9), 0)
         update, moving = algorithm.update, sum(p.numel() for p in algorithm.policy.parameters())
     seconds = []
     for _ in range(updates):

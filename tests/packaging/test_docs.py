@@ -3,7 +3,8 @@
 import importlib.util
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 def test_the_settings_page_is_up_to_date() -> None:
@@ -13,3 +14,8 @@ def test_the_settings_page_is_up_to_date() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run `python docs/generate_settings.py`"
+
+
+def test_the_readme_shows_the_example_that_is_tested() -> None:
+    example = (ROOT / "examples" / "sb3_ppo.py").read_text(encoding="utf-8").split("\n\n", 1)[1].strip()
+    assert f"```python\n{example}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
