@@ -2,8 +2,8 @@
 
     python benchmarks/speed/memory.py [--model smollm2] [--updates 2] [--modes full,lora,top_layers,...]
 
-PPO with its default critic on 64 completions of 24 tokens, two minibatches, one epoch, CPU float32, unless the name says otherwise. `loaded` is a process that
-has loaded the model and samples, nothing more.
+PPO with its default critic on 64 completions of 24 tokens, two minibatches, one epoch, CPU float32, unless
+the name says otherwise. `loaded` is a process that has loaded the model and samples, nothing more.
 """
 
 from __future__ import annotations
