@@ -57,7 +57,7 @@ def test_rows_are_scored_by_whom_they_concern(reviews: Task) -> None:
     assert scored[0]["scores"]["good"] == {"a": 1.0, "b": 0.0}
     assert scored[0]["scores"]["proxy"]["a"] == pytest.approx(0.4404, abs=1e-3)  # VADER on "good"
     assert scored[0]["scores"]["tokens"] == {"a": 3.0, "b": 3.0}  # the end is one of them
-    assert set(scored[1]["scores"]) == {"proxy", "tokens"}
+    assert set(scored[1]["scores"]) == {"gold", "proxy", "tokens"}
     assert scored[2] == {"note": "no texts"}
     assert "scores" not in rows[0]
 

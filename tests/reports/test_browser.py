@@ -192,7 +192,7 @@ def test_samples_are_searched_sorted_and_coloured(seen):
         values = [float(value) for value in page[key] if value != "nan"]
         assert page[key][len(values) :] == ["nan"] * (len(page[key]) - len(values))  # the unknown come last
         assert values == sorted(values, reverse=True)
-        assert len(set(values)) > 3
+        assert len(set(values)) > 1
     assert page["index"][-1] == "broken"
     assert page["colored"] != page["plain"] == "rgba(0, 0, 0, 0)"
 

@@ -33,6 +33,9 @@ LONG = Budget(reward_queries=6_000)
 GAIN = 0.3
 """Of the way from the reference to the optimum: far below what any built-in reaches on ``LONG``, far above chance (0)."""
 
+GAIN_FROM_LABELS = 0.05
+"""The same where a pair's label is all that is heard: one noisy bit for two queries. The built-ins gain .13 to .29 (five runs)."""
+
 Row = dict[str, float]
 
 
@@ -270,10 +273,12 @@ def learns(subject: Subject) -> None:
                 f"it says that it learns from its own judgement (DataSource.FEEDBACK), and spent {spent.reward_queries} reward "
                 f"queries and {spent.trained_tokens} trained tokens; query no reward, train, and say when it is finished"
             )
-    elif not gain > GAIN:
+        return
+    wanted = GAIN_FROM_LABELS if subject.kind.data_source is DataSource.PREFERENCES else GAIN
+    if subject.kind.data_source is not DataSource.NONE and not gain > wanted:
         raise Broken(
             f"with {LONG.reward_queries} reward queries it came {gain:.0%} of the way from the reference to the optimum; "
-            f"expected more than {GAIN:.0%}"
+            f"expected more than {wanted:.0%}"
         )
 
 
