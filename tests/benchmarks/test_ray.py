@@ -1,6 +1,7 @@
 """The Ray executor on a real cluster of this machine. Without Ray these tests are skipped."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -125,6 +126,9 @@ def test_a_node_dies_and_the_suite_completes_with_the_same_numbers(
 
         killed = False
 
+        def __init__(self) -> None:
+            self.steps: dict[str, int] = {}
+
         def showing(self, total: int, done: int) -> Any:
             import contextlib
 
@@ -135,7 +139,10 @@ def test_a_node_dies_and_the_suite_completes_with_the_same_numbers(
 
         def show(self, event: Event) -> None:
             seen.append(event.kind)
-            if event.kind == "progress" and event.details["step"] >= 5 and not self.killed:
+            self.steps.pop(event.job.title, None)
+            if event.kind == "progress":
+                self.steps[event.job.title] = event.details["step"]
+            if not self.killed and sum(step >= 5 for step in self.steps.values()) == 2:
                 self.killed = True
                 cluster.remove_node(cluster.workers[0], allow_graceful=False)
 
@@ -187,6 +194,7 @@ def test_failures_time_limits_and_interruption(plugin: Path, tmp_path: Path, mon
             threading.Timer(0.5, os.kill, (os.getpid(), 2)).start()
 
     started = time.monotonic()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job that a script put in the background
     with pytest.raises(Interrupted):
         executor.run([Job("player", message, "exact")], listen)
     executor.close()
