@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import sys
 import tarfile
 import tempfile
@@ -29,6 +30,7 @@ from bakeoff.extras import optional
 
 _GRACE_SECONDS = 60.0
 _POLL_SECONDS = 0.2
+_REACH_SECONDS = 10.0
 
 
 class RayExecutor:
@@ -71,6 +73,7 @@ class RayExecutor:
             # "auto" would find somebody's cluster; a running one is used only when it is asked for.
             options["address"] = "local"
         else:
+            _reach(self._spec.address)
             options["address"] = self._spec.address
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -113,6 +116,21 @@ class RayExecutor:
         return self._work.options(name=job.title).remote(
             dict(job.message), number, self._mailbox, created, self.threads, self._spec.ship
         )
+
+
+def _reach(address: str) -> None:
+    """Refuse an address where nobody listens: Ray would try for minutes, and then end the whole process.
+
+    Raises:
+        UserError: nobody answers there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", say: Ray finds it, or says that there is none
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster on {address}: {error}; check ray.address") from error
 
 
 class _Board:
