@@ -95,11 +95,12 @@ class Contestant(Protocol):
     def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
         """One completion for each prompt that ``envs`` now shows (``envs.prompt_batch``); not yet played."""
 
-    def sequence_kl(self, completions: Completions) -> Tensor:
-        """Estimates of KL(contestant || reference) in nats, one for each completion it sampled, shape (B,)."""
-
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
-        """Further per-completion figures, each (B,): `entropy` (mean nats a token) and `reference_nll` (nats a token)."""
+        """Figures of each completion that it sampled, each (B,).
+
+        `kl`, an estimate of KL(contestant || reference) in nats, has to be there; `entropy` (mean nats a token) and
+        `reference_nll` (nats a token) are expected, and what else there is becomes a metric too.
+        """
 
     def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
         """Log-probability of every enumerable completion, shape (prompts, N)."""

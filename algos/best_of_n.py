@@ -56,14 +56,11 @@ class BestOfNSampler:
         best = candidates.select(best_of_each(scores_B, self.n))
         return dataclasses.replace(best, logprobs_BT=None)  # those of the model, not of the best of n
 
-    def sequence_kl(self, completions: Completions) -> Tensor:
-        """The analytic upper bound for every completion, shape (B,)."""
-        return torch.full((len(completions),), kl_bound(self.n))
-
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
-        """The underlying model's entropy and likelihood at the chosen completions, each (B,), and what an answer costs."""
-        price = torch.full((len(completions),), float(self.n))
-        return {**self._policy.statistics(completions), "queries_per_answer": price}
+        """The analytic upper bound of the KL, the underlying model's entropy and likelihood at the chosen completions, and
+        what an answer costs, each (B,)."""
+        bound, price = (torch.full((len(completions),), value) for value in (kl_bound(self.n), float(self.n)))
+        return {**self._policy.statistics(completions), "kl": bound, "queries_per_answer": price}
 
     def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
         """The exact distribution of the best of n over all completions, shape (prompts, N)."""

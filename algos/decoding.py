@@ -67,18 +67,12 @@ class GuidedDecoder:
         return Completions(ours.prompts, tokens_BT, mask_BT, logprobs_BT)
 
     @torch.no_grad()
-    def sequence_kl(self, completions: Completions) -> Tensor:
-        """The exact per-token KL to the reference in nats, summed along each completion, shape (B,)."""
-        return self._sums(completions)[0]
-
-    @torch.no_grad()
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
-        """Mean entropy in nats a token, and the reference's negative log-likelihood in nats a token, each (B,)."""
+        """The exact per-token KL to the reference in nats, summed along each completion, the mean entropy in nats a token,
+        and the reference's negative log-likelihood in nats a token, each (B,)."""
         lengths_B = completions.lengths_B.to(self._policy.model.device).clamp_min(1)
-        return {
-            "entropy": self._sums(completions)[1] / lengths_B,
-            "reference_nll": -self._policy.reference_logprobs(completions).sum(1) / lengths_B,
-        }
+        kl_B, entropy_B, logprob_B = self._sums(completions)
+        return {"kl": kl_B, "entropy": entropy_B / lengths_B, "reference_nll": -logprob_B / lengths_B}
 
     @torch.no_grad()
     def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
@@ -106,23 +100,24 @@ class GuidedDecoder:
             logprobs.append(logprobs_NV.gather(1, token[:, None])[:, 0])
         return torch.cat(tokens), torch.cat(logprobs)
 
-    def _sums(self, completions: Completions) -> tuple[Tensor, Tensor]:
-        """KL to the reference and entropy, exact at each token and summed along each completion, each (B,)."""
+    def _sums(self, completions: Completions) -> tuple[Tensor, Tensor, Tensor]:
+        """KL to the reference and entropy, exact at each token, and the reference's log-probability of the token, summed
+        along each completion, each (B,)."""
         model, reference = self._policy.model, self._policy.reference
         mask = completions.mask_BT.to(model.device)
         ours, theirs = model.completion_hidden(completions), reference.completion_hidden(completions)
-        used = mask[:, : ours.shape[1]]
+        used, tokens_N = mask[:, : ours.shape[1]], completions.tokens_BT.to(model.device)[mask]
 
-        def both(ours_ND: Tensor, theirs_ND: Tensor) -> Tensor:
+        def figures(ours_ND: Tensor, theirs_ND: Tensor, tokens: Tensor) -> Tensor:
             logp = self._logits(ours_ND, theirs_ND).log_softmax(1)
             logq = reference.head(theirs_ND).log_softmax(1)
-            p = logp.exp()
-            return torch.stack([(p * (logp - logq)).sum(1), -(p * logp).sum(1)], 1)
+            p, chosen = logp.exp(), logq.gather(1, tokens[:, None])[:, 0]
+            return torch.stack([(p * (logp - logq)).sum(1), -(p * logp).sum(1), chosen], 1)
 
-        both_N2 = over_chunks(both, (ours[used], theirs[used]), model.vocab_size)
+        found_N3 = over_chunks(figures, (ours[used], theirs[used], tokens_N), model.vocab_size)
         zeros = torch.zeros(mask.shape, device=mask.device)
-        kl_BT, entropy_BT = (zeros.masked_scatter(mask, column) for column in both_N2.unbind(1))
-        return kl_BT.sum(1), entropy_BT.sum(1)
+        kl_B, entropy_B, logprob_B = (zeros.masked_scatter(mask, column).sum(1) for column in found_N3.unbind(1))
+        return kl_B, entropy_B, logprob_B
 
 
 class _Reader:

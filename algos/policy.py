@@ -67,33 +67,24 @@ class Policy:
         return self.reference.token_logprobs(completions)
 
     @torch.no_grad()
-    def token_kl(self, completions: Completions) -> Tensor:
-        """KL(policy || reference) in nats at each position, over the whole vocabulary, shape (B, T), 0 outside the mask."""
+    def statistics(self, completions: Completions) -> dict[str, Tensor]:
+        """The policy beside the reference on its own completions, each (B,); one forward pass of each model.
+
+        Returns:
+            `kl`, an unbiased estimate of KL(policy || reference) in nats from each completion: the exact per-token KL summed
+            along the sample. By the chain rule its mean is the sequence KL, and its variance is lower than that of the summed
+            log-ratio (Rao-Blackwell). `entropy`, mean nats a token. `reference_nll`, the reference's negative log-likelihood,
+            nats a token.
+        """
         mask = completions.mask_BT.to(self.model.device)
         ours, theirs = self.model.completion_hidden(completions), self.reference.completion_hidden(completions)
-        used = mask[:, : ours.shape[1]]
-        kl_N = vocabulary.exact_kl(
-            self.model.head, ours[used], self.reference.head, theirs[used], self.model.vocab_size
+        used, tokens_N = mask[:, : ours.shape[1]], completions.tokens_BT.to(self.model.device)[mask]
+        found = vocabulary.kl_entropy_and_other_logprobs(
+            self.model.head, ours[used], self.reference.head, theirs[used], tokens_N, self.model.vocab_size
         )
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, kl_N)
-
-    def sequence_kl(self, completions: Completions) -> Tensor:
-        """An unbiased estimate of KL(policy || reference) in nats from each of the policy's own completions, shape (B,).
-
-        The exact per-token KL summed along the sample: by the chain rule its mean is the sequence KL, and its variance is
-        lower than that of the summed log-ratio (Rao-Blackwell).
-        """
-        return self.token_kl(completions).sum(1)
-
-    @torch.no_grad()
-    def statistics(self, completions: Completions) -> dict[str, Tensor]:
-        """Mean entropy in nats a token, and the reference's negative log-likelihood in nats a token, each (B,)."""
-        lengths_B = completions.lengths_B.to(self.model.device).clamp_min(1)
-        entropy_BT = self.model.token_outputs(completions, entropy_gradient=False)[1]
-        return {
-            "entropy": entropy_BT.sum(1) / lengths_B,
-            "reference_nll": -self.reference_logprobs(completions).sum(1) / lengths_B,
-        }
+        zeros, lengths_B = torch.zeros(mask.shape, device=mask.device), mask.sum(1).clamp_min(1)
+        kl_B, entropy_B, logprob_B = (zeros.masked_scatter(mask, values_N).sum(1) for values_N in found)
+        return {"kl": kl_B, "entropy": entropy_B / lengths_B, "reference_nll": -logprob_B / lengths_B}
 
     def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
         """Log-probability of every enumerable completion, shape (prompts, N)."""

@@ -76,19 +76,15 @@ class TopTokensContestant:
         return Completions(prompts, tokens_BT, mask_BT, logprobs_BT)
 
     @torch.no_grad()
-    def sequence_kl(self, completions: Completions) -> Tensor:
-        """The exact KL to the reference at each position, summed along the agent's own completions, nats (B,)."""
-        _, reference_NK, ours_NK = self._choices(self._hidden(completions))
-        return self._summed(completions, (_times(ours_NK, ours_NK - reference_NK)).sum(1))
-
-    @torch.no_grad()
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
-        """Mean entropy in nats a token, the reference's negative log-likelihood in nats a token, and how much of the
-        reference's probability the k tokens hold at those positions, each (B,)."""
+        """The exact KL to the reference at each position, summed along the agent's own completions, nats; the mean entropy
+        in nats a token, the reference's negative log-likelihood in nats a token, and how much of the reference's
+        probability the k tokens hold at those positions, each (B,)."""
         _, reference_NK, ours_NK = self._choices(self._hidden(completions))
         lengths_B = completions.lengths_B.to(self._model.device).clamp_min(1)
         likelihood_BT = self._model.token_logprobs(completions)
         return {
+            "kl": self._summed(completions, _times(ours_NK, ours_NK - reference_NK).sum(1)),
             "entropy": self._summed(completions, -_times(ours_NK, ours_NK).sum(1)) / lengths_B,
             "reference_nll": -likelihood_BT.sum(1) / lengths_B,
             "reference_mass": self._summed(completions, reference_NK.exp().sum(1)) / lengths_B,

@@ -89,10 +89,11 @@ class Evaluator:
             self._reset()
             answers = contestant.answer(self._envs, torch.Generator().manual_seed(self._answer_seed))
             scored = self._score(answers)
-            kl_B = contestant.sequence_kl(answers)
+            statistics = dict(contestant.statistics(answers))
+            kl_B = statistics.pop("kl")
             wins_B = (np.sign(scored.judged_scores - reference.judged_scores) + 1) / 2
             metrics = self._metrics(scored, kl_B, wins_B)
-            metrics |= {name: float(values.double().mean()) for name, values in contestant.statistics(answers).items()}
+            metrics |= {name: float(values.double().mean()) for name, values in statistics.items()}
             if self.task.enumeration is not None:
                 logprobs_QN = contestant.sequence_logprobs(self.task.enumeration)
                 metrics |= self.task.enumeration.objective(logprobs_QN)

@@ -178,11 +178,16 @@ def _of_the_chosen(
     return over_chunks(one, (hidden_ND, tokens_N), vocabulary, differentiate=columns if frozen_head else None)
 
 
-def exact_kl(head: Head, hidden_ND: Tensor, other_head: Head, other_ND: Tensor, vocabulary: int) -> Tensor:
-    """KL(p || q) in nats at each row, over the whole vocabulary, shape (N,)."""
+def kl_entropy_and_other_logprobs(
+    head: Head, hidden_ND: Tensor, other_head: Head, other_ND: Tensor, tokens_N: Tensor, vocabulary: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(p || q) and the entropy of p in nats, over the whole vocabulary, and log q of each chosen token, each (N,)."""
 
-    def one(hidden: Tensor, other: Tensor) -> Tensor:
+    def one(hidden: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
         logp, logq = head(hidden).log_softmax(1), other_head(other).log_softmax(1)
-        return (logp.exp() * (logp - logq)).sum(1)
+        p = logp.exp()
+        chosen = logq.gather(1, tokens[:, None])[:, 0]
+        return torch.stack([(p * (logp - logq)).sum(1), -(p * logp).sum(1), chosen], 1)
 
-    return over_chunks(one, (hidden_ND, other_ND), vocabulary)
+    kl_N, entropy_N, chosen_N = over_chunks(one, (hidden_ND, other_ND, tokens_N), vocabulary).unbind(1)
+    return kl_N, entropy_N, chosen_N

@@ -114,7 +114,7 @@ def test_starts_as_the_reference_exactly(family: str, mode: str) -> None:
     policy = make(mode, task).policy
     completions = policy.sample(batch(task), 6, torch.Generator().manual_seed(3))
     assert torch.equal(policy.model.token_logprobs(completions), policy.reference.token_logprobs(completions))
-    assert float(policy.token_kl(completions).abs().max()) == 0
+    assert float(policy.statistics(completions)["kl"].abs().max()) == 0
 
 
 def batch(task: Task) -> Any:
@@ -152,7 +152,7 @@ def test_kept_activations_give_the_whole_models_logprobs_after_updates(family: s
             torch.testing.assert_close(kept, whole, atol=1e-4, rtol=0)
     assert completions.logprobs_BT is not None
     torch.testing.assert_close(completions.logprobs_BT, model.token_logprobs(plain).detach(), atol=1e-4, rtol=0)
-    assert float(algorithm.policy.token_kl(plain).max()) > 1e-3, "it has learnt"
+    assert float(algorithm.policy.statistics(plain)["kl"].max()) > 1e-3, "it has learnt"
 
 
 def test_the_frozen_blocks_run_in_sampling_only() -> None:

@@ -87,10 +87,10 @@ def test_samples_log_probabilities_and_kl_agree_with_the_enumeration(name: str, 
     expected_B = logprobs_QN[completions.prompts.indices_B, leaves_B]
     torch.testing.assert_close(completions.logprobs_BT.sum(1).double(), expected_B, atol=2e-4, rtol=0)
 
-    kl_B = contestant.sequence_kl(completions).double()
+    statistics = contestant.statistics(completions)
+    kl_B = statistics["kl"].double()
     exact_kl = exact.enumeration.objective(logprobs_QN)["exact_kl"]
     assert float(kl_B.mean()) == pytest.approx(exact_kl, abs=4 * float(kl_B.std()) / 20 + 1e-4)
-    statistics = contestant.statistics(completions)
     reference_B = exact.enumeration.reference_logprobs_QN[completions.prompts.indices_B, leaves_B]
     torch.testing.assert_close(
         statistics["reference_nll"].double(), -reference_B / completions.lengths_B, atol=1e-4, rtol=0

@@ -70,11 +70,9 @@ class Fixed:
     def answer(self, envs, generator):
         return self._answer
 
-    def sequence_kl(self, completions):
-        return torch.arange(1.0, len(completions) + 1)
-
     def statistics(self, completions) -> Mapping[str, torch.Tensor]:
-        return {"entropy": torch.full((len(completions),), 0.5)}
+        count = len(completions)
+        return {"kl": torch.arange(1.0, count + 1), "entropy": torch.full((count,), 0.5)}
 
     def sequence_logprobs(self, enumeration):
         return enumeration.reference_logprobs_QN

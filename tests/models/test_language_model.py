@@ -142,8 +142,9 @@ def test_entropy_and_exact_kl_by_hand() -> None:
     # Uniform over two against (3/4, 1/4): entropy ln 2, KL = ln 2 - (ln 3) / 2 + ... = .5 ln(.5/.75) + .5 ln(.5/.25).
     _, entropy = vocabulary.logprobs_and_entropy(lambda h: h, logits, torch.tensor([0]), 2)
     assert float(entropy[0]) == pytest.approx(0.693147, abs=1e-6)
-    kl = vocabulary.exact_kl(lambda h: h, logits, lambda h: h, other, 2)
-    assert float(kl[0]) == pytest.approx(0.143841, abs=1e-6)
+    tokens = torch.tensor([1])
+    found = vocabulary.kl_entropy_and_other_logprobs(lambda h: h, logits, lambda h: h, other, tokens, 2)
+    assert [float(x[0]) for x in found] == pytest.approx([0.143841, 0.693147, -1.386294], abs=1e-6)  # ln (1/4)
 
 
 def test_positions_start_at_the_first_real_token() -> None:
