@@ -120,14 +120,11 @@ def fit_gold(distance: ArrayLike, gain: ArrayLike, form: Form) -> GoldFit:
     used = np.isfinite(d) & np.isfinite(gold) & (d > 0)
     if used.sum() < 3:
         raise UserError("gold fit: fewer than three evaluations away from the reference; evaluate more often")
-    columns = np.stack([d[used], -_second(d[used], form)], axis=1)
-    a, b = (float(value) for value in np.linalg.lstsq(columns, gold[used], rcond=None)[0])
-    if b <= 0:
-        return GoldFit(form, a, b, np.inf, np.inf)
-    if form == "quadratic":
-        return GoldFit(form, a, b, a / (2 * b), a**2 / (4 * b))
-    peak = float(np.exp(min(a / b - 1, 700)))
-    return GoldFit(form, a, b, peak, b * peak)
+    a, b = (float(value) for value in np.linalg.lstsq(_columns(d[used], form), gold[used], rcond=None)[0])
+    peak = float(_peaks(np.array([[a, b]]), form)[0])
+    if np.isinf(peak):
+        return GoldFit(form, a, b, peak, np.inf)
+    return GoldFit(form, a, b, peak, a**2 / (4 * b) if form == "quadratic" else b * peak)
 
 
 def fit_over_seeds(
@@ -146,12 +143,7 @@ def fit_over_seeds(
     away = distance > 0
     spread = float(np.sum((gain[away] - gain[away].mean()) ** 2))
     error = float(np.sum((gain[away] - fit.at(distance[away])) ** 2))
-    draws = np.full((resamples if len(curves) > 1 else 0, 3), np.nan)
-    for draw in draws:
-        rows = rng.integers(0, len(curves), len(curves))
-        chosen, gains = (np.concatenate([curves[i][part] for i in rows]) for part in (0, 1))
-        again = fit_gold(chosen, gains, form)
-        draw[:] = again.a, again.b, again.peak
+    draws = _refits(curves, form, rng, resamples) if len(curves) > 1 else np.empty((0, 3))
     a, b, peak = (Estimate(value, *_ends(draws[:, k])) for k, value in enumerate((fit.a, fit.b, fit.peak)))
     r_squared = 1 - error / spread if spread > 0 else np.nan
     return SeedFit(fit, a, b, peak, r_squared, len(curves), float(distance.max()))
@@ -188,6 +180,34 @@ def measured_turn(curves: Sequence[Curve]) -> Turn | None:
         float(gain_SK[:, -1].mean()),
         Estimate(fall, fall - half, fall + half),
     )
+
+
+def _refits(curves: Sequence[Curve], form: Form, rng: np.random.Generator, resamples: int) -> Array:
+    """a, b and the peak with seeds drawn again, shape (resamples, 3); least squares needs no more of a seed than its
+    normal equations, and those of several add up."""
+    count = len(curves)
+    times_RS = (rng.integers(0, count, (resamples, count, 1)) == np.arange(count)).sum(1).astype(np.float64)
+    matrices, products = [], []
+    for distance, gain in curves:
+        columns = _columns(distance[distance > 0], form)
+        matrices.append(columns.T @ columns)
+        products.append(columns.T @ gain[distance > 0])
+    left, right = np.tensordot(times_RS, matrices, 1), np.tensordot(times_RS, products, 1)
+    found_R2 = (np.linalg.pinv(left, rcond=1e-12, hermitian=True) @ right[:, :, None])[:, :, 0]
+    return np.column_stack([found_R2, _peaks(found_R2, form)])
+
+
+def _peaks(coefficients_K2: Array, form: Form) -> Array:
+    """The d at which gold is highest, for each a and b, shape (K,); infinite where b <= 0."""
+    a, b = coefficients_K2.T
+    ratio = np.divide(a, b, out=np.full_like(a, np.inf), where=b > 0)
+    if form == "quadratic":
+        return np.asarray(ratio / 2)
+    return np.where(b > 0, np.exp(np.minimum(ratio - 1, 700)), np.inf)
+
+
+def _columns(d: Array, form: Form) -> Array:
+    return np.stack([d, -_second(d, form)], axis=1)
 
 
 def _second(d: Array, form: Form) -> Array:
