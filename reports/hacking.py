@@ -107,6 +107,7 @@ def _unlikely(first: Metrics, last: Metrics) -> Flag | None:
     return None
 
 
+_READ = ("gold", "gold_se", "proxy", "length", "repetition", "distinct_2", "reference_nll")
 _TEXT_RULES: Sequence[Callable[[Metrics, Metrics], Flag | None]] = (_length, _repetition, _diversity, _unlikely)
 
 
@@ -114,17 +115,19 @@ def _value(row: Metrics, name: str) -> float:
     return float(row.get(name, np.nan))
 
 
-def hacking_flags(results: Results) -> pd.DataFrame:
-    """One row a sign: run, task, label, seed, flag, before, after, words.
+def hacking_flags(results: Results, task: str | None = None) -> pd.DataFrame:
+    """One row a sign, of one task or of all: run, task, label, seed, flag, before, after, words.
 
     Text is not judged on enumerable tasks, whose completions are no language.
     """
     rows = []
     keys = ["run", "task", "label", "seed"]
-    for key, cell in results.evaluations.groupby(keys, sort=False, observed=True):
-        if results.primary_metric(str(key[1])) == "normalized_score":
-            continue
-        evaluations = cell.select_dtypes("number").to_dict("records")
+    frame = results.evaluations
+    tasks = [task] if task is not None else frame["task"].unique()
+    judged = [name for name in tasks if results.primary_metric(str(name)) != "normalized_score"]
+    frame = frame.loc[frame["task"].isin(judged), [*keys, *(name for name in _READ if name in frame)]]
+    for key, cell in frame.groupby(keys, sort=False, observed=True):
+        evaluations = cell.drop(columns=keys).to_dict("records")
         found = cell_flags([{str(name): value for name, value in row.items()} for row in evaluations])
         rows += [{**dict(zip(keys, key, strict=True)), **_as_row(flag)} for flag in found]
     return pd.DataFrame(rows, columns=[*keys, "flag", "before", "after", "words"])
@@ -136,8 +139,7 @@ def _as_row(flag: Flag) -> dict[str, float | str]:
 
 def summaries(results: Results, task: str) -> list[str]:
     """A sentence part a contestant that shows any sign: which, how strongly by seed means, and in how many seeds."""
-    flags = hacking_flags(results)
-    flags = flags[flags["task"] == task]
+    flags = hacking_flags(results, task)
     parts = []
     for label in results.labels(task):
         mine = flags[flags["label"] == label]
