@@ -149,6 +149,11 @@ class Algorithm(ABC):
         """True when another update would change nothing."""
         return False
 
+    @property
+    def progress(self) -> float:
+        """How far it has come by its own plan, 0 to 1; 0 where the budget alone decides. Shown to who waits for it."""
+        return 0.0
+
     def records(self) -> list[dict[str, Any]]:
         """What it wrote on its way since the last call, as JSON objects; the harness keeps them in ``chains.jsonl``.
 

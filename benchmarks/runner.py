@@ -254,7 +254,7 @@ class _Run:
         evaluation.restore_global_randomness(state["randomness"])
 
     def _tell(self) -> None:
-        share = 1.0 if self.over else self.budget.progress(self.meter)
+        share = 1.0 if self.over else max(self.budget.progress(self.meter), self.algorithm.progress)
         if self.budget.seconds is not None:
             share = max(share, min(1.0, self.meter.seconds / self.budget.seconds))
         self._report(Progress(share, self.step, self._last_metrics))

@@ -75,6 +75,11 @@ class Constitutional(Algorithm):
         """After the last stage."""
         return all(stage.finished for stage in self.stages)
 
+    @property
+    def progress(self) -> float:
+        """Mean over the stages."""
+        return sum(stage.progress for stage in self.stages) / len(self.stages)
+
     def records(self) -> list[dict[str, Any]]:
         """Chains and choices since the last call."""
         drained, self.work.records = self.work.records, []

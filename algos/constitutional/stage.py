@@ -145,6 +145,14 @@ class Stage(ABC, Generic[AnyLearning]):
         """All is learned; or all is collected and there is nothing to learn from."""
         return self.over or (self.collected >= self.wanted and self.lesson is None and len(self.memory) == 0)
 
+    @property
+    def progress(self) -> float:
+        """0 to 1; collecting is taken for half of the way, learning for the other."""
+        if self.finished:
+            return 1.0
+        learnt = 0.0 if self.lesson is None else self.lesson.progress
+        return (min(1.0, self.collected / self.wanted) + learnt) / 2
+
     def state_dict(self) -> dict[str, Any]:
         """All that decides what it does next."""
         return {

@@ -169,7 +169,9 @@ def test_the_last_revision_with_text_is_imitated() -> None:
 
 def test_a_chain_is_recorded_and_its_revision_learned(reviews: Task) -> None:
     algorithm = make(reviews, stages=["critique_revise"], ordinary_share=0.0, epochs=1)
+    assert algorithm.progress == 0
     metrics = algorithm.update()
+    assert algorithm.progress == 0.5, "all is collected, nothing learnt"
     rows = algorithm.records()
     assert algorithm.records() == []
     assert len(rows) == 16
@@ -183,6 +185,7 @@ def test_a_chain_is_recorded_and_its_revision_learned(reviews: Task) -> None:
     assert memory.prompts.indices_B.tolist() == [r["prompt_index"] for r in rows]
     assert algorithm.update()["nll"] > 0
     assert algorithm.finished
+    assert algorithm.progress == 1
 
 
 def test_the_meter_sees_every_token_and_no_query(reviews: Task) -> None:
