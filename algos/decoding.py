@@ -14,7 +14,7 @@ from torch import Tensor
 from bakeoff.algos.policy import Policy
 from bakeoff.envs.completions import Completions, PromptBatch
 from bakeoff.envs.sampling import inverse_cdf
-from bakeoff.envs.vocabulary import over_chunks, rows_in_a_chunk
+from bakeoff.envs.vocabulary import compare, over_chunks, rows_in_a_chunk
 
 if TYPE_CHECKING:
     from bakeoff.envs.exact.enumeration import Enumeration
@@ -109,10 +109,8 @@ class GuidedDecoder:
         used, tokens_N = mask[:, : ours.shape[1]], completions.tokens_BT.to(model.device)[mask]
 
         def figures(ours_ND: Tensor, theirs_ND: Tensor, tokens: Tensor) -> Tensor:
-            logp = self._logits(ours_ND, theirs_ND).log_softmax(1)
             logq = reference.head(theirs_ND).log_softmax(1)
-            p, chosen = logp.exp(), logq.gather(1, tokens[:, None])[:, 0]
-            return torch.stack([(p * (logp - logq)).sum(1), -(p * logp).sum(1), chosen], 1)
+            return compare(self._logits(ours_ND, theirs_ND).log_softmax(1), logq, tokens)
 
         found_N3 = over_chunks(figures, (ours[used], theirs[used], tokens_N), model.vocab_size)
         zeros = torch.zeros(mask.shape, device=mask.device)

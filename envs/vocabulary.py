@@ -184,10 +184,13 @@ def kl_entropy_and_other_logprobs(
     """KL(p || q) and the entropy of p in nats, over the whole vocabulary, and log q of each chosen token, each (N,)."""
 
     def one(hidden: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
-        logp, logq = head(hidden).log_softmax(1), other_head(other).log_softmax(1)
-        p = logp.exp()
-        chosen = logq.gather(1, tokens[:, None])[:, 0]
-        return torch.stack([(p * (logp - logq)).sum(1), -(p * logp).sum(1), chosen], 1)
+        return compare(head(hidden).log_softmax(1), other_head(other).log_softmax(1), tokens)
 
     kl_N, entropy_N, chosen_N = over_chunks(one, (hidden_ND, other_ND, tokens_N), vocabulary).unbind(1)
     return kl_N, entropy_N, chosen_N
+
+
+def compare(logp_NV: Tensor, logq_NV: Tensor, tokens_N: Tensor) -> Tensor:
+    """KL(p || q) and the entropy of p in nats, and log q of each chosen token, side by side, shape (N, 3)."""
+    p_NV, chosen_N = logp_NV.exp(), logq_NV.gather(1, tokens_N[:, None])[:, 0]
+    return torch.stack([(p_NV * (logp_NV - logq_NV)).sum(1), -(p_NV * logp_NV).sum(1), chosen_N], 1)

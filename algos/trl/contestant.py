@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import tempfile
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -56,9 +57,9 @@ class TRLAlgorithm(Algorithm):
             return None
         return 'needs TRL, which is not installed; pip install "bakeoff[trl]"'
 
+    @abstractmethod
     def _make_trainer(self, folder: str) -> Any:
         """The trainer around the policy's module."""
-        raise NotImplementedError
 
     def _rows(self) -> int:
         """Rows of one step, as TRL counts them."""

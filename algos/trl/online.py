@@ -8,6 +8,7 @@ log-ratio in the reward, which is the objective's own gradient.
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -87,9 +88,9 @@ class TRLOnline(TRLAlgorithm):
     def _own_arguments(self) -> dict[str, Any]:
         return {}
 
+    @abstractmethod
     def _playing(self, trainer: type) -> Callable[..., Any]:
         """The trainer's class, or a function that makes one, with its generation replaced by what was played."""
-        raise NotImplementedError
 
     def batch(self) -> tuple[list[list[int]], list[list[int]], list[str]]:
         """The played batch as TRL takes it: tokens of prompts and of completions, and the completions' texts."""

@@ -152,7 +152,9 @@ def test_kept_activations_give_the_whole_models_logprobs_after_updates(family: s
             torch.testing.assert_close(kept, whole, atol=1e-4, rtol=0)
     assert completions.logprobs_BT is not None
     torch.testing.assert_close(completions.logprobs_BT, model.token_logprobs(plain).detach(), atol=1e-4, rtol=0)
-    assert float(algorithm.policy.statistics(plain)["kl"].max()) > 1e-3, "it has learnt"
+    assert float(algorithm.policy.statistics(plain)["kl"].max()) > 6e-3, (
+        "it has learnt, more than 1e-3 at one of the six tokens"
+    )
 
 
 def test_the_frozen_blocks_run_in_sampling_only() -> None:
