@@ -22,7 +22,6 @@ from torch import Tensor
 from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
 from bakeoff.algos.judged import Judgements, judge, read_judged
 from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.pairs import length_sorted
 from bakeoff.algos.policy import Policy
 from bakeoff.algos.preference_labels import Labels
 from bakeoff.algos.preference_losses import kto_loss
@@ -128,15 +127,13 @@ class KTO(Algorithm):
     def step(self, batch: Judgements) -> dict[str, float]:
         """One step; its loss is a mean over completions."""
         point = self.reference_point(batch)
-        prompts_B = batch.completions.prompts.mask_BP.sum(1)
-        rows, sizes = length_sorted(batch.completions.lengths_B, prompts_B, self.config.micro_batch_size)
+        rows = torch.argsort(batch.completions.lengths_B, stable=True)  # a micro-batch holds little padding then
         mean_reward = float(batch.rewards_B.nan_to_num(0.0).mean())
         logs = self.optimizer.step_rows(
             rows,
             torch.ones_like(rows),
             lambda part: self.loss(batch.select(part), point, mean_reward),
             self.progress,
-            sizes=sizes,
         )
         return {**logs, "reference_point": point}
 

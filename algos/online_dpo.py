@@ -88,14 +88,12 @@ class OnlineDPO(Algorithm):
 
     def step(self, rollout: Rollout, judged: JudgedGroups, groups: Tensor) -> dict[str, float]:
         """One minibatch of whole groups; its loss is a mean over pairs."""
-        micro = self.config.micro_batch_size
-        size = len(groups) if micro is None else max(1, micro // self.config.group_size)
         return self.optimizer.step_rows(
             groups,
             torch.ones_like(groups),
             lambda part: self.loss(rollout, judged, part),
             self.envs.progress,
-            sizes=[len(part) for part in torch.split(groups, size)],
+            completions_a_row=self.config.group_size,
         )
 
     def loss(self, rollout: Rollout, judged: JudgedGroups, groups: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -79,9 +79,9 @@ class Optimizer:
         loss_of: LossOfRows,
         progress: float,
         *,
-        sizes: Sequence[int] | None = None,
+        completions_a_row: int = 1,
     ) -> dict[str, float]:
-        """One step on a minibatch that is walked through ``micro_batch_size`` rows at a time.
+        """One step on a minibatch that is walked through ``micro_batch_size`` completions at a time.
 
         Args:
             rows: row numbers of the minibatch, shape (N,).
@@ -90,13 +90,13 @@ class Optimizer:
             loss_of: the loss of some of the rows. Weighted by their share the parts add up to the whole minibatch's loss and
                 gradient, whatever the size of the parts.
             progress: share of the budget that is spent.
-            sizes: how many rows each part has, in place of ``micro_batch_size``.
+            completions_a_row: how many completions a row stands for: two where rows are pairs. A part has one row at least.
 
         Returns:
             The figures of ``loss_of``, averaged in the same way, and `grad_norm`.
         """
         self._forget_gradients()
-        size = list(sizes) if sizes is not None else self.micro_batch_size or len(rows)
+        size = len(rows) if self.micro_batch_size is None else max(1, self.micro_batch_size // completions_a_row)
         total, whole = float(weights.sum()), 0.0
         logs: dict[str, float] = {}
         for part, part_weights in zip(torch.split(rows, size), torch.split(weights, size), strict=True):

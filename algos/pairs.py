@@ -1,8 +1,8 @@
 """Pairs of completions of one prompt, the first preferred to the second: tokens, labels, and what the reference says of them.
 
-The reference never changes, so its log-probabilities are computed once, when a pair is made, and kept. A batch of pairs goes
-through the policy in one forward pass, sorted by length and cut where that saves padding. Letters: B pairs, 2 sides
-(chosen, rejected), T completion length.
+The reference never changes, so its log-probabilities are computed once, when a pair is made, and kept. Both sides of a batch of
+pairs go through the policy as one batch, which reads their prompt once where that pays. Letters: B pairs, 2 sides (chosen,
+rejected), T completion length.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from bakeoff.envs.completions import Completions, PromptBatch
 
 REFERENCE_ROWS = 64
 """Completions that the reference reads at once."""
-PART_COST = 256
-"""Padded tokens that a further forward and backward pass has to save to be worth it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,9 @@ class Pairs:
         """
         count = len(chosen)
         if reference_logps_B2 is None:
-            reference_logps_B2 = reference_logps(policy, join([chosen, rejected])).reshape(2, count).T.contiguous()
+            sides_together = torch.arange(2 * count).reshape(2, count).T.flatten()  # which share a prompt
+            both = join([chosen, rejected]).select(sides_together)
+            reference_logps_B2 = reference_logps(policy, both).reshape(count, 2)
         return cls(
             chosen,
             rejected,
@@ -177,54 +177,14 @@ def _columns(completions: Completions) -> int:
 
 
 def reference_logps(policy: Policy, completions: Completions) -> Tensor:
-    """Log-probability of each whole completion under ``policy``'s reference, read in order of length, float32 (B,) on the CPU."""
-    logps_B = torch.zeros(len(completions))
-    order = torch.argsort(completions.lengths_B.cpu(), stable=True)
-    for rows in torch.split(order, REFERENCE_ROWS):
-        logps_B[rows] = policy.reference_logprobs(completions.select(rows)).sum(1).float().cpu()
-    return logps_B
+    """Log-probability of each whole completion under ``policy``'s reference, float32 (B,) on the CPU."""
+    parts = torch.split(torch.arange(len(completions)), REFERENCE_ROWS)
+    return torch.cat([policy.reference_logprobs(completions.select(rows)).sum(1).float().cpu() for rows in parts])
 
 
 def pair_logps(policy: Policy, pairs: Pairs) -> Tensor:
-    """Log-probability of each whole completion under the policy, in one forward pass, shape (B, 2); differentiable."""
+    """Log-probability of each whole completion under the policy, read as one batch, shape (B, 2); differentiable."""
     return policy.model.token_logprobs(pairs.joined).sum(1).reshape(2, len(pairs)).T
-
-
-def length_sorted(lengths_N: Tensor, prompts_N: Tensor, most: int | None) -> tuple[Tensor, list[int]]:
-    """An order of rows by length, and how many of them go together so that little of a pass is padding.
-
-    A part is cut in two where that saves the most padding, as long as it saves more than :data:`PART_COST` tokens.
-
-    Args:
-        lengths_N: tokens of each row's longer side.
-        prompts_N: tokens of each row's prompt; they are padded too.
-        most: rows in a part at most; None for no limit.
-
-    Returns:
-        The order (N,), and the sizes of its parts.
-    """
-    order = torch.argsort(lengths_N, stable=True)
-    totals = (lengths_N + prompts_N)[order].tolist()
-    sizes = _sizes(totals, most or len(totals))
-    return order, sizes
-
-
-def _sizes(totals: list[int], most: int) -> list[int]:
-    count = len(totals)
-    if count > most:
-        return [n for start in range(0, count, most) for n in _sizes(totals[start : start + most], most)]
-    whole = 2 * count * max(totals)  # two sides
-    left = right = 0
-    costs = [0] * (count + 1)  # of cutting before row i
-    for i in range(count):
-        left = max(left, totals[i])
-        costs[i + 1] += 2 * (i + 1) * left
-        right = max(right, totals[count - 1 - i])
-        costs[count - 1 - i] += 2 * (i + 1) * right
-    best = min(range(count + 1), key=lambda i: costs[i])
-    if best in (0, count) or whole - costs[best] <= PART_COST:
-        return [count]
-    return [*_sizes(totals[:best], most), *_sizes(totals[best:], most)]
 
 
 def plain(completions: Completions) -> Completions:

@@ -113,6 +113,10 @@ def count_trained_tokens(trunk: nn.Module, meter: Meter) -> None:
         if torch.is_grad_enabled():
             mask = kwargs.get("attention_mask")
             tokens: Tensor = args[0] if args else kwargs["input_ids"]
-            meter.add_trained(int(mask.sum()) if mask is not None and mask.dim() == 2 else tokens.shape[:2].numel())
+            rows, columns = tokens.shape[:2]  # a mask covers what is in the cache too, which does not pass here
+            if isinstance(mask, Tensor) and mask.dim() == 2:
+                meter.add_trained(int(mask[:, -columns:].sum()))
+            else:
+                meter.add_trained(rows * columns)
 
     trunk.register_forward_pre_hook(before, with_kwargs=True)

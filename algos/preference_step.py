@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.pairs import Pairs, length_sorted, pair_logps
+from bakeoff.algos.pairs import Pairs, pair_logps
 from bakeoff.algos.policy import Policy
 from bakeoff.algos.preference_losses import PreferenceLoss, PreferenceLossType, preference_loss
 from bakeoff.algos.rollouts import mean_metrics
@@ -90,9 +90,8 @@ def learn_pairs(
         loss, preferences = objective.of_pairs(logps_B2, part)
         return loss, {"loss": loss, **figures(logps_B2, preferences, part.reward_margin_B)}
 
-    most = None if optimizer.micro_batch_size is None else max(1, optimizer.micro_batch_size // 2)
-    rows, sizes = length_sorted(pairs.lengths_B2.amax(1), pairs.chosen.prompts.mask_BP.sum(1), most)
-    return optimizer.step_rows(rows, torch.ones_like(rows), loss_of, progress, sizes=sizes)
+    rows = torch.argsort(pairs.lengths_B2.amax(1), stable=True)  # a micro-batch holds little padding then
+    return optimizer.step_rows(rows, torch.ones_like(rows), loss_of, progress, completions_a_row=2)
 
 
 @torch.no_grad()

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from bakeoff.envs import vocabulary
 from bakeoff.envs.checkpointing import GradientCheckpoints
 from bakeoff.envs.completions import Completions, PromptBatch
 from bakeoff.envs.linear_head import LinearHead
 from bakeoff.envs.loading import load_pretrained
+from bakeoff.envs.passes import DistinctPrompts, length_parts, tokens_worth_a_pass
 from bakeoff.envs.sampling import sample
 from bakeoff.envs.split import SplitTrunk, find_blocks
 from bakeoff.envs.text import Text, end_ids
@@ -73,6 +75,8 @@ class LanguageModel(Text):
         self.split: SplitTrunk | None = None
         self._checkpoints: GradientCheckpoints | None = None
         self._check_head()
+        self._shares_prompts = False
+        self._shares_prompts = self._continues_prompts()
 
     @classmethod
     def load(
@@ -102,17 +106,69 @@ class LanguageModel(Text):
     def completion_hidden(self, completions: Completions) -> Tensor:
         """The hidden states that predict each completion token, shape (B, T', D), T' the longest real completion.
 
-        Columns that are padding in every row are cut before the forward pass, on both sides.
+        A prompt that several rows have is read once where that pays, rows of like length go together, and columns that are padding
+        in all of these are cut. What stands where a row has no token means nothing.
         """
-        prompt_width = int(completions.prompts.mask_BP.sum(1).max())
-        longest = int(completions.lengths_B.max())
-        start = completions.prompts.mask_BP.shape[1] - prompt_width
-        end = completions.prompts.mask_BP.shape[1] + longest
-        tokens = completions.sequence_tokens_BS[:, start : end - 1].to(self.device)
-        mask = completions.sequence_mask_BS[:, start : end - 1].to(self.device)
-        kept = completions.features_BSD
+        prompts, device = completions.prompts, self.device
+        lengths_B = completions.lengths_B
+        longest = int(lengths_B.max())
+        shared: DistinctPrompts | None = None
+        read: Callable[[Completions, Tensor], Tensor] = self._read_together
+        if completions.features_BSD is None and (self._checkpoints is None or not torch.is_grad_enabled()):
+            shared = self._distinct(prompts.tokens_BP, prompts.mask_BP)
+        totals_B = lengths_B + prompts.mask_BP.sum(1)
+        if shared is not None:
+            read, totals_B = self._reader_after(shared, prompts), lengths_B
+        parts = length_parts(totals_B.tolist(), tokens_worth_a_pass(self.width))
+        if len(parts) == 1:
+            return read(completions, torch.arange(len(completions)))
+        rows_B = torch.tensor([row for part in parts for row in part])
+        hidden = [read(completions, rows) for rows in torch.split(rows_B, [len(part) for part in parts])]
+        padded = [nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in hidden]
+        return torch.cat(padded)[rows_B.argsort().to(device)]
+
+    def _read_together(self, completions: Completions, rows: Tensor) -> Tensor:
+        """Hidden states of some rows, prompt and completion read in one pass."""
+        part = completions.select(rows)
+        prompt_width = int(part.prompts.mask_BP.sum(1).max())
+        start = part.prompts.mask_BP.shape[1] - prompt_width
+        end = part.prompts.mask_BP.shape[1] + int(part.lengths_B.max())
+        tokens = part.sequence_tokens_BS[:, start : end - 1].to(self.device)
+        mask = part.sequence_mask_BS[:, start : end - 1].to(self.device)
+        kept = part.features_BSD
         features = None if kept is None else kept[:, start : end - 1].to(self.device)
         return self.hidden(tokens, mask, features)[:, prompt_width - 1 :]
+
+    def _reader_after(self, shared: DistinctPrompts, prompts: PromptBatch) -> Callable[[Completions, Tensor], Tensor]:
+        """Reads the distinct prompts of a batch now; what it returns reads some rows' completions after them."""
+        prompts = prompts.select(shared.rows_U)
+        start = prompts.mask_BP.shape[1] - int(prompts.mask_BP.sum(1).max())
+        tokens_UP, mask_UP = (x[:, start:].to(self.device) for x in (prompts.tokens_BP, prompts.mask_BP))
+        last_UD, cache = self._read_prompts(tokens_UP, mask_UP)
+
+        def read(completions: Completions, rows: Tensor) -> Tensor:
+            part, which = completions.select(rows), shared.prompt_B.to(self.device)[rows.to(self.device)]
+            first_B1D = last_UD[which][:, None]
+            columns = int(part.lengths_B.max()) - 1
+            if columns <= 0:
+                return first_B1D[:, : columns + 1]
+            # Two columns at least: one token after a cached text is what generating looks like to whoever counts that.
+            width = max(columns, 2)
+            tokens, real = (
+                nn.functional.pad(x[:, :columns].to(self.device), (0, width - columns), value=value)
+                for x, value in ((part.tokens_BT, self.pad_id), (part.mask_BT, False))
+            )
+            mask = torch.cat([mask_UP[which], real], 1)
+            rest: Tensor = self.trunk(
+                tokens,
+                attention_mask=mask.long(),
+                past_key_values=_rows_of(cache, which),
+                use_cache=True,
+                **self._positions(positions(mask)[:, -width:]),
+            ).last_hidden_state
+            return torch.cat([first_B1D, rest[:, :columns]], 1)
+
+        return read
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (.., D) to float32 logits (.., V); forbidden tokens get :data:`LOWEST_LOGIT`."""
@@ -166,6 +222,13 @@ class LanguageModel(Text):
 
     def prefill(self, tokens_BP: Tensor, mask_BP: Tensor) -> tuple[Tensor, Any]:
         """Read the prompts; returns the hidden state of each row's last token (B, D) and the key-value cache."""
+        shared = self._distinct(tokens_BP, mask_BP)
+        if shared is None:
+            return self._read_prompts(tokens_BP, mask_BP)
+        last_UD, cache = self._read_prompts(tokens_BP[shared.rows_U], mask_BP[shared.rows_U])
+        return last_UD[shared.prompt_B], _rows_of(cache, shared.prompt_B)
+
+    def _read_prompts(self, tokens_BP: Tensor, mask_BP: Tensor) -> tuple[Tensor, Any]:
         cache = DynamicCache(config=self.module.config)
         output = self.trunk(
             tokens_BP,
@@ -175,6 +238,12 @@ class LanguageModel(Text):
             **self._positions(positions(mask_BP)),
         )
         return output.last_hidden_state[:, -1], cache
+
+    def _distinct(self, tokens_BP: Tensor, mask_BP: Tensor) -> DistinctPrompts | None:
+        """The prompts that are read once each, where that pays and this family allows it."""
+        if not self._shares_prompts:
+            return None
+        return DistinctPrompts.of(tokens_BP, mask_BP, tokens_worth_a_pass(self.width))
 
     def decode_step(self, token_B: Tensor, mask_BS: Tensor | None, position_B: Tensor, cache: Any) -> Tensor:
         """Read one more token a row (``mask_BS`` covers it); extends the cache, returns the hidden states (B, D).
@@ -212,6 +281,9 @@ class LanguageModel(Text):
             return run()
         with self.split.recording() as kept:
             completions = run()
+        shared = self._distinct(prompts.tokens_BP, prompts.mask_BP)
+        if shared is not None:
+            kept[0] = kept[0][shared.prompt_B.to(self.device)]
         features = torch.cat(kept, 1)
         missing = completions.sequence_tokens_BS.shape[1] - 1 - features.shape[1]  # all rows ended early
         return dataclasses.replace(completions, features_BSD=torch.nn.functional.pad(features, (0, 0, 0, missing)))
@@ -333,7 +405,37 @@ class LanguageModel(Text):
                 "that we know; this model family is not supported"
             )
 
+    @torch.no_grad()
+    def _continues_prompts(self) -> bool:
+        """Whether completions can be read after prompts that are in the cache, with this family: compared here, not assumed."""
+        length = min(8, self.max_context)
+        tokens = torch.arange(2 * length, device=self.device).reshape(2, length) % self.vocab_size
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        mask[0, : length // 3] = False  # left padding, as in every batch
+        whole, prompt = self.hidden(tokens, mask), length // 2
+        prompts = PromptBatch(tokens[:, :prompt], mask[:, :prompt], torch.arange(2))
+        completions = Completions(prompts, tokens[:, prompt:], mask[:, prompt:])
+        try:
+            _, cache = self._read_prompts(prompts.tokens_BP, prompts.mask_BP)
+            if not all(type(layer) is DynamicLayer for layer in cache.layers):
+                return False  # a window that slides, or a state that has no rows of its own
+            one_each = DistinctPrompts(torch.arange(2), torch.arange(2))
+            parts = self._reader_after(one_each, prompts)(completions, torch.arange(2))
+        except Exception:  # whatever an unforeseen family's code may raise
+            return False
+        wanted = whole[:, prompt - 1 : length - 1]
+        difference = float((parts - wanted).abs().max() / wanted.abs().max())
+        return bool(difference <= torch.finfo(whole.dtype).eps ** 0.5)
+
 
 def positions(mask_BS: Tensor) -> Tensor:
     """Position of each real token, counted from the row's first one; 0 on left padding, shape (B, S)."""
     return (mask_BS.long().cumsum(1) - 1).clamp_min(0)
+
+
+def _rows_of(cache: Any, rows: Tensor) -> Any:
+    """A cache of its own of some rows, any of them several times; the given one stays as it is."""
+    part = copy.copy(cache)
+    part.layers = [copy.copy(layer) for layer in cache.layers]
+    part.batch_select_indices(rows)
+    return part

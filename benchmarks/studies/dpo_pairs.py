@@ -70,8 +70,8 @@ def make_pairs(task: Task, setting: Setting, count: int, generator: torch.Genera
     assert exact is not None
     prompts = torch.arange(count) % len(exact.prompts)
     second = exact.optimal_logprobs_QN if setting.covered else exact.reference_logprobs_QN
-    sides = [exact.sample(table, prompts, generator) for table in (exact.reference_logprobs_QN, second)]
-    leaves_B2 = torch.stack([exact.leaf_index(side) for side in sides], 1)
+    tables = (exact.reference_logprobs_QN, second)
+    leaves_B2 = torch.stack([exact.sample_leaves(table, prompts, generator) for table in tables], 1)
     side_B, preference_B = label_pairs(
         exact.rewards_QN[prompts[:, None], leaves_B2], setting.labels, TEMPERATURE, generator
     )
@@ -96,13 +96,12 @@ def one_run(task: Task, name: str, size: int | None, seed: int) -> dict[str, Any
     objective = PreferenceObjective(beta=task.kl_coef / TEMPERATURE)
     generator = torch_generator(seed, "pairs", name, str(size))
     start = time.perf_counter()
-    kept = None if size is None else make_pairs(task, setting, size, generator)
+    kept = make_pairs(task, setting, setting.steps * BATCH if size is None else size, generator)
     scores = []
     for step in range(setting.steps):
-        if kept is None:
-            batch = make_pairs(task, setting, BATCH, generator)
-        else:
-            batch = kept.select(torch.randint(len(kept), (BATCH,), generator=generator))
+        fresh = torch.arange(step * BATCH, (step + 1) * BATCH)
+        rows = fresh if size is None else torch.randint(len(kept), (BATCH,), generator=generator)
+        batch = kept.select(rows)
         learn_pairs(policy, optimizer, batch, objective, step / setting.steps)
         if (step + 1) % (setting.steps // POINTS) == 0:
             scores.append(exact.objective(policy.sequence_logprobs(exact))["normalized_score"])

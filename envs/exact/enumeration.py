@@ -186,7 +186,11 @@ class Enumeration:
         return Completions(self.prompts.select(rows), self.tree.tokens_NT[leaves], self.tree.mask_NT[leaves])
 
     def sample(self, logprobs_QN: Tensor, rows: Tensor, generator: torch.Generator) -> Completions:
-        """One completion drawn from a distribution for each named prompt (B,): inverse CDF on one uniform each."""
+        """One completion drawn from a distribution for each named prompt (B,)."""
+        return self.completions(rows, self.sample_leaves(logprobs_QN, rows, generator))
+
+    def sample_leaves(self, logprobs_QN: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Which completion, drawn from a distribution for each named prompt, int64 (B,): inverse CDF on one uniform each."""
         cdf_QN = _normalised(logprobs_QN).exp().cumsum(1)
         uniform_B = torch.rand(len(rows), generator=generator, dtype=torch.float64)
         leaves = torch.empty_like(rows)
@@ -194,7 +198,7 @@ class Enumeration:
             here = rows == row
             cdf_N = cdf_QN[row]
             leaves[here] = torch.searchsorted(cdf_N, uniform_B[here] * cdf_N[-1], right=True).clamp(max=len(cdf_N) - 1)
-        return self.completions(rows, leaves)
+        return leaves
 
     def leaf_index(self, completions: Completions) -> Tensor:
         """The number of each completion among the N, int64 (B,); see :meth:`CompletionTree.leaf_index`."""

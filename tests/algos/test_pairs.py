@@ -1,4 +1,4 @@
-"""Pairs: their log-probabilities, keeping them, walking through them by length."""
+"""Pairs: their log-probabilities, keeping them, walking through them in parts."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from bakeoff.algos.base import AlgorithmConfig
 from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.pairs import PairMemory, Pairs, length_sorted, pair_logps
+from bakeoff.algos.pairs import PairMemory, Pairs, pair_logps
 from bakeoff.algos.policy import Policy
 from bakeoff.algos.preference_step import PreferenceObjective, learn_pairs, mean_pair_metrics
 from bakeoff.envs.completions import Completions
@@ -161,15 +161,3 @@ def test_an_empty_memory_saves_and_says_what_is_wrong() -> None:
     memory.load_state_dict(memory.state_dict())
     with pytest.raises(ValueError, match="nothing was added"):
         _ = memory.pairs
-
-
-def test_sorting_by_length_cuts_only_where_padding_is_saved() -> None:
-    short, long = torch.full((40,), 5), torch.full((40,), 60)
-    mixed = torch.stack([long, short], 1).flatten()
-    order, sizes = length_sorted(mixed, torch.full((80,), 4), None)
-    assert sizes == [40, 40]
-    assert mixed[order].tolist() == sorted(mixed.tolist())
-    assert length_sorted(short, torch.full((40,), 4), None)[1] == [40]
-    assert length_sorted(mixed[:4], torch.full((4,), 4), None)[1] == [4]  # too few to be worth a pass of their own
-    assert length_sorted(short, torch.full((40,), 4), 16)[1] == [16, 16, 8]
-    assert sum(length_sorted(torch.arange(1, 80), torch.full((79,), 4), None)[1]) == 79
