@@ -38,7 +38,7 @@ class DistinctPrompts:
         if int(mask_BP.sum()) <= worth:
             return None
         real_BP = torch.where(mask_BP, tokens_BP, -1)
-        _, prompt_B = torch.unique(real_BP, dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+        _, prompt_B = torch.unique(real_BP, dim=0, return_inverse=True)
         count = int(prompt_B.max()) + 1
         numbers_B = torch.arange(len(prompt_B), device=prompt_B.device)
         rows_U = torch.full((count,), len(prompt_B), device=prompt_B.device)
