@@ -73,11 +73,6 @@ class Executor(Protocol):
         """Let go of the workers."""
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class LocalExecutor:
     """Worker processes on this machine, each with an equal share of the cores."""
 

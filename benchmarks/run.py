@@ -11,12 +11,13 @@ from pathlib import Path
 
 from bakeoff.benchmarks import files, run_folder
 from bakeoff.benchmarks.cell import Cell
-from bakeoff.benchmarks.executors import Event, Executor, Interrupted, Job, Listener, LocalExecutor, cores
+from bakeoff.benchmarks.executors import Event, Executor, Interrupted, Job, Listener, LocalExecutor
 from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.store import Status, now
 from bakeoff.benchmarks.suite import Suite, select
 from bakeoff.errors import NotFoundError, UserError
 from bakeoff.plugins import PluginFile
+from bakeoff.processors import cores
 
 __all__ = ["Interrupted", "RunOutcome", "run_suite"]
 

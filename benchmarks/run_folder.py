@@ -166,7 +166,7 @@ def git_commit() -> str | None:
 
 def machine() -> Mapping[str, Any]:
     """The machine, as far as it explains seconds and last digits."""
-    from bakeoff.benchmarks.executors import cores
+    from bakeoff.processors import cores
 
     info: dict[str, Any] = {
         "system": platform.platform(),

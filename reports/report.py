@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -74,7 +79,13 @@ FIGURES = {
 """Figures of the page in order, with title and caption."""
 
 
-def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | str | None = None) -> Path:
+CELLS_FOR_PROCESSES = 100
+"""Cells from which on starting processes to draw with is worth its second or two."""
+
+
+def write_report(
+    runs: Results | Sequence[Path | str] | Path | str, out: Path | str | None = None, *, processes: int = 1
+) -> Path:
     """Write the report of one or more runs and return the path of its ``index.html``.
 
     Writes ``index.html``, ``report.md``, ``leaderboard.csv``, ``leaderboard.tex``, and every figure as ``figures/*.svg`` and
@@ -83,6 +94,8 @@ def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | 
     Args:
         runs: run folders, or what was loaded from them.
         out: folder to write into; ``report/`` in the first run folder by default.
+        processes: how many may draw the figures of a large run. They are started anew, so a script that asks for more than one
+            needs the usual ``if __name__ == "__main__"``.
 
     Raises:
         RunFolderError: a folder is no run folder, or the report cannot be written there.
@@ -92,7 +105,7 @@ def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | 
     results = runs if isinstance(runs, Results) else Results.load(runs)
     folder = Path(out) if out is not None else results.runs[0].path / "report"
     _make(folder / "figures")
-    figures, files = _draw(results)
+    figures, files = _draw(results, processes)
     built = page.build_page(results, figures, _css_colors(results), folder)
     files |= {
         "index.html": html.render(built),
@@ -111,30 +124,70 @@ def write_report(runs: Results | Sequence[Path | str] | Path | str, out: Path | 
     return folder / "index.html"
 
 
-def _draw(results: Results) -> tuple[dict[str, list[FigureView]], dict[str, str | bytes]]:
+@dataclass(frozen=True)
+class _Drawn:
+    """One figure as text and pixels."""
+
+    kind: str
+    svg: str
+    png: bytes
+    inline: str
+
+
+def _draw(results: Results, processes: int) -> tuple[dict[str, list[FigureView]], dict[str, str | bytes]]:
     """Figures by task, and the files they make."""
-    from bakeoff.reports.figures import drawer
-    from bakeoff.reports.figures.style import Look, panels
-    from bakeoff.reports.figures.svg import inline, png, svg
     from bakeoff.reports.page import FigureView
 
-    look = Look.of(results)
     views: dict[str, list[FigureView]] = {}
     files: dict[str, str | bytes] = {}
-    for place, task in enumerate(results.task_names()):
-        for kind, (title, caption) in FIGURES.items():
-            figure = panels([task], partial(_panel, drawer(kind), results, look))
-            if figure is None:
-                continue
-            text = svg(figure)
-            file = f"figures/{kind}-{slug(task)}.svg"
+    for place, (task, figures) in enumerate(_drawn(results, processes)):
+        for figure in figures:
+            file = f"figures/{figure.kind}-{slug(task)}.svg"
             if file in files:  # two task names may differ only in characters that no file name has
-                file = f"figures/{kind}-{slug(task)}-{place}.svg"
-            files[file] = text
-            files[file.removesuffix(".svg") + ".png"] = png(figure)
-            picture = Markup(inline(text, f"{kind}{place}", f"{title}, task {slug(task)}. {caption}"))
-            views.setdefault(task, []).append(FigureView(kind, title, caption, file, picture))
+                file = f"figures/{figure.kind}-{slug(task)}-{place}.svg"
+            files[file] = figure.svg
+            files[file.removesuffix(".svg") + ".png"] = figure.png
+            title, caption = FIGURES[figure.kind]
+            views.setdefault(task, []).append(FigureView(figure.kind, title, caption, file, Markup(figure.inline)))
     return views, files
+
+
+def _drawn(results: Results, processes: int) -> Iterator[tuple[str, list[_Drawn]]]:
+    """The figures of each task, drawn by several processes where there is enough to draw."""
+    from bakeoff.reports.figures.style import Look
+
+    look, tasks = Look.of(results), results.task_names()
+    workers = min(processes, len(tasks)) if len(results.entries) >= CELLS_FOR_PROCESSES else 1
+    if workers > 1:
+        try:
+            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+                parts = [results.of_task(task) for task in tasks]
+                drawn = list(pool.map(_draw_task, parts, tasks, range(len(tasks)), repeat(look)))
+        except BrokenProcessPool:  # killed for want of memory, it may be; one after the other needs less
+            workers = 1
+        else:
+            for task, (figures, memo) in zip(tasks, drawn, strict=True):
+                results.memo.update(memo)
+                yield task, figures
+    if workers == 1:
+        for place, task in enumerate(tasks):
+            yield task, _draw_task(results, task, place, look)[0]
+
+
+def _draw_task(results: Results, task: str, place: int, look: Look) -> tuple[list[_Drawn], dict[tuple[str, ...], Any]]:
+    """The figures of one task, the ``place``-th, and what was worked out for them."""
+    from bakeoff.reports.figures import drawer
+    from bakeoff.reports.figures.style import panels
+    from bakeoff.reports.figures.svg import inline, png, svg
+
+    drawn = []
+    for kind, (title, caption) in FIGURES.items():
+        figure = panels([task], partial(_panel, drawer(kind), results, look))
+        if figure is not None:
+            text = svg(figure)
+            picture = inline(text, f"{kind}{place}", f"{title}, task {slug(task)}. {caption}")
+            drawn.append(_Drawn(kind, text, png(figure), picture))
+    return drawn, results.memo
 
 
 def _panel(draw: Callable[..., bool], results: Results, look: Look, axes: Axes, task: str) -> bool:

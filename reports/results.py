@@ -144,6 +144,14 @@ class Results:
         kl = self.final.groupby("label", observed=True)["kl"].max()
         return frozenset(label for label in self.not_learning if label in kl and abs(float(kl[label])) < 1e-4)
 
+    def of_task(self, task: str) -> Results:
+        """The results of one task alone; who trains and who does not stays as it is known from all tasks."""
+        part = Results([])
+        part.entries = [entry for entry in self.entries if entry.task == task]
+        part.tasks = {task: self.tasks[task]}
+        part.not_learning, part.untrained = self.not_learning, self.untrained
+        return part
+
     def leaderboard(self) -> pd.DataFrame:
         """One row a task and contestant, best first; see :func:`bakeoff.reports.leaderboard.leaderboard`."""
         from bakeoff.reports.leaderboard import leaderboard

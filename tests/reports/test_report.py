@@ -4,6 +4,8 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from html.parser import HTMLParser
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -227,3 +229,24 @@ def test_names_are_not_trusted_either(tmp_path, synthetic, few_figures):
     assert not re.search(r"<(i|b|u|s)>", html)
     assert "\u202e" not in html
     assert "_a&lt;b&gt;" in html
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_several_processes_draw_the_same_report(run, tmp_path, monkeypatch):
+    alone = contents(write_report([run], tmp_path / "report").parent)
+    monkeypatch.setattr(report_module, "CELLS_FOR_PROCESSES", 1)
+    assert contents(write_report([run], tmp_path / "report", processes=2).parent) == alone
+
+
+def test_a_drawing_process_that_is_killed_costs_no_figure(run, tmp_path, monkeypatch, few_figures):
+    class Broken(ProcessPoolExecutor):
+        def map(self, *args, **kwargs):
+            raise BrokenProcessPool("killed")
+
+    alone = contents(write_report([run], tmp_path / "report").parent)
+    monkeypatch.setattr(report_module, "CELLS_FOR_PROCESSES", 1)
+    monkeypatch.setattr(report_module, "ProcessPoolExecutor", Broken)
+    assert contents(write_report([run], tmp_path / "report", processes=2).parent) == alone

@@ -25,7 +25,8 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
+    from bakeoff.processors import cores
     from bakeoff.reports.report import write_report
 
-    print(write_report(options.runs, options.out))
+    print(write_report(options.runs, options.out, processes=cores()))
     return DONE

@@ -85,9 +85,10 @@ def execute(options: argparse.Namespace) -> int:
         print(printable(f"failed: {path}: {error}"), file=sys.stderr)
     print(f"run folder: {options.out}")
     if not options.no_report:
+        from bakeoff.processors import cores
         from bakeoff.reports.report import write_report
 
-        print(f"report:     {write_report([options.out])}")
+        print(f"report:     {write_report([options.out], processes=cores())}")
     return SOME_FAILED if outcome.failed else DONE
 
 
