@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from bakeoff.reports.entries import family
 from bakeoff.reports.figures.curves import METRIC_NAMES, title_of
 from bakeoff.reports.figures.labels import label_points, one_a_family
-from bakeoff.reports.figures.style import Look
+from bakeoff.reports.figures.style import Look, label_text
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results
 
 DRIFTING = ("length", "entropy", "distinct_2")
 
-
+MOST_NAMES = 5
+"""Names beside the points of the first panel at most."""
 MOST_POINTS = 60
 """Points of a line at most; more cannot be told apart in a panel of this width."""
 
@@ -57,5 +61,31 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
         panel.set_xlabel("KL (nats)", fontsize=9)
         panel.margins(x=0.1, y=0.15)
         if column == 0:  # colours and markers carry over to the others
-            label_points(panel, one_a_family(named))
+            shown_names = one_a_family(named)
+            if len(shown_names) <= MOST_NAMES:
+                label_points(panel, shown_names)
+            else:
+                _key_below(axes, [label for label, *_ in shown_names], look)
     return True
+
+
+def _key_below(axes: Axes, labels: Sequence[str], look: Look) -> None:
+    """Names under the panels: a panel this small holds no more than a few."""
+    marks = {
+        family(label): mark for label, mark in look.marks.items()
+    } | look.marks  # a sweep goes by its family's name
+    handles = [
+        Line2D([], [], color=marks[label].color, marker=marks[label].marker, ls=marks[label].dash, lw=1.5, markersize=5)
+        for label in labels
+    ]
+    axes.legend(
+        handles,
+        [label_text(label, 22) for label in labels],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=4,
+        frameon=False,
+        fontsize=8.5,
+        handlelength=2.2,
+        columnspacing=1.2,
+    )

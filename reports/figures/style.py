@@ -120,7 +120,7 @@ def panels(tasks: Sequence[str], draw: Callable[[Axes, str], bool], *, style: An
                 return None
             if len(drawn) > 1:
                 title = axes.get_title(loc="left")
-                axes.set_title(label_text(task) + (f": {title}" if title else ""), loc="left")
+                axes.set_title(label_text(task) + (f"\n{title}" if title else ""), loc="left")
         for axes in list(grid.flat)[len(drawn) :]:
             axes.set_visible(False)
         engine = figure.get_layout_engine()
