@@ -199,6 +199,7 @@ def interrupted(tmp_path: Path, number: int, to_group: bool) -> tuple[int, str]:
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_interrupted_and_gone_on_with(number: int, workshop: Workshop, tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job that a script put in the background
     path = write(tmp_path)
     code, error = interrupted(tmp_path, number, to_group=True)
     cell_folder = tmp_path / "out" / "cells" / "exact" / "ppo" / "seed-0"
