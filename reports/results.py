@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,11 @@ class Results:
     def of_task(self, task: str) -> Results:
         """The results of one task alone; who trains and who does not stays as it is known from all tasks."""
         part = Results([])
-        part.entries = [entry for entry in self.entries if entry.task == task]
+        # Evaluations go along as one table, not once more as rows: a part is sent to other processes.
+        part.entries = [
+            replace(entry, cell=replace(entry.cell, evaluations=())) for entry in self.entries if entry.task == task
+        ]
+        part.evaluations = self.evaluations[self.evaluations["task"] == task].reset_index(drop=True)
         part.tasks = {task: self.tasks[task]}
         part.not_learning, part.untrained = self.not_learning, self.untrained
         return part
