@@ -119,7 +119,7 @@ class LanguageModel(Text):
         totals_B = lengths_B + prompts.mask_BP.sum(1)
         if shared is not None:
             read, totals_B = self._reader_after(shared, prompts), lengths_B
-        parts = length_parts(totals_B.tolist(), tokens_worth_a_pass(self.width))
+        parts = length_parts(totals_B.tolist(), tokens_worth_a_pass(self.width, self.device))
         if len(parts) == 1:
             return read(completions, torch.arange(len(completions)))
         rows_B = torch.tensor([row for part in parts for row in part])
@@ -243,7 +243,7 @@ class LanguageModel(Text):
         """The prompts that are read once each, where that pays and this family allows it."""
         if not self._shares_prompts:
             return None
-        return DistinctPrompts.of(tokens_BP, mask_BP, tokens_worth_a_pass(self.width))
+        return DistinctPrompts.of(tokens_BP, mask_BP, tokens_worth_a_pass(self.width, self.device))
 
     def decode_step(self, token_B: Tensor, mask_BS: Tensor | None, position_B: Tensor, cache: Any) -> Tensor:
         """Read one more token a row (``mask_BS`` covers it); extends the cache, returns the hidden states (B, D).

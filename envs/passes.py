@@ -18,9 +18,14 @@ PASS_COST = 16_384
 cost little but their launch, 29 of one of width 576."""
 
 
-def tokens_worth_a_pass(width: int) -> int:
+ACCELERATOR_PASS_COST = 2**18
+"""The same where passes are launched on another device: some ten milliseconds of launches against what it computes meanwhile, an
+estimate that no measurement has confirmed."""
+
+
+def tokens_worth_a_pass(width: int, device: torch.device) -> int:
     """How many tokens a further pass through a model of this hidden width has to save."""
-    return -(-PASS_COST // width)
+    return -(-(PASS_COST if device.type == "cpu" else ACCELERATOR_PASS_COST) // width)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ def test_distinct_prompts_by_hand() -> None:
 
 
 def test_a_wide_model_is_worth_a_pass_for_few_tokens() -> None:
-    assert [tokens_worth_a_pass(width) for width in (24, 576, 100_000)] == [683, 29, 1]
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [tokens_worth_a_pass(width, cpu) for width in (24, 576, 100_000)] == [683, 29, 1]
+    assert [tokens_worth_a_pass(width, gpu) for width in (576, 4096)] == [456, 64]
 
 
 def grouped(model: LanguageModel, seed: int = 0) -> Completions:
