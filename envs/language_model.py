@@ -75,7 +75,6 @@ class LanguageModel(Text):
         self.split: SplitTrunk | None = None
         self._checkpoints: GradientCheckpoints | None = None
         self._check_head()
-        self._shares_prompts = False
         self._shares_prompts = self._continues_prompts()
 
     @classmethod

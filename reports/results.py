@@ -146,7 +146,10 @@ class Results:
         return frozenset(label for label in self.not_learning if label in kl and abs(float(kl[label])) < 1e-4)
 
     def of_task(self, task: str) -> Results:
-        """The results of one task alone; who trains and who does not stays as it is known from all tasks."""
+        """What drawing one task takes; who trains and who does not stays as it is known from all tasks.
+
+        It names no run folders, so it cannot be reported by itself.
+        """
         part = Results([])
         # Evaluations go along as one table, not once more as rows: a part is sent to other processes.
         part.entries = [
