@@ -126,6 +126,10 @@ class Algorithm(ABC):
     """A killed run goes on bit for bit from a checkpoint; False where its state cannot be kept: such a cell writes no
     checkpoints, and one that is killed starts again from its beginning."""
 
+    runs_as_several: ClassVar[bool] = True
+    """A cell of it may run as several processes (``accelerate.processes``); False where a library underneath would take them for
+    its own."""
+
     def __init__(
         self, config: AlgorithmConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
     ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bakeoff import team
 from bakeoff.algos.base import AlgorithmConfig
 
 BETAS = (0.9, 0.99)
@@ -16,6 +17,9 @@ REFERENCE_WIDTH, REFERENCE_RATE = 32, 2e-3
 """A width and the rate that trial runs found good there."""
 LORA_FACTOR = 10.0
 """Adapters want about ten times the rate of whole weights (Schulman et al. 2025, "LoRA without regret")."""
+
+_WHOLE = "the whole loss"
+"""Where the loss stands among a step's figures until the step is made."""
 
 LossOfRows = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]
 """Row numbers to a loss that is a mean over those rows, and figures that are means over them too."""
@@ -70,6 +74,7 @@ class Optimizer:
         """
         self._forget_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
+        team.add_gradients(self.parameters, mean=True)  # equal up to rounding; from here on equal
         return self._apply(float(loss.detach()), progress)
 
     def step_rows(
@@ -97,16 +102,32 @@ class Optimizer:
         """
         self._forget_gradients()
         size = len(rows) if self.micro_batch_size is None else max(1, self.micro_batch_size // completions_a_row)
-        total, whole = float(weights.sum()), 0.0
-        logs: dict[str, float] = {}
+        total = max(float(weights.sum()), 1e-12)
+        if team.shares(len(rows)):
+            mine = list(team.part(len(rows)))
+            with team.apart() as work:
+                logs = self._backward(rows[mine], weights[mine], total, loss_of, size)
+            logs = team.total_of(work, logs)
+            team.add_gradients(self.parameters)
+        else:
+            logs = self._backward(rows, weights, total, loss_of, size)
+            team.add_gradients(self.parameters, mean=True)
+        loss = logs.pop(_WHOLE)
+        return {**logs, "grad_norm": self._apply(loss, progress)}
+
+    def _backward(
+        self, rows: Tensor, weights: Tensor, total: float, loss_of: LossOfRows, size: int
+    ) -> dict[str, float]:
+        """Add up the gradients of some rows, ``size`` at a time; returns their part of the
+        figures, and of the loss under :data:`_WHOLE`."""
+        logs = {_WHOLE: 0.0}
         for part, part_weights in zip(torch.split(rows, size), torch.split(weights, size), strict=True):
-            share = float(part_weights.sum()) / max(total, 1e-12)
+            share = float(part_weights.sum()) / total
             loss, figures = loss_of(part)
             (loss * share).backward()  # type: ignore[no-untyped-call]
-            whole += share * float(loss.detach())
-            for name, value in figures.items():
+            for name, value in {_WHOLE: loss, **figures}.items():
                 logs[name] = logs.get(name, 0.0) + share * float(value.detach())
-        return {**logs, "grad_norm": self._apply(whole, progress)}
+        return logs
 
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:

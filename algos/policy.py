@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bakeoff import team
 from bakeoff.algos.base import AlgorithmConfig
 from bakeoff.algos.trainable import make_pair
 from bakeoff.envs import vocabulary
@@ -76,6 +77,8 @@ class Policy:
             log-ratio (Rao-Blackwell). `entropy`, mean nats a token. `reference_nll`, the reference's negative log-likelihood,
             nats a token.
         """
+        if team.shares(len(completions)):
+            return team.by_rows(len(completions), lambda rows: self.statistics(completions.select(rows)))
         mask = completions.mask_BT.to(self.model.device)
         ours, theirs = self.model.completion_hidden(completions), self.reference.completion_hidden(completions)
         used, tokens_N = mask[:, : ours.shape[1]], completions.tokens_BT.to(self.model.device)[mask]
@@ -115,8 +118,8 @@ def count_trained_tokens(trunk: nn.Module, meter: Meter) -> None:
             tokens: Tensor = args[0] if args else kwargs["input_ids"]
             rows, columns = tokens.shape[:2]  # a mask covers what is in the cache too, which does not pass here
             if isinstance(mask, Tensor) and mask.dim() == 2:
-                meter.add_trained(int(mask[:, -columns:].sum()))
+                team.count(meter.add_trained, int(mask[:, -columns:].sum()))
             else:
-                meter.add_trained(rows * columns)
+                team.count(meter.add_trained, rows * columns)
 
     trunk.register_forward_pre_hook(before, with_kwargs=True)

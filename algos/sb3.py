@@ -77,6 +77,7 @@ class SB3Algorithm(Algorithm):
     config: SB3Config
     starts_as_reference: ClassVar[bool] = False
     saves_language_model: ClassVar[bool] = False
+    runs_as_several: ClassVar[bool] = False
     samples: ClassVar[bool] = True
     """Whether it acts by sampling from a distribution, and is charged for its own log-probability."""
 

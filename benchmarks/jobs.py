@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.partners import partners
 from bakeoff.benchmarks.runner import Progress, Stopped, Workshop, run_cell
 from bakeoff.benchmarks.store import Status, now
 from bakeoff.errors import BakeoffError
@@ -97,7 +98,9 @@ def _cell(
 
     try:
         Status("running", attempts=attempts, seconds=before.seconds, started=began).write(folder)
-        with _output_to(folder / "log.txt"):
+        if job.get("processes", 1) > 1:
+            workshop.clear()  # partners have nothing kept either, and all have to do the same
+        with _output_to(folder / "log.txt"), partners(job, folder):
             seconds = run_cell(
                 cell,
                 folder,

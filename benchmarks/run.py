@@ -53,7 +53,7 @@ def run_suite(
     Args:
         suite: a checked suite.
         folder: the run folder; made, or gone on with.
-        workers: worker processes; as many as there are cores by default.
+        workers: cells at once; by default as many as there are cores, or as a cell's processes go into them.
         only: labels to run; all by default.
         display: shows progress; silent by default.
         command: how to repeat this run, for the record.
@@ -112,17 +112,22 @@ def make_executor(
         from bakeoff.benchmarks.ray_executor import RayExecutor
 
         return RayExecutor(suite.ray, workers or max(1, int(cores() / suite.ray.cpus)), threads)
-    workers = workers or cores()
+    workers = workers or _workers(suite)
     return LocalExecutor(workers if most is None else min(workers, most), threads)
 
 
 def threads_of(executor: str | Executor, suite: Suite, workers: int | None) -> int:
-    """PyTorch's threads in each cell: an equal share of the cores, or what a cell asks Ray for."""
+    """PyTorch's threads in each cell, all its processes together: an equal share of the cores, or what a cell asks Ray for."""
     if not isinstance(executor, str):
         return executor.threads
     if executor == "ray":
         return max(1, int(suite.ray.cpus))
-    return max(1, cores() // (workers or cores()))
+    return max(1, cores() // (workers or _workers(suite)))
+
+
+def _workers(suite: Suite) -> int:
+    """Cells at once where nobody says: one for each core, or for as many cores as a cell has processes."""
+    return max(1, cores() // suite.accelerate.processes)
 
 
 def _check_tasks(
@@ -181,6 +186,7 @@ def _run_cells(
                 "cell": cell.to_json(),
                 "checkpoint_every": suite.checkpoint_every,
                 "trackers": suite.trackers,
+                "processes": suite.accelerate.processes,
                 "plugins": [plugin.to_json() for plugin in plugins],
             },
             affinity=cell.task,

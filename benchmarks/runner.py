@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bakeoff import team
 from bakeoff.algos import build as algorithms
 from bakeoff.algos.base import Algorithm
 from bakeoff.benchmarks import chains, evaluation
 from bakeoff.benchmarks.audit import Audit, in_words, watched
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.evaluation import Evaluator
+from bakeoff.benchmarks.partners import OnlookerStore
 from bakeoff.benchmarks.store import SCHEMA, CellStore
 from bakeoff.benchmarks.trackers import Tracking
 from bakeoff.envs.meter import Budget, Meter
@@ -101,12 +103,13 @@ def run_cell(
         Stopped: as asked.
         Exception: whatever the task, the reward or the algorithm raises.
     """
-    with closing(CellStore(folder)) as store, closing(_Run(cell, store, workshop, report, trackers)) as run:
+    open_store = CellStore if team.is_first() else OnlookerStore
+    with closing(open_store(folder)) as store, closing(_Run(cell, store, workshop, report, trackers)) as run:
         run.begin()
         last, cost = time.perf_counter(), 0.0
-        while not run.over:
+        while not team.from_first(run.over):
             run.update()
-            stopping = should_stop()
+            stopping = team.from_first(should_stop())
             if stopping or time.perf_counter() - last >= max(checkpoint_every, cost if checkpoint_every else 0.0):
                 start = time.perf_counter()
                 run.checkpoint()
@@ -174,6 +177,8 @@ class _Run:
         before = {**self.meter.snapshot(), "seconds": None}
         with self.audit.watching(), self.meter.clock():
             metrics = self.algorithm.update()
+        self.meter.seconds = team.from_first(self.meter.seconds)
+        team.check_together(self.algorithm.policy.parameters())
         self.step += 1
         self._record("train", metrics)
         self._watch_kl(metrics)
@@ -226,7 +231,7 @@ class _Run:
 
     def checkpoint(self) -> None:
         """Keep everything that decides the numbers to come; nothing where the algorithm says that its state is more."""
-        if not self.algorithm.resumes_exactly:
+        if not (self.algorithm.resumes_exactly and team.is_first()):
             return
         state = {
             "algorithm": self.algorithm.state_dict(),

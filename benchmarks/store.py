@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bakeoff import team
 from bakeoff.benchmarks import files
 from bakeoff.errors import RunFolderError
 
@@ -165,7 +166,9 @@ class CellStore:
             lengths = saved["rows"]
             if all(self._length(name) >= length for name, length in lengths.items()):
                 self._truncate(lengths)
+                team.from_first(candidate.name)  # partners take up the same one
                 return saved["state"]
+        team.from_first(None)
         self.drop_checkpoints()
         self._truncate({})
         return None

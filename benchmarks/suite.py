@@ -18,6 +18,7 @@ from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.suite_file import KeyPath, SuiteData
 from bakeoff.benchmarks.suite_parts import (
     LABEL,
+    AccelerateSpec,
     AlgorithmSpec,
     BudgetSpec,
     EvaluateSpec,
@@ -77,6 +78,8 @@ class Suite(Part):
     """Where training is shown while it runs: `tensorboard`, `wandb`, or `module:Class` of your own."""
     ray: RaySpec = RaySpec()
     """How cells run under `--executor ray`."""
+    accelerate: AccelerateSpec = AccelerateSpec()
+    """How many processes, hence devices, one cell runs on."""
     tune: TuneSpec | None = None
     """What `bakeoff tune` searches; a run ignores it."""
     tuned: dict[str, Any] | None = None
@@ -99,8 +102,8 @@ class Suite(Part):
         for key in ("timeout", "tune", "tuned"):
             if values[key] is None:
                 del values[key]
-        for key, default in (("trackers", []), ("ray", RaySpec().model_dump(mode="json"))):
-            if values[key] == default:
+        for key, default in (("trackers", []), ("ray", RaySpec()), ("accelerate", AccelerateSpec())):
+            if getattr(self, key) == default:
                 del values[key]
         tune = values.get("tune")
         if tune is not None:
@@ -220,7 +223,7 @@ def canonical(data: SuiteData) -> dict[str, Any] | None:
     elif "seeds" in values:
         data.complain(("seeds",), f"seeds: expected a number of seeds or a list of them, got a {_kind(seeds)}")
         values["seeds"] = [0]
-    for key in ("evaluate", "sweep", "trackers", "ray"):
+    for key in ("evaluate", "sweep", "trackers", "ray", "accelerate"):
         if key in values and values[key] is None:
             del values[key]
     return values
@@ -294,6 +297,7 @@ def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
             "every": BudgetSpec,
             "evaluate": EvaluateSpec,
             "ray": RaySpec,
+            "accelerate": AccelerateSpec,
             "tune": TuneSpec,
         }
         owner = known.get(str(path[-2]), Suite) if len(path) > 1 else Suite

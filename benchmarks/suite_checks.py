@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def checked(data: SuiteData) -> Suite:
     if values is not None:
         suite = validated(data, values)
         _check_tasks(data, values.get("tasks"))
-        _check_algorithms(data, values.get("algorithms"), values.get("sweep"))
+        _check_algorithms(data, values.get("algorithms"), values.get("sweep"), _processes(values.get("accelerate")))
         _check_tune(data, values.get("algorithms"), values.get("tune"))
         _check_trackers(data, values.get("trackers"))
     if data.problems or suite is None:
@@ -78,7 +79,13 @@ def _check_tasks(data: SuiteData, tasks: Any) -> None:
             data.complain((*path, *_quoted(problem, settings)), f'task "{label}": {problem}')
 
 
-def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any) -> None:
+def _processes(accelerate: Any) -> int:
+    """How many a cell runs as, as far as that can be told."""
+    count = accelerate.get("processes") if isinstance(accelerate, dict) else 1
+    return int(count) if isinstance(count, int | float) and math.isfinite(count) else 1
+
+
+def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any, processes: int) -> None:
     from bakeoff.algos.base import Algorithm
 
     for label, name, own in _entries(algorithms, "algorithm"):
@@ -94,6 +101,10 @@ def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any) -> None:
         missing = kind.unavailable()
         if missing is not None:
             data.complain(path, f'algorithm "{name}": {missing}')
+        if processes > 1 and not kind.runs_as_several:
+            data.complain(
+                path, f'algorithm "{name}" runs as one process; leave out accelerate.processes, or the algorithm'
+            )
         _check_settings(data, path, kind, own, own)
         # One value of the grid at a time: the whole grid can be large, and a setting is wrong by itself.
         for key, choices in swept(own, sweep if isinstance(sweep, dict) else {}).items():

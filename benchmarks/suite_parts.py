@@ -100,6 +100,13 @@ class RaySpec(Part):
     """The nodes do not see the run folder: send results and checkpoints back over the network."""
 
 
+class AccelerateSpec(Part):
+    """Several processes for each cell, each with a device of its own."""
+
+    processes: Annotated[int, BeforeValidator(whole), Field(ge=1, le=1024)] = 1
+    """How many; rows are shared out over them, so figures change by rounding alone. With `device: cuda` each has one GPU."""
+
+
 class RangeSpec(Part):
     """A range of numbers to search."""
 

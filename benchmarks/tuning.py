@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from bakeoff.benchmarks.suite_checks import load_suite
 from bakeoff.benchmarks.suite_parts import TuneSpec
 from bakeoff.errors import ConfigError, UserError
 from bakeoff.extras import optional
+from bakeoff.plugins import PluginFile
 from bakeoff.seeding import derive_seed
 
 FIRST_SEED = 1_000_000
@@ -64,6 +66,7 @@ def tune(
     workers: int | None = None,
     executor: str = "local",
     display: Display | None = None,
+    plugins: Sequence[PluginFile] = (),
 ) -> Path:
     """Search settings for every algorithm of a suite; returns the path of the tuned suite, ``OUT/tuned.yaml``.
 
@@ -75,6 +78,7 @@ def tune(
         workers: cells at once.
         executor: ``local`` or ``ray``.
         display: shows progress.
+        plugins: files whose names the suite may use; they are registered already.
 
     Raises:
         UserError: Optuna is not installed; a suite that cannot be tuned; nothing to search.
@@ -90,6 +94,9 @@ def tune(
     display = display or Display(quiet=True)
     labels = [search.label for search in _searches(optuna, suite, spec, None)]
     running = make_executor(executor, suite, threads_of(executor, suite, workers), workers)
+    run = partial(
+        run_suite, workers=workers, executor=running, display=display, command="bakeoff tune", plugins=plugins
+    )
     try:
         searches: list[Search] = []
         for number in range(count):
@@ -99,7 +106,7 @@ def tune(
             else:
                 asked = {search.label: _ask(optuna, search) for search in searches}
             display.note(f"trial {number + 1} of {count}")
-            scores = _round(suite, spec, asked, chosen, home, running, workers, display)
+            scores = _round(suite, spec, asked, chosen, home, run)
             if number == 0:
                 searches = _searches(optuna, suite, spec, home)
             for search in searches:
@@ -175,9 +182,7 @@ def _round(
     asked: Mapping[str, Mapping[str, Any]],
     seeds: Sequence[int],
     home: Path,
-    executor: Any,
-    workers: int | None,
-    display: Display,
+    run: Callable[[Suite, Path], Any],
 ) -> dict[str, float | None]:
     """Run one trial of every algorithm and return its score; None for a setting that cannot be used, or a failed cell."""
     record = home / "scores.json"
@@ -189,7 +194,7 @@ def _round(
     document = trial_suite(suite, spec, {label: s for label, s in asked.items() if _usable(suite, label, s)}, seeds)
     if document["algorithms"]:
         trial = load_suite(document)
-        run_suite(trial, home, workers=workers, executor=executor, display=display, command="bakeoff tune")
+        run(trial, home)
         for label in document["algorithms"]:
             scores[label] = _score([home / cell.path for cell in trial.cells() if cell.label == label])
     home.mkdir(parents=True, exist_ok=True)

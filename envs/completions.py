@@ -31,6 +31,10 @@ class PromptBatch:
         rows = _numbers(rows)
         return PromptBatch(self.tokens_BP[rows], self.mask_BP[rows], self.indices_B[rows])
 
+    def to(self, device: torch.device) -> PromptBatch:
+        """The same on a device."""
+        return PromptBatch(self.tokens_BP.to(device), self.mask_BP.to(device), self.indices_B.to(device))
+
     def repeat_interleave(self, times: int) -> PromptBatch:
         """Each row ``times`` times, copies side by side."""
         return PromptBatch(*(x.repeat_interleave(times, 0) for x in (self.tokens_BP, self.mask_BP, self.indices_B)))

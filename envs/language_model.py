@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from bakeoff import team
 from bakeoff.envs import vocabulary
 from bakeoff.envs.checkpointing import GradientCheckpoints
 from bakeoff.envs.completions import Completions, PromptBatch
@@ -108,6 +109,8 @@ class LanguageModel(Text):
         A prompt that several rows have is read once where that pays, rows of like length go together, and columns that are padding
         in all of these are cut. What stands where a row has no token means nothing.
         """
+        if not torch.is_grad_enabled() and team.shares(len(completions)):
+            return self._completion_hidden_of_all(completions)
         prompts, device = completions.prompts, self.device
         lengths_B = completions.lengths_B
         longest = int(lengths_B.max())
@@ -125,6 +128,16 @@ class LanguageModel(Text):
         hidden = [read(completions, rows) for rows in torch.split(rows_B, [len(part) for part in parts])]
         padded = [nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in hidden]
         return torch.cat(padded)[rows_B.argsort().to(device)]
+
+    def _completion_hidden_of_all(self, completions: Completions) -> Tensor:
+        """The same, each process of a team reading its own rows."""
+        longest = int(completions.lengths_B.max())
+
+        def some(rows: range) -> dict[str, Tensor]:
+            hidden = self.completion_hidden(completions.select(rows))
+            return {"": nn.functional.pad(hidden, (0, 0, 0, longest - hidden.shape[1]))}
+
+        return team.by_rows(len(completions), some)[""]
 
     def _read_together(self, completions: Completions, rows: Tensor) -> Tensor:
         """Hidden states of some rows, prompt and completion read in one pass."""
@@ -184,6 +197,9 @@ class LanguageModel(Text):
 
     def token_logprobs(self, completions: Completions) -> Tensor:
         """Log-probability of each completion token, shape (B, T), 0 where the mask is False."""
+        if not torch.is_grad_enabled() and team.shares(len(completions)):
+            read = self.token_logprobs
+            return team.by_rows(len(completions), lambda rows: {"": read(completions.select(rows))})[""]
         hidden = self.completion_hidden(completions)
         mask = completions.mask_BT.to(self.device)
         logprobs_N = vocabulary.chosen_logprobs(
@@ -272,10 +288,29 @@ class LanguageModel(Text):
         """One completion for each prompt (see :func:`bakeoff.envs.sampling.sample`).
 
         Where the trunk is split, what crosses the cut on the way is kept in the completions.
+
+        Args:
+            prompts: B prompts.
+            max_new_tokens: T, the length limit.
+            generator: a CPU generator; B x T uniforms are drawn from it whatever the lengths turn out to be.
+            temperature: divides the logits; 0 takes the likeliest token.
+            top_k: keep the k likeliest tokens; 0 keeps all.
+            top_p: keep the smallest set of likeliest tokens with at least this mass.
         """
-        run = partial(
-            sample, self, prompts, max_new_tokens, generator, temperature=temperature, top_k=top_k, top_p=top_p
-        )
+        uniforms_BT = torch.rand(len(prompts), max_new_tokens, generator=generator)
+        run = partial(self._sample, temperature=temperature, top_k=top_k, top_p=top_p)
+        if not team.shares(len(prompts)):
+            return run(prompts, uniforms_BT)
+
+        def some(rows: range) -> dict[str, Tensor]:
+            found = run(prompts.select(rows), uniforms_BT[list(rows)])
+            values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+            return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+        return Completions(prompts.to(self.device), **team.by_rows(len(prompts), some))
+
+    def _sample(self, prompts: PromptBatch, uniforms_BT: Tensor, **settings: Any) -> Completions:
+        run = partial(sample, self, prompts, uniforms_BT, **settings)
         if self.split is None:
             return run()
         with self.split.recording() as kept:

@@ -10,7 +10,7 @@ one sum over blocks of the vocabulary. The block that holds the row's uniform is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 def sample(
     model: LanguageModel,
     prompts: PromptBatch,
-    max_new_tokens: int,
-    generator: torch.Generator,
+    uniforms_BT: Tensor,
     *,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -42,8 +41,7 @@ def sample(
     Args:
         model: the language model.
         prompts: B left-padded prompts.
-        max_new_tokens: T, the length limit.
-        generator: a CPU generator; B x T uniforms are drawn from it whatever the lengths turn out to be.
+        uniforms_BT: numbers from 0, below 1, one for each token that there may be; T is the length limit.
         temperature: divides the logits; 0 takes the likeliest token.
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of likeliest tokens with at least this mass.
@@ -54,8 +52,8 @@ def sample(
     """
     check_sampling(temperature, top_k, top_p)
     true_distribution = temperature == 1 and top_k == 0 and top_p == 1
-    rows = len(prompts)
-    uniforms_BT = torch.rand(rows, max_new_tokens, generator=generator).to(model.device)
+    rows, max_new_tokens = uniforms_BT.shape
+    uniforms_BT = uniforms_BT.to(model.device)
     tokens_BT = torch.full((rows, max_new_tokens), model.pad_id, device=model.device)
     mask_BT = torch.zeros(rows, max_new_tokens, dtype=torch.bool, device=model.device)
     logprobs_BT = torch.zeros(rows, max_new_tokens, device=model.device)
@@ -82,7 +80,7 @@ def sample(
             tokens_BT[:, t], seen_BS[:, : length + t + 1] if padded else None, position_B + t, cache
         )
     logprobs = logprobs_BT if true_distribution else None
-    return Completions(_to(prompts, model.device), tokens_BT, mask_BT, logprobs)
+    return Completions(prompts.to(model.device), tokens_BT, mask_BT, logprobs)
 
 
 def choose(
@@ -167,7 +165,3 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
         raise UserError(f"top_k is {top_k}, expected 0 (all tokens) or more")
     if not 0 < top_p <= 1:
         raise UserError(f"top_p is {top_p}, expected above 0 and at most 1")
-
-
-def _to(prompts: PromptBatch, device: Any) -> PromptBatch:
-    return PromptBatch(prompts.tokens_BP.to(device), prompts.mask_BP.to(device), prompts.indices_B.to(device))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bakeoff import team
 from bakeoff.errors import BakeoffError, RewardError
 
 
@@ -94,7 +95,7 @@ def scored(
     offered = {"prompts": list(prompts), "completions": list(completions), **{k: list(v) for k, v in columns.items()}}
     arguments = _arguments(reward, name, offered)
     try:
-        returned = reward(**arguments)
+        returned = team.by_first(lambda: reward(**arguments))
     except BakeoffError:  # it says already what is wrong
         raise
     except Exception as error:

@@ -36,6 +36,7 @@ class TRLAlgorithm(Algorithm):
     """TRL's class."""
     config_name: ClassVar[str]
     """TRL's class of its arguments."""
+    runs_as_several: ClassVar[bool] = False
 
     def __init__(
         self, config: AlgorithmConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator

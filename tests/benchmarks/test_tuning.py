@@ -136,3 +136,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "has anything to search" in capsys.readouterr().err
     with pytest.raises(UserError, match="a suite with a sweep cannot be tuned"):
         tune(load_suite({**SUITE, "sweep": {"kl_coef": [0.1]}}), tmp_path / "x")
+
+
+def test_what_a_plugin_file_brings_is_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text('from bakeoff.algos.best_of_n import BestOfN\n\n\nclass Mine(BestOfN):\n    """Mine."""\n')
+    space = {"mine": SUITE["tune"]["space"]["best_of_n"]}
+    suite = {
+        **SUITE,
+        "algorithms": {"mine": {"batch_size": 16}},
+        "tune": {**SUITE["tune"], "trials": 2, "space": space},
+    }
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    monkeypatch.chdir(tmp_path)
+    command = ["tune", "suite.yaml", "--out", "tuning", "--workers", "1", "--quiet"]
+    assert main(command) == 2
+    assert 'no algorithm "mine"' in capsys.readouterr().err
+    assert main([*command, "--plugin", "mine.py"]) == 0
+    assert "bakeoff run tuning/tuned.yaml --out tuning/run --plugin mine.py" in capsys.readouterr().out
+    assert [json.loads(line)["label"] for line in Path("tuning/trials.jsonl").read_text().splitlines()] == ["mine"] * 2
+    assert files.read_json(Path("tuning/trials/0001/manifest.json"))["plugins"][0]["path"] == str(plugin)

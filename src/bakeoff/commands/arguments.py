@@ -1,6 +1,7 @@
 """What several commands read from an argument."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +25,22 @@ def add_plugins(parser: Any) -> None:
         dest="plugins",
         help="take in the algorithms, tasks and rewards of this file; may be repeated",
     )
+
+
+def add_executor(parser: Any) -> None:
+    """Where cells run: ``--executor``, ``--ray-address``, ``--workers``."""
+    parser.add_argument(
+        "--executor",
+        metavar="NAME",
+        default="local",
+        help="local: processes on this machine; ray: tasks of a Ray cluster (default: local)",
+    )
+    parser.add_argument(
+        "--ray-address", metavar="ADDR", help="a running cluster, such as auto; without it one is started here"
+    )
+    parser.add_argument("--workers", metavar="N", type=positive, help="cells at once (default: one a core)")
+
+
+def ray_address(options: argparse.Namespace) -> list[str]:
+    """``--ray-address`` as changes to a suite."""
+    return [] if options.ray_address is None else [f"ray.address={json.dumps(options.ray_address)}"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bakeoff.commands import DONE, SOME_FAILED
-from bakeoff.commands.arguments import add_plugins, positive
+from bakeoff.commands.arguments import add_executor, add_plugins, positive, ray_address
 from bakeoff.terminal import printable
 
 
@@ -23,16 +23,7 @@ def add(commands: Any) -> None:
     )
     run.add_argument("suite", metavar="SUITE", help="a YAML file, or one of `bakeoff list suites`")
     run.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run folder: made, or gone on with")
-    run.add_argument(
-        "--executor",
-        metavar="NAME",
-        default="local",
-        help="local: processes on this machine; ray: tasks of a Ray cluster (default: local)",
-    )
-    run.add_argument(
-        "--ray-address", metavar="ADDR", help="a running cluster, such as auto; without it one is started here"
-    )
-    run.add_argument("--workers", metavar="N", type=positive, help="cells at once (default: one a core)")
+    add_executor(run)
     run.add_argument("--seeds", metavar="N", type=positive, help="seeds 0 to N-1 instead of the suite's own")
     run.add_argument("--only", metavar="LABEL,..", type=_labels, default=(), help="run these contestants only")
     run.add_argument(
@@ -63,7 +54,7 @@ def execute(options: argparse.Namespace) -> int:
     from bakeoff.benchmarks.suite_checks import load_suite
     from bakeoff.plugins import loaded
 
-    given = [] if options.ray_address is None else [f"ray.address={json.dumps(options.ray_address)}"]
+    given = ray_address(options)
     given += [f"trackers={json.dumps(options.track)}"] if options.track else []
     with loaded(options.plugins) as plugins:
         suite = load_suite(options.suite, [*options.overrides, *given], options.seeds)

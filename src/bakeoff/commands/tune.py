@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
 
 from bakeoff.commands import DONE
-from bakeoff.commands.arguments import positive
+from bakeoff.commands.arguments import add_executor, add_plugins, positive, ray_address
 from bakeoff.commands.run import interrupt
 
 
@@ -24,8 +25,7 @@ def add(commands: Any) -> None:
     tune.add_argument("--out", metavar="DIR", type=Path, required=True, help="where trials and the tuned suite go")
     tune.add_argument("--trials", metavar="N", type=positive, help="settings tried for each algorithm (default: 16)")
     tune.add_argument("--seeds", metavar="N", type=positive, help="seeds of each trial (default: 1)")
-    tune.add_argument("--workers", metavar="N", type=positive, help="cells at once (default: one a core)")
-    tune.add_argument("--executor", metavar="NAME", default="local", help="local or ray (default: local)")
+    add_executor(tune)
     tune.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
         dest="overrides",
         help="change a value of the suite, such as tune.budget.reward_queries=500; may be repeated",
     )
+    add_plugins(tune)
     tune.add_argument("--quiet", action="store_true", help="show no progress")
     tune.set_defaults(command=execute)
 
@@ -43,21 +44,25 @@ def execute(options: argparse.Namespace) -> int:
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.suite_checks import load_suite
     from bakeoff.benchmarks.tuning import tune
+    from bakeoff.plugins import loaded
 
-    suite = load_suite(options.suite, options.overrides)
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        path = tune(
-            suite,
-            options.out,
-            trials=options.trials,
-            seeds=options.seeds,
-            workers=options.workers,
-            executor=options.executor,
-            display=Display(quiet=options.quiet),
-        )
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with loaded(options.plugins) as plugins:
+        suite = load_suite(options.suite, [*options.overrides, *ray_address(options)])
+        before = signal.signal(signal.SIGTERM, interrupt)
+        try:
+            path = tune(
+                suite,
+                options.out,
+                trials=options.trials,
+                seeds=options.seeds,
+                workers=options.workers,
+                executor=options.executor,
+                display=Display(quiet=options.quiet),
+                plugins=plugins,
+            )
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    with_plugins = [part for plugin in options.plugins for part in ("--plugin", str(plugin))]
     print(f"tuned suite: {path}")
-    print(f"run it:      bakeoff run {path} --out {options.out / 'run'}")
+    print(f"run it:      {shlex.join(['bakeoff', 'run', str(path), '--out', str(options.out / 'run'), *with_plugins])}")
     return DONE
