@@ -12,7 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from bakeoff.algos import plain_data
 from bakeoff.envs.completions import Completions
+from bakeoff.errors import UserError
 
 if TYPE_CHECKING:
     from bakeoff.algos.policy import Policy
@@ -197,8 +199,11 @@ class Algorithm(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything a killed run needs to go on bit for bit: nested dicts of tensors and JSON values.
 
-        Saved are all attributes of this object that can tell their state (``state_dict``), generators, and plain numbers,
-        strings and booleans. A subclass that keeps anything else (a list of completions, say) adds it here.
+        Saved are all attributes of this object that can tell their state (``state_dict``), generators, and plain data: numbers,
+        text, tensors, arrays, and lists, tuples and dicts of them. A subclass that keeps anything else adds it here.
+
+        Raises:
+            UserError: a list, set or dict of something else, which would be lost silently.
         """
         state: dict[str, Any] = {}
         for name, value in vars(self).items():
@@ -206,18 +211,22 @@ class Algorithm(ABC):
                 state[name] = value.get_state()
             elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
                 state[name] = value.state_dict()
-            elif value is None or isinstance(value, bool | int | float | str):
+            elif plain_data.is_plain(value):
                 state[name] = value
+            elif (held := plain_data.collects(value)) is not None:
+                raise UserError(
+                    f"{type(self).__name__}.{name} collects {held}, which a checkpoint cannot hold; use a list or dict of numbers, "
+                    "text and tensors, keep it in an object with state_dict and load_state_dict, or add it in state_dict()"
+                )
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
-        for name, value in vars(self).items():
-            if name not in state:
-                continue
+        for name, saved in state.items():
+            value = vars(self).get(name)
             if isinstance(value, torch.Generator):
-                value.set_state(state[name])
-            elif hasattr(value, "load_state_dict"):
-                value.load_state_dict(state[name])
-            else:
-                setattr(self, name, state[name])
+                value.set_state(saved)
+            elif value is not None and hasattr(value, "load_state_dict"):
+                value.load_state_dict(saved)
+            elif name in vars(self) or not hasattr(self, name):  # what an update made comes back, too
+                setattr(self, name, plain_data.like(saved, value, self.policy.model.device))

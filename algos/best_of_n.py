@@ -70,7 +70,7 @@ class BestOfNSampler:
 def best_of_each(scores_B: Tensor, n: int) -> Tensor:
     """Row numbers of the best in each run of ``n`` neighbours, shape (B / n,)."""
     groups = scores_B.reshape(-1, n)
-    return groups.argmax(1) + torch.arange(len(groups)) * n
+    return groups.argmax(1) + torch.arange(len(groups), device=groups.device) * n
 
 
 class BestOfN(Algorithm):

@@ -50,6 +50,14 @@ def parse_config(algorithm: type[Algorithm], settings: Mapping[str, Any], source
         raise ConfigError(source, problems) from None
 
 
+def why_unavailable(algorithm: type[Algorithm]) -> str | None:
+    """What its ``unavailable()`` says, or that it raises."""
+    try:
+        return algorithm.unavailable()
+    except Exception as error:
+        return f"its unavailable() raised {type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def build(
     algorithm: str | type[Algorithm], settings: Mapping[str, Any], task: Task, budget: Budget, seed: int
 ) -> Algorithm:
@@ -71,7 +79,7 @@ def build(
     kind = registry.algorithms.load(algorithm) if isinstance(algorithm, str) else algorithm
     if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
         raise UserError(f'algorithm "{name}" is {kind!r}, not a subclass of bakeoff.algos.Algorithm')
-    missing = kind.unavailable()
+    missing = why_unavailable(kind)
     if missing is not None:
         raise UserError(f'algorithm "{name}": {missing}')
     config = parse_config(kind, settings, f'algorithm "{name}"')

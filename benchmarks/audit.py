@@ -1,8 +1,9 @@
 """What an algorithm spends outside the meter: found where it can be, and noted in its cell.
 
-While an algorithm updates, three things are compared with what the meter has counted meanwhile: the completions that the
-task's reward was asked about, by whatever way; the tokens that the policy or the reference was made to generate, whoever
-ran the loop; and that no total went down. An algorithm that only plays in its environment can never be flagged.
+From before an algorithm is built to its end, but for evaluations, the completions that the task's reward was asked about, by
+whatever way, are compared with what the meter has counted. While it updates so are the tokens that the policy or the reference was
+made to generate, whoever ran the loop; and no total may go down. An algorithm that only plays in its environment can never be
+flagged.
 """
 
 from __future__ import annotations
@@ -48,16 +49,23 @@ def watched(task: Task) -> Task:
     return replace(task, reward=WatchedReward(task.reward))
 
 
-class Audit:
-    """Looks on while one algorithm updates."""
+def scored_so_far(task: Task) -> int:
+    """Completions that the task's reward was asked about since it was built; 0 where it is not watched."""
+    return task.reward.scored if isinstance(task.reward, WatchedReward) else 0
 
-    def __init__(self, task: Task, algorithm: Algorithm) -> None:
+
+class Audit:
+    """Looks on while one algorithm plays."""
+
+    def __init__(self, task: Task, algorithm: Algorithm, scored_before: int) -> None:
         """Args:
         task: what is played; a reward that is not watched is not counted.
         algorithm: who plays.
+        scored_before: what :func:`scored_so_far` said before the algorithm was built.
         """
-        self._reward = task.reward if isinstance(task.reward, WatchedReward) else None
+        self._task, self._last_scored = task, scored_before
         self._meter = algorithm.envs.meter
+        self._last_queries = 0.0
         self._unmetered_queries, self._lowered = 0, False
         self._active = False
         models = {"policy": algorithm.policy.model, "reference": algorithm.policy.reference}
@@ -68,20 +76,31 @@ class Audit:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Look on inside."""
-        before, scored = self._meter.snapshot(), self._scored()
+        before = self._meter.snapshot()
         self._active = True
         try:
             yield
         finally:
             self._active = False
             after = self._meter.snapshot()
-            self._unmetered_queries += max(
-                0, self._scored() - scored - round(after["reward_queries"] - before["reward_queries"])
-            )
+            self._compare_queries()
             self._lowered |= any(after[name] < before[name] for name in METERS)
             for name, counts in self._pending.items():
                 self._generated[name] += int(torch.stack(counts).sum()) if counts else 0
                 counts.clear()
+
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """Count no queries inside: an evaluation's are nobody's."""
+        self._compare_queries()
+        yield
+        self._last_scored = scored_so_far(self._task)
+
+    def _compare_queries(self) -> None:
+        """Queries since the last time, by the reward's count and by the meter's."""
+        scored, queries = scored_so_far(self._task), float(self._meter.reward_queries)
+        self._unmetered_queries += max(0, scored - self._last_scored - round(queries - self._last_queries))
+        self._last_scored, self._last_queries = scored, queries
 
     def found(self) -> dict[str, int]:
         """What was spent outside the meter so far, by the meter's names; empty where nothing was found.
@@ -100,15 +119,13 @@ class Audit:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self._unmetered_queries, self._lowered = state["queries"], state["lowered"]
+        self._last_scored, self._last_queries = scored_so_far(self._task), float(self._meter.reward_queries)
         self._generated = dict(state["generated"])
 
     def close(self) -> None:
         """Look on no longer."""
         for hook in self._hooks:
             hook.remove()
-
-    def _scored(self) -> int:
-        return 0 if self._reward is None else self._reward.scored
 
     def _look_at(self, name: str, trunk: nn.Module, pad_id: int, eos_ids: tuple[int, ...]) -> Any:
         """Count the tokens of forward passes that continue a cached text by one token: what generating consists of.

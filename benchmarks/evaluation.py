@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bakeoff.algos.base import Contestant
 from bakeoff.benchmarks import text_metrics
+from bakeoff.benchmarks.audit import scored_so_far
 from bakeoff.benchmarks.judging import judged
 from bakeoff.benchmarks.token_ratios import token_ratios
 from bakeoff.envs.completions import Completions
@@ -87,13 +88,17 @@ class Evaluator:
         with untouched_global_randomness():
             reference = self._reference_completions()
             self._reset()
+            asked = scored_so_far(self.task)
             answers = contestant.answer(self._envs, torch.Generator().manual_seed(self._answer_seed))
+            asked = scored_so_far(self.task) - asked
             scored = self._score(answers)
             statistics = dict(contestant.statistics(answers))
             kl_B = statistics.pop("kl")
             wins_B = (np.sign(scored.judged_scores - reference.judged_scores) + 1) / 2
             metrics = self._metrics(scored, kl_B, wins_B)
             metrics |= {name: float(values.double().mean()) for name, values in statistics.items()}
+            if asked:  # counted, whatever it says itself
+                metrics["queries_per_answer"] = asked / len(answers)
             if self.task.enumeration is not None:
                 logprobs_QN = contestant.sequence_logprobs(self.task.enumeration)
                 metrics |= self.task.enumeration.objective(logprobs_QN)

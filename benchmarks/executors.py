@@ -18,9 +18,6 @@ from typing import Any, Protocol
 
 from bakeoff.errors import BakeoffError
 
-_GRACE_SECONDS = 60.0
-"""How long workers may take over their current update when a run is interrupted."""
-
 
 @dataclass
 class Job:
@@ -42,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a job: ``started``, ``progress``, ``retry``; at its end ``done``, ``failed`` or ``stopped``."""
+    """What happened to a job: ``started``, ``progress``, ``retry``, ``stopping``; in the end ``done``, ``failed``, ``stopped``."""
 
     kind: str
     job: Job
@@ -96,6 +93,7 @@ class LocalExecutor:
                     self._hand_out(waiting, selector, listener)
                     for key, _ in selector.select(timeout=0.2):
                         self._hear(key.data, waiting, selector, listener)
+                    self._bury_the_dead(waiting, selector, listener)
                     self._stop_the_late(waiting, selector, listener)
         except KeyboardInterrupt:
             self._interrupt(listener)
@@ -150,6 +148,13 @@ class LocalExecutor:
         elif not process.ready:
             raise BakeoffError(f"a worker process cannot start ({story}): {process.last_words}")
 
+    def _bury_the_dead(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
+        """Notice deaths that close no pipe, since something that the worker has started holds it open."""
+        for process in list(self._processes):
+            if process.dead and not process.has_said_more():
+                process.kill()
+                self._bury(process, "", waiting, selector, listener)
+
     def _ended(self, kind: str, job: Job, details: Mapping[str, Any], waiting: deque[Job], listener: Listener) -> None:
         if kind == "failed" and job.attempts <= job.retries:
             listener(Event("retry", job, details))
@@ -165,19 +170,20 @@ class LocalExecutor:
                 self._bury(process, f"timed out after {job.timeout:g} s", waiting, selector, listener)
 
     def _interrupt(self, listener: Listener) -> None:
-        """Ask for checkpoints, wait for them; a second Ctrl-C ends everything at once."""
+        """Ask for checkpoints, and wait for them however long the updates take; a second Ctrl-C ends everything at once."""
         busy = [process for process in self._processes if process.job is not None]
         with contextlib.suppress(KeyboardInterrupt):
             for process in busy:
                 process.send({"job": "stop"})
-            deadline = time.monotonic() + _GRACE_SECONDS
-            while any(process.job for process in busy) and time.monotonic() < deadline:
+                if process.job is not None:
+                    listener(Event("stopping", process.job))
+            while any(process.job for process in busy):
                 for process in busy:
                     for message in process.read(timeout=0.05):
                         if message["event"] in ("done", "failed", "stopped") and process.job is not None:
                             listener(Event(message.pop("event"), process.job, message))
                             process.job = None
-                    if process.closed:
+                    if process.closed or (process.dead and not process.has_said_more()):
                         process.job = None
         for process in self._processes:
             process.kill()
@@ -238,6 +244,17 @@ class _Process:
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         for line in lines:
             yield json.loads(line)
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process has ended."""
+        return self._popen.poll() is not None
+
+    def has_said_more(self) -> bool:
+        """Whether something is there to read, its end included."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.output, selectors.EVENT_READ)
+            return bool(selector.select(0))
 
     def kill(self) -> None:
         """End it at once, and whatever it has started."""

@@ -103,11 +103,13 @@ def sync_files(folder: Path) -> None:
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a flat folder, by name."""
-    result = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            result[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return result
+    return {path.name: checksum(path) for path in sorted(folder.iterdir())}
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_folder(fresh: Path, path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.partners import partners
 from bakeoff.benchmarks.runner import Progress, Stopped, Workshop, run_cell
-from bakeoff.benchmarks.store import Status, now
+from bakeoff.benchmarks.store import Status, now, row_sums
 from bakeoff.errors import BakeoffError
 from bakeoff.plugins import PluginFile, take_in
 
@@ -111,7 +111,7 @@ def _cell(
                 kept=kept,
                 trackers=job["trackers"],
             )
-        status("done", seconds).write(folder)
+        status("done", seconds, sums=row_sums(folder)).write(folder)
     except Stopped:
         status("pending", before.seconds + time.perf_counter() - started).write(folder)
         return Outcome("stopped")

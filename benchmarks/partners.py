@@ -161,14 +161,17 @@ def main() -> None:
     """Play one cell in step with the first process, which says which on the standard input and keeps it open."""
     from bakeoff.benchmarks.cell import Cell
     from bakeoff.benchmarks.runner import Stopped, Workshop, run_cell
+    from bakeoff.benchmarks.worker import silence_input
     from bakeoff.plugins import PluginFile, take_in
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    order = json.loads(sys.stdin.readline())
+    first = os.fdopen(os.dup(0), encoding="utf-8")
+    silence_input()
+    order = json.loads(first.readline())
 
     def wait_for_the_end() -> None:
-        sys.stdin.read()
+        first.read()
         os._exit(0)  # the first process is gone
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()

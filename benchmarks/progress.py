@@ -29,7 +29,7 @@ class Display:
         stream: where to write; standard error by default.
         quiet: show nothing.
         """
-        self._console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = _Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._running: dict[int, _Line] = {}
         self._total = self._ended = self._failed = 0
@@ -62,6 +62,8 @@ class Display:
             self._running[key] = _Line(title + again)
             if self._live is None:
                 self.note(f"start  {title}{again}")
+        elif event.kind == "stopping":
+            self.note(f"stops  {title} after its current update; interrupt again to end it at once")
         elif event.kind == "progress":
             self._progress(self._running[key], event.details)
         else:
@@ -108,6 +110,14 @@ class Display:
         if ended < 0.5:
             return ""
         return f", about {_duration((time.monotonic() - self._started) * left / ended)} left"
+
+
+class _Console(Console):
+    """A console whose reader may leave: the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Show nothing from now on."""
+        self.quiet = True
 
 
 class _Line:

@@ -28,7 +28,6 @@ from bakeoff.benchmarks.suite_parts import RaySpec
 from bakeoff.errors import UserError
 from bakeoff.extras import optional
 
-_GRACE_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _REACH_SECONDS = 10.0
 
@@ -221,8 +220,8 @@ class _Board:
                 del self.running[number]
         for _, job in self.running.values():
             job.retries = 0
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while self.running and time.monotonic() < deadline:
+            self._listener(Event("stopping", job))
+        while self.running:
             self.look(_POLL_SECONDS)
 
     def kill(self) -> None:

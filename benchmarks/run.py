@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bakeoff.benchmarks import files, run_folder
 from bakeoff.benchmarks.cell import Cell
@@ -68,18 +69,21 @@ def run_suite(
     folder = folder.absolute()
     display = display or Display(quiet=True)
     cells = select(suite.cells(), only) if only else suite.cells()
-    manifest = run_folder.open_folder(
-        folder,
-        suite,
-        threads_of(executor, suite, workers),
-        command or shlex.join(["bakeoff", *sys.argv[1:]]),
-        plugins,
-    )
-    with run_folder.locked(folder):
+    if isinstance(executor, str) and executor not in EXECUTORS:
+        raise NotFoundError("executor", executor, EXECUTORS)
+    run_folder.make(folder)
+    with run_folder.disk_errors(folder), run_folder.locked(folder):
+        manifest = run_folder.open_folder(
+            folder,
+            suite,
+            threads_of(executor, suite, workers),
+            command or shlex.join(["bakeoff", *sys.argv[1:]]),
+            plugins,
+        )
         outcome = RunOutcome(folder)
         todo = []
         for cell in cells:
-            if Status.read(folder / cell.path).status == "done":
+            if Status.read(folder / cell.path).is_done(folder / cell.path):
                 outcome.done.append(cell.path)
             else:
                 todo.append(cell)
@@ -91,7 +95,7 @@ def run_suite(
                 threads = int(manifest["machine"]["threads_per_cell"])
                 executor = make_executor(executor, suite, threads, workers, most=len(todo))
                 stack.callback(executor.close)
-            _check_tasks(todo, folder, executor, display, plugins)
+            _check_tasks(suite, todo, folder, executor, display, plugins)
             with display.showing(len(cells), len(outcome.done)):
                 _run_cells(suite, todo, folder, executor, display, outcome, plugins)
     return outcome
@@ -103,11 +107,8 @@ def make_executor(
     """The executor of that name, ready to run a suite's cells; at most ``most`` at once.
 
     Raises:
-        NotFoundError: no such executor.
         UserError: it cannot be used.
     """
-    if name not in EXECUTORS:
-        raise NotFoundError("executor", name, EXECUTORS)
     if name == "ray":
         from bakeoff.benchmarks.ray_executor import RayExecutor
 
@@ -126,12 +127,20 @@ def threads_of(executor: str | Executor, suite: Suite, workers: int | None) -> i
 
 
 def _workers(suite: Suite) -> int:
-    """Cells at once where nobody says: one for each core, or for as many cores as a cell has processes."""
+    """Cells at once where nobody says: one for each core, or for as many cores as a cell has processes; one where tasks are on
+    a GPU, whose memory they would share."""
+    if any(task.__pydantic_extra__.get("device", "cpu") != "cpu" for task in suite.tasks.values()):
+        return 1
     return max(1, cores() // suite.accelerate.processes)
 
 
 def _check_tasks(
-    cells: Sequence[Cell], folder: Path, executor: Executor, display: Display, plugins: Sequence[PluginFile]
+    suite: Suite,
+    cells: Sequence[Cell],
+    folder: Path,
+    executor: Executor,
+    display: Display,
+    plugins: Sequence[PluginFile],
 ) -> None:
     """Build every task once before the first cell: bad input must show before hours are spent."""
     jobs = {
@@ -146,6 +155,7 @@ def _check_tasks(
                 "plugins": [plugin.to_json() for plugin in plugins],
             },
             affinity=cell.task,
+            timeout=suite.timeout,
         )
         for cell in cells
     }
@@ -157,13 +167,30 @@ def _check_tasks(
         elif event.kind == "failed":
             problems.append(f"{event.job.title}: {event.details['error']}")
         elif event.kind == "done":
-            files.write_json(home / f"{event.job.message['label']}.json", event.details["info"])
+            label, info = str(event.job.message["label"]), event.details["info"]
+            known = files.read_json(home / f"{label}.json") if any(folder.glob(f"cells/{label}/*/seed-*")) else None
+            changed = _changed(known, info)
+            if changed:
+                problems.append(
+                    f"{event.job.title}: its {' and '.join(changed)} differ from those that this folder was begun with; "
+                    "put them back as they were, or choose another --out"
+                )
+            else:
+                files.write_json(home / f"{label}.json", info)
 
     home = folder / "tasks"
     home.mkdir(exist_ok=True)
     executor.run(list(jobs.values()), listen)
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _changed(before: Any, now: Mapping[str, Any]) -> list[str]:
+    """What of a task's inputs (its prompts, its model) is not what it was, as far as that was noted."""
+    noted = before.get("inputs") if isinstance(before, dict) else None
+    return [
+        name for name, value in now["inputs"].items() if isinstance(noted, dict) and noted.get(name, value) != value
+    ]
 
 
 def _run_cells(
@@ -201,8 +228,8 @@ def _run_cells(
 def _listener(by_job: dict[int, Cell], folder: Path, display: Display, outcome: RunOutcome) -> Listener:
     def listen(event: Event) -> None:
         cell = by_job[id(event.job)]
-        if event.kind in ("failed", "retry") and event.details.get("died"):
-            event = _record_death(event, folder / cell.path)
+        if event.kind in ("failed", "retry"):
+            event = _record_failure(event, folder / cell.path)
         if event.kind == "done":
             outcome.done.append(cell.path)
         elif event.kind == "failed":
@@ -212,20 +239,20 @@ def _listener(by_job: dict[int, Cell], folder: Path, display: Display, outcome: 
     return listen
 
 
-def _record_death(event: Event, folder: Path) -> Event:
-    """A dead worker could not write its cell's status: do it here, unless it had just finished."""
+def _record_failure(event: Event, folder: Path) -> Event:
+    """Write a failed cell's status where its worker could not: it is dead, or the disk was full."""
     status = Status.read(folder)
-    if status.status == "done":
+    if not event.details.get("died"):
+        if status.status != "failed":
+            with contextlib.suppress(OSError):
+                replace(status, status="failed", error=str(event.details["error"]), ended=now()).write(folder)
+        return event
+    if status.status == "done":  # it had just finished
         return Event("done", event.job, {"seconds": status.seconds})
     log = folder / "log.txt"
     seen = "; see log.txt in its folder" if log.exists() and log.stat().st_size else ""
     error = f"{event.details['error']}{seen}"
-    Status(
-        "failed",
-        error=error,
-        attempts=max(status.attempts, event.job.attempts),
-        seconds=status.seconds,
-        started=status.started,
-        ended=now(),
-    ).write(folder)
+    attempts = max(status.attempts, event.job.attempts)
+    with contextlib.suppress(OSError):
+        replace(status, status="failed", error=error, traceback=None, attempts=attempts, ended=now()).write(folder)
     return Event(event.kind, event.job, {**event.details, "error": error})

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from bakeoff import registry
 from bakeoff.benchmarks import files
@@ -24,15 +24,11 @@ _FREE = ("description", "seeds", "retries", "timeout", "checkpoint_every", "trac
 """What may change between two runs into one folder, since it changes no cell's numbers."""
 
 
-def open_folder(
-    folder: Path, suite: Suite, threads: int, command: str, plugins: Sequence[PluginFile] = ()
-) -> dict[str, Any]:
-    """Make a run folder, or check that an existing one is this suite's; returns its manifest.
-
-    More seeds than before are added; fewer leave the others as they are.
+def make(folder: Path) -> None:
+    """Make a folder for a run, where it is not there.
 
     Raises:
-        RunFolderError: not writable, not empty and no run, another suite's, a newer version's, or begun with other plugin files.
+        RunFolderError: not writable, or not empty and no run.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,13 +41,29 @@ def open_folder(
         raise RunFolderError(
             f"{folder}: cannot be written ({error.strerror or error}); choose another --out"
         ) from error
-    path = folder / "manifest.json"
-    if path.exists():
-        return _extend(path, folder, suite, plugins)
+    if (folder / "manifest.json").exists():
+        return
     foreign = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     if foreign:
         shown = foreign[0] + (", ..." if len(foreign) > 1 else "")
         raise RunFolderError(f"{folder}: not empty ({shown}) and not a run folder; choose another --out")
+
+
+def open_folder(
+    folder: Path, suite: Suite, threads: int, command: str, plugins: Sequence[PluginFile] = ()
+) -> dict[str, Any]:
+    """Begin a run in a folder that this process holds, or check that the one in there is this suite's; returns its manifest.
+
+    More seeds than before are added; fewer leave the others as they are. A folder in which no cell has begun yet is begun anew.
+
+    Raises:
+        RunFolderError: another suite's, a newer version's, or begun with other plugin files.
+    """
+    path = folder / "manifest.json"
+    if path.exists():
+        check_schema(files.read_json(path) or {"schema": SCHEMA}, folder)
+        if any(folder.glob("cells/*/*/seed-*")):
+            return _extend(path, folder, suite, plugins)
     manifest = {
         "schema": SCHEMA,
         "bakeoff": metadata.version("bakeoff"),
@@ -71,9 +83,8 @@ def open_folder(
 
 def _extend(path: Path, folder: Path, suite: Suite, plugins: Sequence[PluginFile]) -> dict[str, Any]:
     manifest = files.read_json(path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("suite"), dict):
+    if not _readable(manifest):
         raise RunFolderError(f"{path}: damaged, or not a run's manifest; choose another --out")
-    check_schema(manifest, folder)
     theirs, ours = manifest["suite"], suite.document()
     differing = [key for key in ours if key not in _FREE and theirs.get(key) != ours[key]]
     if differing:
@@ -87,8 +98,29 @@ def _extend(path: Path, folder: Path, suite: Suite, plugins: Sequence[PluginFile
     if added:
         manifest["cells"] += added
         manifest["suite"]["seeds"] = sorted({*theirs["seeds"], *ours["seeds"]})
+    later = _differing_versions(manifest)
+    if later:
+        manifest["later_versions"] = [*manifest.get("later_versions", []), {"from": now(), "versions": later}]
+    if added or later:
         files.write_json(path, manifest)
     return manifest
+
+
+def _differing_versions(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The packages that the run last went on with and that have another version now."""
+    last = {"bakeoff": manifest.get("bakeoff"), **manifest.get("versions", {})}
+    for change in manifest.get("later_versions", []):
+        last |= change["versions"]
+    here = {"bakeoff": metadata.version("bakeoff"), **versions()}
+    return {name: version for name, version in here.items() if name in last and last[name] != version}
+
+
+def _readable(manifest: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it has what going on needs."""
+    if not (isinstance(manifest, dict) and isinstance(manifest.get("suite"), dict)):
+        return False
+    cells, threads = manifest.get("cells"), (manifest.get("machine") or {}).get("threads_per_cell")
+    return isinstance(threads, int) and isinstance(cells, list) and all("path" in entry for entry in cells)
 
 
 def _check_plugins(folder: Path, recorded: Sequence[Mapping[str, str]], given: Sequence[PluginFile]) -> None:
@@ -132,6 +164,18 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another bakeoff run is writing it; wait for it or choose another --out"
             ) from error
         yield
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say what the system refuses inside (a full disk, a folder where a file belongs) as one of our errors."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise RunFolderError(
+            f"{where}: {error.strerror or error}; what is done is kept: mend it, and the same command goes on"
+        ) from error
 
 
 def versions() -> dict[str, str]:

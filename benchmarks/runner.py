@@ -13,7 +13,7 @@ from bakeoff import team
 from bakeoff.algos import build as algorithms
 from bakeoff.algos.base import Algorithm
 from bakeoff.benchmarks import chains, evaluation
-from bakeoff.benchmarks.audit import Audit, in_words, watched
+from bakeoff.benchmarks.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.evaluation import Evaluator
 from bakeoff.benchmarks.partners import OnlookerStore
@@ -122,6 +122,20 @@ def run_cell(
         return run.seconds
 
 
+def _checked(metrics: Any, title: str) -> Mapping[str, float]:
+    """An update's metrics, if they are some."""
+    if not isinstance(metrics, Mapping):
+        raise BakeoffError(
+            f"{title}: update() returned {type(metrics).__name__}, expected a mapping of names to numbers"
+        )
+    for name, value in metrics.items():
+        try:
+            float(value)
+        except (TypeError, ValueError) as error:
+            raise BakeoffError(f'{title}: update() returned {value!r} as metric "{name}", expected a number') from error
+    return metrics
+
+
 class _Run:
     """A cell while it runs. Everything in ``state`` below decides the numbers to come."""
 
@@ -138,13 +152,13 @@ class _Run:
         self._started, self._seconds_before = time.perf_counter(), 0.0
         self.evaluator = workshop.evaluator(cell)
         self.budget = Budget.of(cell.budget)
-        seed = cell.training_seed()
+        seed, task = cell.training_seed(), self.evaluator.task
         evaluation.seed_global_randomness(seed)
-        self.algorithm: Algorithm = algorithms.build(
-            cell.algorithm, cell.settings, self.evaluator.task, self.budget, seed
-        )
+        scored, began = scored_so_far(task), time.perf_counter()
+        self.algorithm: Algorithm = algorithms.build(cell.algorithm, cell.settings, task, self.budget, seed)
         self.meter: Meter = self.algorithm.envs.meter
-        self.audit = Audit(self.evaluator.task, self.algorithm)
+        self.meter.seconds += time.perf_counter() - began  # what its constructor does is its work, too
+        self.audit = Audit(task, self.algorithm, scored)
         ((self._every_meter, self._every),) = cell.evaluate["every"].items()
         self.step = self._evaluated_step = self._idle = 0
         self._far_enough = False
@@ -176,7 +190,7 @@ class _Run:
         """One update of the algorithm, and an evaluation when one is due."""
         before = {**self.meter.snapshot(), "seconds": None}
         with self.audit.watching(), self.meter.clock():
-            metrics = self.algorithm.update()
+            metrics = _checked(self.algorithm.update(), self.cell.title)
         self.meter.seconds = team.from_first(self.meter.seconds)
         team.check_together(self.algorithm.policy.parameters())
         self.step += 1
@@ -205,7 +219,7 @@ class _Run:
 
     def evaluate(self) -> None:
         """Append an evaluation of the contestant as it is now."""
-        with self.meter.pause():
+        with self.meter.pause(), self.audit.excused():
             found = self.evaluator.evaluate(self.algorithm.contestant())
         self._evaluated_step, self._last_metrics = self.step, found.metrics
         self._record("eval", found.metrics)

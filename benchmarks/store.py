@@ -47,6 +47,8 @@ class Status:
     """When the last attempt began (ISO 8601, UTC)."""
     ended: str | None = None
     """When it ended."""
+    sums: Mapping[str, str] | None = None
+    """SHA-256 of the row files of a cell that is done, by name."""
 
     @classmethod
     def read(cls, folder: Path) -> Status:
@@ -55,6 +57,10 @@ class Status:
         if not isinstance(value, dict):
             return cls()
         return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
+
+    def is_done(self, folder: Path) -> bool:
+        """Whether it is done, and its rows are those that it left."""
+        return self.status == "done" and (self.sums is None or row_sums(folder) == self.sums)
 
     def write(self, folder: Path) -> None:
         """Replace the status of a cell's folder."""
@@ -65,6 +71,11 @@ class Status:
 def now() -> str:
     """The time as the store writes it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def row_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the row files of a cell, by name."""
+    return {name: files.checksum(folder / name) for name in (*ROW_FILES, CHAINS) if (folder / name).is_file()}
 
 
 class CellStore:

@@ -32,8 +32,10 @@ from bakeoff.benchmarks.suite_parts import (
     whole,
 )
 from bakeoff.envs.meter import METERS
-from bakeoff.errors import NotFoundError, did_you_mean
+from bakeoff.errors import NotFoundError, UserError, did_you_mean
 
+PLACEHOLDER = "placeholder"
+"""Stands for entries that could not be read, and were complained of, so that the rest is checked."""
 _MAX_SEEDS = 10_000
 _MAX_CELLS = 100_000
 
@@ -163,13 +165,29 @@ def find_suite(name: str) -> Path:
 
     Raises:
         NotFoundError: neither.
+        UserError: a registered suite that is no file.
     """
     from bakeoff import registry
 
     looks_like_path = name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name
-    if looks_like_path or (name not in registry.suites.names() and Path(name).is_file()):
+    if looks_like_path or (name not in registry.suites.names() and _is_file(name)):
         return Path(name)
-    return Path(registry.suites.load(name))
+    path = registry.suites.load(name)
+    origin = registry.suites.origin(name)
+    if not isinstance(path, str | Path):
+        raise UserError(
+            f'suite "{name}" from {origin} is {path!r}, expected the path of a YAML file; repair that package'
+        )
+    if not Path(path).is_file():
+        raise UserError(f'suite "{name}" from {origin}: there is no file {path}; repair that package')
+    return Path(path)
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
@@ -234,7 +252,7 @@ def _labelled(data: SuiteData, section: str, value: Any) -> Any:
         return {label: {} if settings is None else settings for label, settings in value.items()}
     if not isinstance(value, list):
         data.complain((section,), f"{section}: expected names or a mapping of labels to settings, got a {_kind(value)}")
-        return {"placeholder": {}}
+        return {PLACEHOLDER: {}}
     result: dict[str, Any] = {}
     for index, name in enumerate(value):
         path: KeyPath = (section, index)
@@ -245,7 +263,7 @@ def _labelled(data: SuiteData, section: str, value: Any) -> Any:
         else:
             result[name] = {}
             data.origins[(section, name)] = data.where(path)
-    return result or {"placeholder": {}} if value else {}
+    return result or {PLACEHOLDER: {}} if value else {}
 
 
 def _check_grid(data: SuiteData, suite: Suite) -> None:

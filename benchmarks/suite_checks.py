@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bakeoff import registry
 from bakeoff.benchmarks import suite_file
-from bakeoff.benchmarks.suite import Suite, canonical, find_suite, swept, validated
+from bakeoff.benchmarks.suite import PLACEHOLDER, Suite, canonical, find_suite, swept, validated
 from bakeoff.benchmarks.suite_file import KeyPath, SuiteData, SuiteError
 from bakeoff.benchmarks.suite_parts import Scalar
 from bakeoff.errors import ConfigError, UserError, did_you_mean
@@ -65,7 +65,7 @@ def _line(problem: str) -> int:
 
 
 def _check_tasks(data: SuiteData, tasks: Any) -> None:
-    from bakeoff.envs.settings import settings_problems
+    from bakeoff.envs.settings import settings_problems, value_problems
 
     for label, name, settings in _entries(tasks, "task"):
         path: KeyPath = ("tasks", label)
@@ -75,8 +75,19 @@ def _check_tasks(data: SuiteData, tasks: Any) -> None:
         except UserError as error:
             data.complain((*path, "task"), str(error))
             continue
-        for problem in settings_problems(factory, settings):
+        problems = settings_problems(factory, settings) or value_problems(factory, settings)
+        problems += [problem for key in ("reward", "gold") if (problem := _no_reward(key, settings.get(key)))]
+        for problem in problems:
             data.complain((*path, *_quoted(problem, settings)), f'task "{label}": {problem}')
+
+
+def _no_reward(key: str, spec: Any) -> str | None:
+    """Where a reward is asked for by a name that is not registered."""
+    name = spec.get("name") if isinstance(spec, dict) else spec
+    if not isinstance(name, str) or ":" in name or name in registry.rewards.names():
+        return None
+    known = registry.rewards.names()
+    return f'setting "{key}": no reward "{name}"{did_you_mean(name, known)}; installed: {", ".join(known)}'
 
 
 def _processes(accelerate: Any) -> int:
@@ -87,6 +98,7 @@ def _processes(accelerate: Any) -> int:
 
 def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any, processes: int) -> None:
     from bakeoff.algos.base import Algorithm
+    from bakeoff.algos.build import why_unavailable
 
     for label, name, own in _entries(algorithms, "algorithm"):
         path: KeyPath = ("algorithms", label)
@@ -98,7 +110,7 @@ def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any, processes: i
         if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
             data.complain(path, f'algorithm "{name}" ({registry.algorithms.origin(name)}) is no subclass of Algorithm')
             continue
-        missing = kind.unavailable()
+        missing = why_unavailable(kind)
         if missing is not None:
             data.complain(path, f'algorithm "{name}": {missing}')
         if processes > 1 and not kind.runs_as_several:
@@ -188,7 +200,7 @@ def _check_trackers(data: SuiteData, names: Any) -> None:
 def _entries(section: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Label, registered name and settings of every entry that has the right shape."""
     for label, entry in section.items() if isinstance(section, dict) else ():
-        if isinstance(entry, dict):
+        if isinstance(entry, dict) and label != PLACEHOLDER:
             settings = dict(entry)
             name = settings.pop(key, None)
             if name is None or isinstance(name, str):

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
+from bakeoff.envs.language_model import LanguageModel
+from bakeoff.envs.prompts import PromptSet
 from bakeoff.envs.score import reward_name
 from bakeoff.envs.tasks import Task
+
+_VALUES = 1024
+"""Numbers of each weight that go into a model's sum: enough to tell two apart, and read at once at any size."""
+
+
+def _prompts_sum(prompts: PromptSet) -> str:
+    """SHA-256 of all prompts and their columns."""
+    columns = {split: {name: list(values) for name, values in of.items()} for split, of in prompts.columns.items()}
+    text = json.dumps([prompts.train, prompts.evaluation, columns], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _model_sum(model: LanguageModel) -> str:
+    """SHA-256 of the beginning of every weight."""
+    found = hashlib.sha256()
+    for name, weight in model.module.named_parameters():
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        found.update(weight.detach().flatten()[:_VALUES].float().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def describe(label: str, task: Task) -> dict[str, Any]:
@@ -26,6 +49,7 @@ def describe(label: str, task: Task) -> dict[str, Any]:
         "chat": task.language_model.chat,
         "train_prompts": len(task.prompts.train),
         "evaluation_prompts": len(task.prompts.evaluation),
+        "inputs": {"prompts": _prompts_sum(task.prompts), "model": _model_sum(task.language_model)},
     }
     if task.enumeration is not None:
         reference, optimum = task.enumeration.reference, task.enumeration.optimum

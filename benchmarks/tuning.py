@@ -188,17 +188,22 @@ def _round(
     record = home / "scores.json"
     known = files.read_json(record)
     wanted = {label: dict(settings) for label, settings in asked.items()}
-    if isinstance(known, dict) and known.get("settings") == wanted:
+    document = trial_suite(suite, spec, {label: s for label, s in asked.items() if _usable(suite, label, s)}, seeds)
+    if isinstance(known, dict):
+        if (known.get("settings"), known.get("suite")) != (wanted, document):
+            raise UserError(
+                f"{home}: holds a trial of another suite, or with other seeds or another budget; choose another --out, or tune "
+                "what it was begun with"
+            )
         return dict(known["scores"])
     scores: dict[str, float | None] = dict.fromkeys(asked)
-    document = trial_suite(suite, spec, {label: s for label, s in asked.items() if _usable(suite, label, s)}, seeds)
     if document["algorithms"]:
         trial = load_suite(document)
         run(trial, home)
         for label in document["algorithms"]:
             scores[label] = _score([home / cell.path for cell in trial.cells() if cell.label == label])
     home.mkdir(parents=True, exist_ok=True)
-    files.write_json(record, {"settings": wanted, "scores": scores})
+    files.write_json(record, {"settings": wanted, "suite": document, "scores": scores})
     return scores
 
 

@@ -47,11 +47,20 @@ class Worker:
         self.tell(outcome.kind, **outcome.details)
 
 
+def silence_input() -> None:
+    """From now on the standard input has nothing to read."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
 def main() -> None:
     """Serve jobs until the input ends."""
-    # Keep the wire to the parent for ourselves: print() must not reach it.
+    # Keep the wires to the parent for ourselves: print() must not reach it, nor input() or a child process read from it.
     wire = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(2, 1)
+    silence_input()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     faulthandler.enable()
     options = json.loads(sys.argv[1])
@@ -63,7 +72,7 @@ def main() -> None:
     jobs: queue.Queue[Mapping[str, Any]] = queue.Queue()
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in orders:
             job = json.loads(line)
             if job["job"] == "stop":
                 worker.stop.set()

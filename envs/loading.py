@@ -36,6 +36,7 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
     """
     if dtype not in DTYPES:
         raise ModelError(f'dtype "{dtype}" is not known; use one of {", ".join(DTYPES)}')
+    check_device(device)
     place, arguments = locate(str(source))
     try:
         with quietly():
@@ -49,6 +50,29 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
             f'model "{source}" cannot be loaded as a causal language model: {first_line(error)}'
         ) from error
     return model.eval(), tokenizer
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not here, before anything is loaded.
+
+    Raises:
+        ModelError: no such device, or none of it on this machine.
+    """
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f'device "{device}" is not known; use cpu, cuda, cuda:1 or mps') from error
+    if wanted.type == "cuda":
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (wanted.index or 0) >= count:
+            seen = (
+                f"{count} GPU(s) can be seen here"
+                if count
+                else "no GPU can be seen here, or PyTorch was built without CUDA"
+            )
+            raise ModelError(f'device "{device}": {seen}; use device: cpu, or install PyTorch for your GPU')
+    elif wanted.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError(f'device "{device}": this machine has no such GPU; use device: cpu')
 
 
 @contextmanager

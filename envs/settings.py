@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from bakeoff.errors import ConfigError, did_you_mean
 
 
 def settings_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with the names of some settings: unknown ones (with the nearest) and missing ones."""
-    parameters = inspect.signature(factory).parameters.values()
+    if not callable(factory):
+        return [f"{factory!r} is no factory: what is registered has to be a function of its settings"]
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature
+        return []
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return []
     known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -22,6 +28,37 @@ def settings_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) 
         if name not in known
     ]
     return problems + [f'missing setting "{name}"' for name in required if name not in settings]
+
+
+def value_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
+    """Which settings from a file are of another kind than the factory's plain annotations (numbers, text, truth values) ask."""
+    try:
+        hints = get_type_hints(factory)
+    except Exception:  # annotations that cannot be evaluated say nothing
+        return []
+    problems = []
+    for name, value in settings.items():
+        kinds = _PLAIN.get(hints.get(name))
+        if kinds is None or (value is None and kinds[1]):
+            continue
+        allowed, _, words = kinds
+        fits = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            problems.append(f'setting "{name}": expected {words}, got {value!r:.60}')
+    return problems
+
+
+_PLAIN: dict[Any, tuple[tuple[type, ...], bool, str]] = {
+    annotation: (kinds, optional, words)
+    for plain, kinds, words in (
+        (float, (int, float), "a number"),
+        (int, (int,), "a whole number"),
+        (bool, (bool,), "true or false"),
+        (str, (str,), "text"),
+    )
+    for annotation, optional in ((plain, False), (plain | None, True))
+}
+"""Annotation to the types that a value may have, whether it may be null, and how to say it."""
 
 
 def call_with_settings(factory: Callable[..., Any], source: str, settings: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from bakeoff.reports.text import one_line
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results
+    from bakeoff.reports.store_reader import StoredRun
 
 
 def tuning(results: Results, labels: Sequence[str]) -> list[str]:
@@ -31,12 +32,32 @@ def tuning(results: Results, labels: Sequence[str]) -> list[str]:
         listed = ", ".join(str(seed) for seed in seeds[:4]) if isinstance(seeds, list) else "unknown"
         more = ", ..." if isinstance(seeds, list) and len(seeds) > 4 else ""
         word = "seed" if isinstance(seeds, list) and len(seeds) == 1 else "seeds"
-        each = "; ".join(f"{label}: {_found(entry)}" for label, entry in shown.items())
+        used = {entry.label: entry.cell.config.get("settings") for entry in results.entries if entry.label in shown}
+        each = "; ".join(f"{label}: {_found(entry)}{_unused(entry, used[label])}" for label, entry in shown.items())
         sentences.append(
             f"Tuned before this run, {one_line(str(tuned.get('trials')), 20)} trials for each on {word} "
-            f"{one_line(listed, 80)}{more}, which no figure here uses (the evaluation prompts are the same): {each}."
+            f"{one_line(listed, 80)}{more}, {_apart(run, seeds)} (the evaluation prompts are the same): {each}."
         )
     return sentences
+
+
+def _apart(run: StoredRun, seeds: Any) -> str:
+    """Whether any figure here is of a seed that was tuned on."""
+    shared = sorted({cell.seed for cell in run.cells} & set(seeds if isinstance(seeds, list) else ()))
+    if not shared:
+        return "which no figure here uses"
+    return (
+        f"of which {', '.join(map(str, shared[:4]))} {'is' if len(shared) == 1 else 'are'} in the figures here as well"
+    )
+
+
+def _unused(found: Mapping[str, Any], used: Any) -> str:
+    """A remark where this run's settings are not those that were found."""
+    settings = found.get("settings")
+    if not isinstance(settings, dict) or not isinstance(used, dict):
+        return ""
+    other = [str(key) for key, value in settings.items() if key in used and used[key] != value]
+    return f" (this run has another {one_line(', '.join(other), 80)})" if other else ""
 
 
 def _found(entry: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ or failed comes back as such, with its reason.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,7 @@ def read_run(path: Path) -> StoredRun:
     manifest = _parse(file.read_bytes())
     if not isinstance(manifest, dict):
         raise RunFolderError(
-            f"{file}: not readable as JSON; `bakeoff run` with the same suite and --out writes it anew"
+            f"{file}: not readable as JSON; put back the file as it was, or run the suite again into another --out"
         )
     schema = manifest.get("schema", SCHEMA)
     if not isinstance(schema, int) or schema > SCHEMA:
@@ -168,6 +169,11 @@ def _read_cell(where: Path, entry: Mapping[str, Any]) -> StoredCell:
     evaluations, torn = _read_metrics(where / "metrics.jsonl", evaluations_only=True)
     if status == "done" and not evaluations:
         status, error = "damaged", "status is done, but metrics.jsonl holds no evaluation"
+    elif status == "done" and _altered(where / "metrics.jsonl", state.get("sums")):
+        status, error = (
+            "damaged",
+            "metrics.jsonl is not as it was when the cell ended; `bakeoff run` does the cell again",
+        )
     elif status == "missing":
         error = error or "never started"
     return StoredCell(
@@ -183,6 +189,15 @@ def _read_cell(where: Path, entry: Mapping[str, Any]) -> StoredCell:
         evaluations=evaluations,
         torn=torn,
     )
+
+
+def _altered(file: Path, sums: Any) -> bool:
+    """Whether a file differs from what was noted of it; folders of older versions note nothing."""
+    noted = sums.get(file.name) if isinstance(sums, dict) else None
+    if noted is None:
+        return False
+    with file.open("rb") as content:
+        return bool(hashlib.file_digest(content, "sha256").hexdigest() != noted)
 
 
 def _read_metrics(file: Path, *, evaluations_only: bool) -> tuple[list[Mapping[str, Any]], int]:

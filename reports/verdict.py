@@ -223,6 +223,7 @@ def caveats(results: Results) -> list[str]:
     torn = int(cells["torn_lines"].sum())
     if torn:
         notes.append(f"{torn} unreadable line{'s' * (torn > 1)} of metrics.jsonl left out (an interrupted write).")
+    notes += _changed_versions(results)
     notes += disclosure.outside_the_meter(results)
     notes += _unscored(results)
     sizes = results.final.groupby(["task", "label"], observed=True).size()
@@ -237,6 +238,22 @@ def caveats(results: Results) -> list[str]:
             "rests on Welch's t intervals instead, Holm-adjusted within a task."
         )
     notes.append("Intervals are over seeds; prompts are the same for all, so they say nothing about other prompts.")
+    return notes
+
+
+def _changed_versions(results: Results) -> list[str]:
+    """Runs that went on with other versions of what they use than they were begun with."""
+    notes = []
+    for run in results.runs:
+        begun = {"bakeoff": run.manifest.get("bakeoff"), **(run.manifest.get("versions") or {})}
+        changed = {
+            str(name): f"{begun.get(name)} to {version}"
+            for change in run.manifest.get("later_versions") or ()
+            for name, version in change.get("versions", {}).items()
+        }
+        if changed:
+            listed = _names(f"{name} ({change})" for name, change in changed.items())
+            notes.append(f"Run {run.name} went on with other versions than it was begun with: {listed}.")
     return notes
 
 

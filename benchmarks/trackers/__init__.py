@@ -134,7 +134,7 @@ class Tracking:
     def _attempt(self, name: str, action: Any) -> None:
         try:
             action()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._trackers.pop(name, None)
             print(f"tracker {name} is left out from here on: {type(error).__name__}: {error}", file=sys.stderr)
 

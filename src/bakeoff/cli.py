@@ -45,6 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `bakeoff list | head`
         sys.stderr.close()
         return DONE
+    except Exception as error:
+        from bakeoff import registry
+
+        torn = registry.problems()
+        if not torn:
+            raise
+        # Others, pydantic and torch among them, read all entry points that there are, and break at those.
+        told = " ".join(str(error).split())
+        print(printable("\n".join(f"bakeoff: {problem}" for problem in torn)), file=sys.stderr)
+        print(printable(f"bakeoff: and this is perhaps why: {type(error).__name__}: {told}"), file=sys.stderr)
+        return BAD_INPUT
     return code
 
 

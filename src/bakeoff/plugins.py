@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import linecache
 import re
 import sys
@@ -139,7 +140,8 @@ def take_in(file: PluginFile) -> None:
             if entry.name in taken.names():
                 raise UserError(
                     f'plugin {file.path}: the {taken.kind} "{entry.name}" exists already, from '
-                    f'{taken.origin(entry.name)}; give it another name in {MAPPING} = {{"{group}": {{...}}}}'
+                    f"{taken.origin(entry.name)}; leave out --plugin if that is the same, or give it another name in "
+                    f'{MAPPING} = {{"{group}": {{...}}}}'
                 )
     for group, found in entries.items():
         registry.REGISTRIES[group].added.extend(found)
@@ -199,30 +201,50 @@ def _offered(file: PluginFile, module: types.ModuleType) -> dict[str, dict[str, 
     offered = {group: {str(name): value for name, value in values.items()} for group, values in said.items()}
     if "algorithms" not in offered:
         offered["algorithms"] = _classes(module)
-    folder = Path(file.path).parent
-    offered["suites"] = {name: folder / path for name, path in offered.get("suites", {}).items()}
+    folder, suites = Path(file.path).parent, offered.get("suites", {})
+    for name, path in suites.items():
+        if not isinstance(path, str | Path):
+            raise UserError(f'plugin {file.path}: suite "{name}" is {path!r}, expected the path of a YAML file')
+    offered["suites"] = {name: folder / path for name, path in suites.items()}
     if not any(offered.values()):
-        raise UserError(f"plugin {file.path}: offers nothing; write a subclass of bakeoff.Algorithm in it, or {shape}")
+        unfinished = "".join(f" ({name} lacks {', '.join(lacks)})" for name, lacks in _unfinished(module).items())
+        raise UserError(
+            f"plugin {file.path}: offers nothing{unfinished}; write a subclass of bakeoff.Algorithm in it, or {shape}"
+        )
     return offered
 
 
 def _classes(module: types.ModuleType) -> dict[str, Any]:
     """Every algorithm that is written in the module and can be built, by its snake-cased name."""
-    if not any(isinstance(value, type) for value in vars(module).values()):
-        return {}
-    import inspect
+    found: dict[str, Any] = {}
+    for value in _written(module):
+        if inspect.isabstract(value):
+            continue
+        name = snake_case(value.__name__)
+        if found.setdefault(name, value) is not value:
+            raise UserError(
+                f'plugin {module.__file__}: {found[name].__name__} and {value.__name__} are both called "{name}"; rename one, or '
+                f'name them in {MAPPING} = {{"algorithms": {{...}}}}'
+            )
+    return found
 
+
+def _unfinished(module: types.ModuleType) -> dict[str, list[str]]:
+    """Algorithms of the module that cannot be built, and the methods that they lack."""
+    return {
+        value.__name__: sorted(value.__abstractmethods__) for value in _written(module) if inspect.isabstract(value)
+    }
+
+
+def _written(module: types.ModuleType) -> list[Any]:
+    """Every algorithm class that is written in the module, those that begin with _ left out."""
+    classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+    if not classes:
+        return []
     from bakeoff.algos.base import Algorithm
 
-    return {
-        snake_case(value.__name__): value
-        for name, value in vars(module).items()
-        if isinstance(value, type)
-        and issubclass(value, Algorithm)
-        and value.__module__ == module.__name__
-        and not name.startswith("_")
-        and not inspect.isabstract(value)
-    }
+    own = {name: value for name, value in classes.items() if value.__module__ == module.__name__ and name[0] != "_"}
+    return list(dict.fromkeys(value for value in own.values() if issubclass(value, Algorithm)))
 
 
 def snake_case(name: str) -> str:

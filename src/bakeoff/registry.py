@@ -114,7 +114,9 @@ class Registry:
             raise UserError(problem)
         try:
             return claims[0].load()
-        except (Exception, SystemExit) as error:  # a broken plugin may raise anything at import
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a broken plugin may raise anything at import
             told = " ".join(str(error).split())
             raise UserError(
                 f'{self.kind} "{name}" from {claims[0].origin} cannot be loaded: {type(error).__name__}: {told}; '

@@ -62,8 +62,16 @@ def _checked(kind: str, name: str) -> str:
     registered = registry.REGISTRIES[f"{kind}s"]
     if name in registered.names():
         raise UserError(f'the {kind} "{name}" exists already, from {registered.origin(name)}; choose another name')
-    if kind != "algorithm":
-        return f"make_{name}"
+    template = files("bakeoff").joinpath("templates", kind, "module.py.template").read_text(encoding="utf-8")
+    target = f"make_{name}" if kind != "algorithm" else _class_name(name)
+    if {name, target} & set(re.findall(r"(?<![$\w])[A-Za-z_]\w*", template)):
+        raise UserError(
+            f'"{name}" is a word that the code of {_a(kind)} uses already; choose another name, such as my_{name}'
+        )
+    return target
+
+
+def _class_name(name: str) -> str:
     target = "".join(part.capitalize() for part in name.split("_"))
     if snake_case(target) != name:
         raise UserError(f'"{name}" would be a class {target}, whose name reads "{snake_case(target)}"; take that name')

@@ -1,5 +1,6 @@
 """What an algorithm spends outside the meter is noted; one that plays fair never is."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,42 @@ class Pauses(Fair):
         return super().update()
 
 
+class BeforeItBegins(Fair):
+    """Asks before its first update, and where it is asked how far it is."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.ask(5)
+
+    def ask(self, count: int) -> None:
+        with self.envs.meter.pause():
+            ids = [[1, 2, 3, 4, 5]] * count
+            rest = {"completion_ids": ids, "prompt_index": [0] * count}
+            self.envs.rules.reward(prompts=["a b"] * count, completions=["x"] * count, **rest)
+
+    @property
+    def progress(self) -> float:
+        self.ask(1)
+        return 0.0
+
+
+class AsksAsItAnswers(Fair):
+    """Its contestant asks the reward four times an answer, and does not say so."""
+
+    def contestant(self) -> Any:
+        policy, reward = copy.copy(self.policy), self.envs.rules.reward
+
+        def answer(envs: TextGenerationVectorEnv, generator: torch.Generator) -> Any:
+            completions = self.policy.answer(envs, generator)
+            count = 4 * len(completions)
+            rest = {"completion_ids": [[1, 2, 3, 4, 5]] * count, "prompt_index": [0] * count}
+            reward(prompts=["a b"] * count, completions=["x"] * count, **rest)
+            return completions
+
+        policy.answer = answer  # type: ignore[method-assign]
+        return policy
+
+
 def run(
     kind: type[Algorithm], folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> Any:
@@ -97,6 +134,7 @@ def run(
         (Fair, {}),
         (AsksTheReward, {"reward_queries": 21}),
         (PlaysElsewhere, {"reward_queries": 12}),
+        (BeforeItBegins, {"reward_queries": 5 + 3}),  # three updates, each asked once how far it is; the last not
         (SetsBack, {"lowered": 1}),
     ],
 )
@@ -108,6 +146,13 @@ def test_what_is_found(
     assert {name: found[name] for name in expected} == expected
     assert bool(found) == bool(expected)
     assert config["notes"] == ([in_words(found)] if found else [])
+
+
+def test_what_an_answer_costs_is_counted(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run(AsksAsItAnswers, tmp_path, workshop, monkeypatch)
+    assert config["outside_meter"] == {}
+    rows = [row for row in files.read_rows(tmp_path / "metrics.jsonl") if row["phase"] == "eval"]
+    assert {row["metrics"]["queries_per_answer"] for row in rows} == {4.0}
 
 
 @pytest.mark.parametrize("kind", [SamplesMore, Generates, Pauses])

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,15 @@ from typing import Any
 import pytest
 
 from bakeoff.benchmarks import files, run_folder
+from bakeoff.benchmarks.executors import Event, Job
+from bakeoff.benchmarks.run import _record_failure
 from bakeoff.benchmarks.runner import Workshop, run_cell
+from bakeoff.benchmarks.store import Status
 from bakeoff.benchmarks.suite_checks import load_suite
 from bakeoff.cli import main
+from bakeoff.reports import Results
+from bakeoff.reports.store_reader import read_run
+from bakeoff.reports.verdict import caveats
 from bakeoff.terminal import printable
 
 SUITE = """\
@@ -107,7 +114,11 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, capsys: pytest.Capture
 def test_whose_folder_it_is(tmp_path: Path) -> None:
     suite = load_suite(write(tmp_path))
     out = tmp_path / "out"
-    manifest = run_folder.open_folder(out, suite, 1, "command")
+    run_folder.make(out)
+    run_folder.open_folder(out, load_suite(suite, ["budget.reward_queries=5"]), 1, "command")
+    manifest = run_folder.open_folder(out, suite, 1, "command")  # nothing has begun: it is begun anew
+    assert manifest["suite"]["budget"] == {"reward_queries": 160}
+    (out / manifest["cells"][0]["path"]).mkdir(parents=True)
     assert run_folder.open_folder(out, suite, 2, "command") == manifest
     more = run_folder.open_folder(out, load_suite(suite, seeds=3), 1, "command")
     assert [entry["seed"] for entry in more["cells"]] == [0, 0, 1, 1, 2, 2]
@@ -121,6 +132,10 @@ def test_whose_folder_it_is(tmp_path: Path) -> None:
     files.write_json(out / "manifest.json", {**manifest, "schema": 99})
     with pytest.raises(run_folder.RunFolderError, match="schema is 99"):
         run_folder.open_folder(out, suite, 1, "command")
+    for broken in ({**manifest, "cells": None}, {**manifest, "machine": {}}, []):
+        files.write_json(out / "manifest.json", broken)
+        with pytest.raises(run_folder.RunFolderError, match="damaged"):
+            run_folder.open_folder(out, suite, 1, "command")
     (out / "manifest.json").write_text("{")
     with pytest.raises(run_folder.RunFolderError, match="damaged"):
         run_folder.open_folder(out, suite, 1, "command")
@@ -176,6 +191,96 @@ def test_a_task_that_cannot_be_built_is_bad_input(
     error = capsys.readouterr().err
     assert error == "bakeoff: task broken: prompt file x.txt is empty; write one prompt a line\n"
     assert not (tmp_path / "out" / "cells").exists()
+
+
+def test_nothing_is_lost_of_a_folder_by_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = SUITE.replace("[exact]", "{mine: {task: custom, model: MODEL, prompts: PROMPTS, reward: length}}")
+    model = Path(run_folder.__file__).parents[1] / "envs" / "exact" / "model"
+    text = text.replace("MODEL", str(model.resolve())).replace(
+        "ppo: {batch_size: 16}", "best_of_n: {batch_size: 16, n: 2}"
+    )
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("a b\nb c\nc d\na c\nd a\n")
+    command = ["run", str(write(tmp_path)), "--out", str(out), "--quiet", "--workers", "1", "--no-report"]
+    assert main([*command, "--executor", "rey"]) == 2
+    assert not out.exists()
+    write(tmp_path, text.replace("PROMPTS", str(tmp_path / "promts.txt")))
+    assert main(command) == 2
+    path = write(tmp_path, text.replace("PROMPTS", str(prompts)))  # mended, and into the same folder
+    assert main(command) == 0
+
+    # A finished cell that is damaged is in no average, and is done again.
+    folder = out / "cells" / "mine" / "best_of_n" / "seed-0"
+    whole = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(whole[: len(whole) // 2])
+    (cell,) = [cell for cell in read_run(out).cells if cell.label == "best_of_n"]
+    assert cell.status == "damaged"
+    assert "does the cell again" in str(cell.error)
+    seconds_before = files.read_json(folder / "status.json")["seconds"]
+    assert main(command) == 0
+    assert rows(folder) == [{**json.loads(line), "seconds": None} for line in whole.splitlines()]
+    assert files.read_json(folder / "status.json")["seconds"] >= seconds_before
+
+    # Other prompts are another task.
+    capsys.readouterr()
+    prompts.write_text("a b\nb c\nc d\na c\nd b\n")
+    assert main([*command, "--seeds", "2"]) == 2
+    assert "task mine: its prompts differ from those that this folder was begun with" in capsys.readouterr().err
+    prompts.write_text("a b\nb c\nc d\na c\nd a\n")
+
+    # Somebody else's run is not touched.
+    before = (out / "manifest.json").read_bytes()
+    with run_folder.locked(out):
+        assert main([*command, "--seeds", "5"]) == 2
+    assert (out / "manifest.json").read_bytes() == before
+
+    # Other versions are noted, once.
+    manifest = files.read_json(out / "manifest.json")
+    manifest["versions"]["torch"] = "0.0"
+    files.write_json(out / "manifest.json", manifest)
+    for _ in range(2):
+        suite = load_suite(path)
+        now = run_folder.open_folder(out, suite, 1, "command")
+        assert [list(change["versions"]) for change in now["later_versions"]] == [["torch"]]
+    assert any("went on with other versions" in note and "torch (0.0 to" in note for note in caveats(Results.load(out)))
+
+    # What the disk refuses is one line.
+    capsys.readouterr()
+    shutil.rmtree(out / "tasks")
+    (out / "tasks").write_text("a file")
+    assert main([*command, "--seeds", "2"]) == 2
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--only", ","], "names nothing"),
+        (["--ray-address", "auto"], "--ray-address is Ray's; add --executor ray, or leave it out"),
+        (["--set", "tasks.exact.kl_coef=x"], 'setting "kl_coef": expected a number'),
+    ],
+)
+def test_arguments_that_would_be_ignored(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, SUITE.replace("[exact]", "{exact: {}}"))
+    try:
+        code = main(["run", str(path), "--out", str(tmp_path / "out"), *arguments])
+    except SystemExit as exit:
+        code = exit.code  # type: ignore[assignment]
+    assert code == 2
+    assert told in capsys.readouterr().err
+    assert main(["run", "a" * 5000, "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_that_the_worker_could_not_write_is_written(tmp_path: Path) -> None:
+    status = Status("running", attempts=1, seconds=3.0)
+    status.write(tmp_path)
+    job = Job("a cell", {}, "a", attempts=1)
+    _record_failure(Event("failed", job, {"error": "OSError: no space left"}), tmp_path)
+    found = Status.read(tmp_path)
+    assert (found.status, found.error, found.seconds) == ("failed", "OSError: no space left", 3.0)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -32,6 +34,11 @@ for line in sys.stdin:
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "hang":
         time.sleep(3600)
+    elif kind == "forks and dies":
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "flaky":
         tell("done" if os.path.exists(job["marker"]) else "failed", error="first")
         open(job["marker"], "w").close()
@@ -76,6 +83,27 @@ def test_all_jobs_end_whatever_happens_to_some(executor: LocalExecutor) -> None:
         ("work", "done", None),
     ]
     assert run(executor, job("work")) == [("work", "done", None)]  # and it can be used again
+
+
+def test_a_death_is_noticed_though_a_child_lives_on(executor: LocalExecutor) -> None:
+    started = time.perf_counter()
+    assert run(executor, job("forks and dies"), job("work")) == [
+        ("forks and dies", "failed", "its worker process died (killed by signal 9; out of memory?)"),
+        ("work", "done", None),
+    ]
+    assert time.perf_counter() - started < 30
+
+
+def test_a_workers_input_is_nobodys() -> None:
+    code = "\n".join([
+        "import subprocess, sys",
+        "from bakeoff.benchmarks.worker import silence_input",
+        "silence_input()",
+        "print(repr(subprocess.run(['cat'], capture_output=True).stdout))",
+    ])  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == b"b''\n"
 
 
 def test_retries(executor: LocalExecutor, tmp_path: Path) -> None:

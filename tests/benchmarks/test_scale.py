@@ -46,11 +46,11 @@ def test_memory_is_flat_over_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_the_harness_takes_little_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice the two percent that are measured on a quiet machine, in processor time, since others share this one."""
+    """In processor time, since others share this machine."""
     from bakeoff import registry
     from bakeoff.algos import build as algorithms
 
-    name = next(n for n in registry.algorithms.names() if registry.algorithms.load(n).data_source.value == "online")
+    name = "ppo"
     evaluate = {"every": {"reward_queries": 640}, "completions": 256, "samples": 8}
     cell = Cell("reviews", "reviews", {}, "label", name, {}, 0, {"reward_queries": 1280}, evaluate)
     spent = [0.0]
@@ -74,4 +74,4 @@ def test_the_harness_takes_little_of_a_cell(tmp_path: Path, monkeypatch: pytest.
     start = time.process_time()
     assert perform(job, tmp_path, Workshop(), lambda *a, **k: None, lambda: False).kind == "done"
     total = time.process_time() - start
-    assert (total - spent[0]) / total < 0.04
+    assert (total - spent[0]) / total < 0.02

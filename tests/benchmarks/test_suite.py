@@ -142,6 +142,41 @@ def test_what_is_no_suite_is_one_line(text: str, problem: str) -> None:
     assert all("\n" not in line for line in problems)
 
 
+def test_values_of_tasks_are_checked_with_their_line() -> None:
+    text = """\
+name: mine
+tasks:
+  exact: {kl_coef: abc}
+  mine:
+    task: custom
+    model: m
+    prompts: [1]
+    reward: vadr
+    gold: {name: lenght}
+    max_new_tokens: 2.5
+    chat: "yes"
+    device: null
+algorithms: [reference]
+seeds: 1
+budget: {reward_queries: 8}
+"""
+    installed = ", ".join(registry.rewards.names())
+    assert problems_of(text) == [
+        's.yaml:3: task "exact": setting "kl_coef": expected a number, got \'abc\'',
+        's.yaml:7: task "mine": setting "prompts": expected text, got [1]',
+        f's.yaml:8: task "mine": setting "reward": no reward "vadr"; did you mean "vader"?; installed: {installed}',
+        f's.yaml:9: task "mine": setting "gold": no reward "lenght"; did you mean "length"?; installed: {installed}',
+        's.yaml:10: task "mine": setting "max_new_tokens": expected a whole number, got 2.5',
+        's.yaml:11: task "mine": setting "chat": expected true or false, got \'yes\'',
+        's.yaml:12: task "mine": setting "device": expected text, got None',
+    ]
+
+
+def test_what_could_not_be_read_is_complained_of_once() -> None:
+    problems = problems_of("name: a\ntasks: exact\nalgorithms: [reference]\nseeds: 1\nbudget: {reward_queries: 8}\n")
+    assert problems == ["s.yaml:2: tasks: expected names or a mapping of labels to settings, got a text"]
+
+
 def test_aliases_may_not_expand_beyond_reason() -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)

@@ -42,11 +42,18 @@ class Raises(Recorder):
         raise RuntimeError("no connection")
 
 
+class Exits(Recorder):
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        raise SystemExit(3)
+
+
 @pytest.fixture
 def mine(monkeypatch: pytest.MonkeyPatch) -> str:
     TOLD.clear()
     monkeypatch.setitem(trackers.BUILT_IN, "mine", f"{__name__}:Recorder")
-    monkeypatch.setattr(trackers, "tracker_class", lambda name: {"mine": Recorder, "raises": Raises}[name])
+    monkeypatch.setattr(
+        trackers, "tracker_class", lambda name: {"mine": Recorder, "raises": Raises, "exits": Exits}[name]
+    )
     return "mine"
 
 
@@ -63,7 +70,7 @@ def test_a_tracker_is_told_every_row_and_changes_none(mine: str, workshop: Works
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     make_run(tmp_path / "a", workshop)
-    make_run(tmp_path / "b", workshop, trackers=[mine, "raises"])
+    make_run(tmp_path / "b", workshop, trackers=[mine, "raises", "exits"])
     rows = [list(files.read_rows(tmp_path / name / CELL.path / "metrics.jsonl")) for name in "ab"]
     assert [{**row, "seconds": 0} for row in rows[0]] == [{**row, "seconds": 0} for row in rows[1]]
     logged = [(step, values) for kind, step, values in TOLD if kind == "log"]

@@ -70,6 +70,22 @@ def test_every_algorithm_gets_the_same_trials_and_the_best_go_into_a_suite(tmp_p
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("status.json")} == started
 
 
+def test_trials_of_another_suite_are_not_taken_for_this_ones(tmp_path: Path) -> None:
+    suite = {**SUITE, "algorithms": {"best_of_n": {"batch_size": 16}}}
+    suite["tune"] = {**SUITE["tune"], "trials": 1, "space": {"best_of_n": SUITE["tune"]["space"]["best_of_n"]}}
+    tune(load_suite(suite), tmp_path, workers=1)
+    for change in (
+        "tune.budget.reward_queries=48",
+        "tasks.exact.kl_coef=3",
+        "tune.seeds=1",
+        "algorithms.best_of_n.batch_size=8",
+    ):
+        with pytest.raises(
+            UserError, match="0000: holds a trial of another suite, or with other seeds or another budget"
+        ):
+            tune(load_suite(suite, [change]), tmp_path, workers=1)
+
+
 def test_a_setting_that_cannot_be_used_is_a_failed_trial(tmp_path: Path) -> None:
     document = trial_suite(load_suite(SUITE), load_suite(SUITE).tune, {"ppo": {"epochs": 1}}, [7])  # type: ignore[arg-type]
     assert document["algorithms"] == {"ppo": {"batch_size": 16, "epochs": 1}}

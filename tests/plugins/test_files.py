@@ -114,6 +114,15 @@ bakeoff_plugin = {
             'unknown group "reward" in bakeoff_plugin; did you mean "rewards"?',
         ),
         ("bakeoff_plugin = {'algorithms': {'ppo': 1}}\n", 'the algorithm "ppo" exists already, from bakeoff '),
+        ("bakeoff_plugin = {'suites': {'calm': 3}}\n", 'suite "calm" is 3, expected the path of a YAML file'),
+        (
+            "from bakeoff.algos.ppo import PPO\nclass MyPPO(PPO): pass\nclass MyPpo(PPO): pass\n",
+            'MyPPO and MyPpo are both called "my_ppo"; rename one',
+        ),
+        (
+            "from bakeoff import Algorithm\nclass Mine(Algorithm):\n    def updat(self): return {}\n",
+            "offers nothing (Mine lacks update); write a subclass",
+        ),
         (b"\xff\xfe", "not UTF-8 text"),
     ],
 )
@@ -193,6 +202,8 @@ def test_a_run_reaches_the_workers_is_recorded_and_goes_on_with_the_same_text_on
 
 def test_a_run_goes_on_with_the_plugins_that_it_was_begun_with(tmp_path: Path, player_file: Path) -> None:
     checked, file = load_suite(suite(tmp_path, "reference")), plugins.PluginFile.read(player_file)
+    for name in ("with", "without"):
+        (tmp_path / name / checked.cells()[0].path).mkdir(parents=True)
     run_folder.open_folder(tmp_path / "without", checked, 1, "x")
     with pytest.raises(RunFolderError, match=r"was begun without --plugin .*player\.py; leave it out"):
         run_folder.open_folder(tmp_path / "without", checked, 1, "x", [file])

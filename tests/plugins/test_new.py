@@ -59,6 +59,8 @@ def test_a_new_reward_and_a_new_task_pass_their_own_tests(tmp_path: Path) -> Non
         ("algorithm", "My-Idea", r'"My-Idea" cannot be the name of an algorithm: use small letters'),
         ("reward", "class", r'"class" cannot be the name of a reward'),
         ("algorithm", "ppo", r'the algorithm "ppo" exists already, from bakeoff '),
+        ("algorithm", "optimizer", r'"optimizer" is a word that the code of an algorithm uses already'),
+        ("reward", "weight", r'"weight" is a word that the code of a reward uses already'),
         ("algorithm", "idea_2", r'"idea_2" would be a class Idea2, whose name reads "idea2"; take that name'),
     ],
 )

@@ -1,6 +1,8 @@
 """One door for all: what is wrong behind one name concerns only those who use it."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -76,6 +78,35 @@ def test_metadata_that_cannot_be_read_is_that_packages_affair(install, capsys) -
     assert "\n" not in problem
     assert main(["list", "tasks"]) == 0
     assert "torn 1.0" in capsys.readouterr().err
+
+
+def test_where_others_break_at_torn_metadata_it_is_named(install, tmp_path: Path) -> None:
+    folder = install("torn", "[bakeoff.algorithms]\nthis line has no equals sign\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    command = [sys.executable, "-m", "bakeoff", "run", "exact", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "the entry points of torn 1.0 cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_registered_and_is_not_what_it_should_be(install, tmp_path: Path, capsys) -> None:
+    install("numbers", "[bakeoff.suites]\nnumber = numbers_module:x\ngone = numbers_module:gone\n"
+            "[bakeoff.tasks]\nnumber = numbers_module:x\n", numbers_module="x = 3\ngone = '/nowhere/s.yaml'")  # fmt: skip
+    for name, told in (
+        ("number", "is 3, expected the path of a YAML file"),
+        ("gone", "there is no file /nowhere/s.yaml"),
+    ):
+        with pytest.raises(UserError, match=rf'suite "{name}" from numbers 1\.0 .*{told}; repair that package'):
+            load_suite(name)
+    suite = {"name": "s", "tasks": ["number"], "algorithms": ["reference"], "seeds": 1, "budget": {"reward_queries": 8}}
+    with pytest.raises(UserError, match="3 is no factory"):
+        load_suite(suite)
+    install("moody", "[bakeoff.algorithms]\nmoody = moody_module:Moody\n", moody_module=(
+        "from bakeoff.algos.best_of_n import BestOfN\nclass Moody(BestOfN):\n"
+        "    @classmethod\n    def unavailable(cls): raise RuntimeError('not today')\n"))  # fmt: skip
+    with pytest.raises(UserError, match=r"its unavailable\(\) raised RuntimeError: not today"):
+        load_suite({**suite, "tasks": ["exact"], "algorithms": ["moody"]})
 
 
 def test_metadata_without_a_name_breaks_nothing(install) -> None:

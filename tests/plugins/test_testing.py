@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,12 +105,161 @@ class Idler(Good):
         return 0.0
 
 
-class Forgetful(Good):
-    """Keeps a list that no checkpoint sees."""
+class Remembers(Good):
+    """Keeps plain data: a list, a tensor, a dict that comes into being in an update."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.history: list[float] = []
+        self.baseline = torch.zeros(())
+        self.members = [parameter for parameter in self.policy.parameters()]  # noqa: C416 - weights, not data
 
     def update(self) -> Mapping[str, float]:
-        self.__dict__.setdefault("history", []).append(1)
-        return {**super().update(), "rounds": float(len(self.history))}
+        metrics = super().update()
+        self.history.append(metrics["reward"])
+        self.baseline = 0.9 * self.baseline + 0.1 * metrics["reward"]
+        self.__dict__.setdefault("late", {"rounds": 0})["rounds"] += 1
+        told = {
+            "rounds": float(len(self.history)),
+            "baseline": float(self.baseline),
+            "late": float(self.late["rounds"]),
+        }
+        return {**metrics, **told}
+
+
+class Forgetful(Good):
+    """Keeps a thing that no checkpoint sees."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.memory = SimpleNamespace(rounds=0)
+
+    def update(self) -> Mapping[str, float]:
+        self.memory.rounds += 1
+        return {**super().update(), "rounds": float(self.memory.rounds)}
+
+
+class SilentlyForgetful(Forgetful):
+    """The same, and no metric tells: the weights do."""
+
+    def update(self) -> Mapping[str, float]:
+        metrics = super().update()
+        with torch.no_grad():
+            next(self.policy.parameters()).add_(1e-6 * metrics["rounds"])
+        return Good.update(self)
+
+
+class Collector(Good):
+    """Collects what no checkpoint can hold."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.batches: list[Any] = []
+
+    def update(self) -> Mapping[str, float]:
+        self.batches.append(self.collect()[0])
+        return super().update()
+
+
+class FaintNoise(Good):
+    """Noise on the weights that no metric shows at once, from a generator of its own."""
+
+    def update(self) -> Mapping[str, float]:
+        metrics = super().update()
+        with torch.no_grad():
+            next(self.policy.parameters()).add_(1e-7 * torch.rand((), generator=SEEDLESS))
+        return metrics
+
+
+SEEDLESS = torch.Generator()
+
+
+class Generates(Good):
+    """Samples by transformers' own loop."""
+
+    def update(self) -> Mapping[str, float]:
+        prompt = torch.ones(64, 4, dtype=torch.long)
+        with torch.no_grad():
+            self.policy.model.module.generate(
+                prompt, max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=None
+            )
+        return super().update()
+
+
+class Pauses(Good):
+    """Samples while the meter is paused."""
+
+    def update(self) -> Mapping[str, float]:
+        with self.envs.meter.pause():
+            self.collect()
+        return super().update()
+
+
+class LateSmuggler(Good):
+    """Is honest at first."""
+
+    rounds = 0
+
+    def update(self) -> Mapping[str, float]:
+        self.rounds += 1
+        if self.rounds > 5:
+            self.envs.rules.reward(prompts=["a b"], completions=["y"], completion_ids=[[5]], prompt_index=[0])
+        return super().update()
+
+
+class Constructor(Good):
+    """Asks the reward before its first update."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.envs.rules.reward(prompts=["a b"], completions=["y"], completion_ids=[[5]], prompt_index=[0])
+
+
+class Follower(Good):
+    """Lets the reference follow."""
+
+    def update(self) -> Mapping[str, float]:
+        metrics = super().update()
+        self.policy.reference = self.policy.model
+        return metrics
+
+
+class Understates(Good):
+    """Tells half of its KL."""
+
+    def contestant(self) -> Any:
+        policy = copy.copy(self.policy)
+        policy.statistics = lambda completions: {  # type: ignore[method-assign]
+            **self.policy.statistics(completions),
+            "kl": self.policy.statistics(completions)["kl"] / 2,
+        }
+        return policy
+
+
+class Endless(Good):
+    """Trains for ever on what it was given."""
+
+    data_source = DataSource.DEMONSTRATIONS
+
+    def update(self) -> Mapping[str, float]:
+        tokens = torch.randint(5, (256, 64), generator=self.rng)
+        for _ in range(8):
+            self.policy.model.trunk(tokens, attention_mask=torch.ones_like(tokens))
+        return {"loss": 0.0}
+
+
+class SaysNothing(Good):
+    """Returns nothing."""
+
+    def update(self) -> Mapping[str, float]:
+        super().update()
+        return None  # type: ignore[return-value]
+
+
+class Sourceless(Good):
+    """Does not say where its data come from."""
+
+    data_source = None  # type: ignore[assignment]
 
 
 class Unkeepable(Good):
@@ -228,8 +378,20 @@ def test_a_good_one_passes_all(exact: Task) -> None:
         (Idler, "reference", "trained weights did not move in two updates"),
         (Forgetful, "resumes", "gave rounds 1.0 instead of 2.0 in update 2; keep what decides it in state_dict()"),
         (Unkeepable, "resumes", "state.algorithm.extra is a object, which a checkpoint cannot hold"),
-        (Smuggler, "meter", "tokens were sampled, and the meter shows"),
-        (Peeker, "meter", "256 completions were scored, and the meter shows 128"),
+        (SilentlyForgetful, "resumes", "gave other weights in the end"),
+        (Collector, "resumes", "Collector.batches collects Completions, which a checkpoint cannot hold"),
+        (FaintNoise, "repeats", "the same seed gave other weights in the end"),
+        (Smuggler, "meter", "tokens that it never played"),
+        (Generates, "meter", "tokens that it never played"),
+        (Pauses, "meter", "tokens that it never played"),
+        (Peeker, "meter", "it asked the reward about 256 completions that no meter counted"),
+        (Constructor, "meter", "it asked the reward about 1 completions that no meter counted"),
+        (LateSmuggler, "learns", "completions that no meter counted"),
+        (Follower, "learns", "the reference that it is judged by is another at the end"),
+        (Understates, "learns", "nats to the reference, and the exact one is"),
+        (Endless, "learns", "it trained 2,000,000 tokens and neither played nor said that it is finished"),
+        (SaysNothing, "meter", "update 1 returned NoneType; return a mapping of names to numbers"),
+        (Sourceless, "settings", "it has no data_source; say where its training data come from"),
         (Twin, "meter", "tokens were trained on, and the meter shows"),
         (NotANumber, "meter", "update 1: metric loss is nan; metrics are finite numbers"),
         (Refund, "meter", "update 1: reward_queries fell"),
@@ -246,6 +408,11 @@ def test_each_check_says_what_is_broken(kind: type[Algorithm], check: str, reaso
     assert reason in checked.checks[0].reason, checked.checks[0].reason
     assert "\n" not in checked.checks[0].reason
     assert f"FAILED  {check}" in str(checked)
+
+
+def test_plain_data_of_a_plugin_is_kept(exact: Task) -> None:
+    (check,) = check_algorithm(Remembers, only=["resumes"], task=exact).checks
+    assert check.outcome == "passed", check.reason
 
 
 def test_the_tasks_reference_is_put_back(exact: Task) -> None:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bakeoff.errors import UserError
+
 
 def positive(text: str) -> int:
     """A whole number above 0."""
@@ -42,5 +44,11 @@ def add_executor(parser: Any) -> None:
 
 
 def ray_address(options: argparse.Namespace) -> list[str]:
-    """``--ray-address`` as changes to a suite."""
+    """``--ray-address`` as changes to a suite.
+
+    Raises:
+        UserError: cells run elsewhere.
+    """
+    if options.ray_address is not None and options.executor != "ray":
+        raise UserError("--ray-address is Ray's; add --executor ray, or leave it out")
     return [] if options.ray_address is None else [f"ray.address={json.dumps(options.ray_address)}"]

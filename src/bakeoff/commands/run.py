@@ -93,7 +93,10 @@ def _labels(text: str) -> tuple[str, ...]:
             current = ""
         else:
             current += character
-    return tuple(label.strip() for label in [*labels, current] if label.strip())
+    found = tuple(label.strip() for label in [*labels, current] if label.strip())
+    if not found:
+        raise argparse.ArgumentTypeError("names nothing")
+    return found
 
 
 def interrupt(number: int, frame: Any) -> NoReturn:

@@ -104,6 +104,7 @@ def check_algorithm(
         NotFoundError: no algorithm, or no check, of that name.
         UserError: the algorithm or a plugin cannot be loaded, or it is no subclass of ``Algorithm``.
     """
+    from bakeoff.algos.build import why_unavailable
     from bakeoff.plugins import loaded
     from bakeoff.testing import contract
 
@@ -113,7 +114,7 @@ def check_algorithm(
             raise NotFoundError("check", name, CHECKS)
     with loaded(list(plugins)):
         subject = contract.Subject.of(algorithm, settings, task)
-        missing = subject.kind.unavailable()
+        missing = why_unavailable(subject.kind)
         if missing is not None:
             skipped = tuple(Check(name, "skipped", missing, 0.0) for name in chosen)
             return Checked(subject.name, skipped)

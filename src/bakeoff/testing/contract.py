@@ -11,21 +11,23 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bakeoff import registry
-from bakeoff.algos.base import Algorithm, DataSource
+from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
 from bakeoff.algos.build import build
 from bakeoff.benchmarks import checkpoint
+from bakeoff.benchmarks.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.envs.language_model import LanguageModel
 from bakeoff.envs.meter import METERS, Budget
-from bakeoff.envs.score import reward_name
 from bakeoff.envs.tasks import Task, make_task
+from bakeoff.envs.token_mdp import TextGenerationVectorEnv
 from bakeoff.errors import BakeoffError, UserError
 
 SHORT = Budget(reward_queries=512)
@@ -35,6 +37,9 @@ GAIN = 0.3
 
 GAIN_FROM_LABELS = 0.05
 """The same where a pair's label is all that is heard: one noisy bit for two queries. The built-ins gain .13 to .29 (five runs)."""
+
+ENDLESS = 2_000_000
+"""Trained tokens, at which what has not played its budget never will: ten times what any built-in trains on ``LONG``."""
 
 Row = dict[str, float]
 
@@ -103,6 +108,10 @@ def play(algorithm: Algorithm, updates: int) -> list[Row]:
 
 def settings(subject: Subject) -> None:
     """Every setting has a line of help, and the configuration survives JSON."""
+    if not issubclass(subject.kind.Config, AlgorithmConfig):
+        raise Broken(f"Config is {subject.kind.Config!r}; make it a subclass of bakeoff.AlgorithmConfig")
+    if not isinstance(getattr(subject.kind, "data_source", None), DataSource):
+        raise Broken("it has no data_source; say where its training data come from, such as DataSource.ONLINE")
     fields = subject.kind.Config.model_fields
     undocumented = [name for name, field in fields.items() if not (field.description or "").strip()]
     if undocumented:
@@ -129,8 +138,9 @@ def starts(subject: Subject) -> None:
 
 def repeats(subject: Subject) -> None:
     """All randomness comes from the seed."""
-    first, again, other = (play(subject.make(seed), 2) for seed in (0, 0, 1))
-    difference = _difference(first, again)
+    played = [subject.make(seed) for seed in (0, 0, 1)]
+    first, again, other = (play(algorithm, 2) for algorithm in played)
+    difference = _difference(first, again) or _other_weights(played[0], played[1])
     if difference is not None:
         raise Broken(f"the same seed gave {difference}; draw all randomness from self.rng")
     if subject.kind.data_source is not DataSource.NONE and first == other:
@@ -166,7 +176,8 @@ def resumes(subject: Subject) -> None:
     """What a checkpoint holds is everything that decides the numbers to come."""
     if not subject.kind.resumes_exactly:
         raise NotPromised("says resumes_exactly = False: a cell that is killed starts again from its beginning")
-    whole = play(subject.make(), 3)
+    unstopped = subject.make()
+    whole = play(unstopped, 3)
     first = subject.make()
     rows = play(first, 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +186,9 @@ def resumes(subject: Subject) -> None:
     second = subject.make(seed=99)
     second.load_state_dict(state["algorithm"])
     second.envs.meter.restore(state["meter"])
-    difference = _difference(whole, rows + play(second, 2))
+    difference = _difference(whole, rows + play(second, 2)) or _other_weights(unstopped, second)
+    if difference is None and not _same(unstopped.state_dict(), second.state_dict()):
+        difference = "another state_dict()"
     if difference is not None:
         raise Broken(
             f"a run that went on from its checkpoint gave {difference}; "
@@ -185,23 +198,20 @@ def resumes(subject: Subject) -> None:
 
 def meter(subject: Subject) -> None:
     """Nothing is spent beside the meter, which only rises."""
-    scored = [0]
-    proxy = subject.task.reward
-
-    def counted(prompts: list[str], completions: list[str], **columns: Any) -> Any:
-        scored[0] += len(completions)
-        return proxy(prompts=prompts, completions=completions, **columns)
-
-    counted.__name__ = reward_name(proxy)
-    algorithm = subject.make(task=replace(subject.task, reward=counted))
+    task = watched(subject.task)
+    scored = scored_so_far(task)
+    algorithm = subject.make(task=task)
+    audit = Audit(task, algorithm, scored)
     totals = algorithm.envs.meter
     before = totals.snapshot()
-    scored[0] = 0
     with _watching(algorithm) as seen:
-        for number in (1, 2):
+        for number in range(1, 5):
             if algorithm.finished:
                 break
-            metrics = algorithm.update()
+            with audit.watching():
+                metrics = algorithm.update()
+            if not isinstance(metrics, Mapping):
+                raise Broken(f"update {number} returned {type(metrics).__name__}; return a mapping of names to numbers")
             bad = [name for name, value in metrics.items() if not _finite(value)]
             if bad:
                 raise Broken(f"update {number}: metric {bad[0]} is {metrics[bad[0]]!r}; metrics are finite numbers")
@@ -212,8 +222,9 @@ def meter(subject: Subject) -> None:
                     f"update {number}: {fell[0] + ' fell' if fell else 'the meter is paused'}; leave the meter alone"
                 )
             before = after
+    audit.close()
+    _refuse_what_is_outside(audit)
     for what, found, counted_tokens in (
-        ("completions were scored", scored[0], totals.reward_queries),
         ("tokens were sampled", seen["generated_tokens"], totals.generated_tokens),
         ("tokens were trained on", seen["trained_tokens"], totals.trained_tokens),
     ):
@@ -255,13 +266,25 @@ def learns(subject: Subject) -> None:
 
     What does not start as the reference has to gain as much on where it starts.
     """
-    algorithm = subject.make(budget=LONG)
+    task = watched(subject.task)
+    scored = scored_so_far(task)
+    algorithm = subject.make(budget=LONG, task=task)
+    audit = Audit(task, algorithm, scored)
+    reference, kept = algorithm.policy.reference, _weights(algorithm.policy.reference)
     start = subject.score(algorithm, "normalized_score")
     while not (algorithm.finished or LONG.exhausted(algorithm.envs.meter)):
         before = algorithm.envs.meter.snapshot()
-        algorithm.update()
+        with audit.watching():
+            algorithm.update()
         if algorithm.envs.meter.snapshot() == before and not algorithm.finished:
             raise Broken("an update spent nothing, and it is not finished; play in self.envs, or say finished")
+        if algorithm.envs.meter.trained_tokens > ENDLESS:
+            raise Broken(f"it trained {ENDLESS:,} tokens and neither played nor said that it is finished; say finished")
+    audit.close()
+    _refuse_what_is_outside(audit)
+    if algorithm.policy.reference is not reference or not _same(_weights(reference), kept):
+        raise Broken("the reference that it is judged by is another at the end; leave self.policy.reference as it is")
+    _check_kl(subject, algorithm)
     gain = subject.score(algorithm, "normalized_score") - start
     if subject.kind.data_source is DataSource.NONE:
         if abs(gain) > 1e-6:
@@ -296,16 +319,14 @@ def _watching(algorithm: Algorithm) -> Iterator[dict[str, int]]:
     seen = {"generated_tokens": 0, "trained_tokens": 0}
     trunk = type(algorithm.policy.model.trunk)
     sample, forward = LanguageModel.sample, trunk.forward
-    totals = algorithm.envs.meter
 
     def counted_sample(self: LanguageModel, *args: Any, **kwargs: Any) -> Any:
         completions = sample(self, *args, **kwargs)
-        if not totals.paused:
-            seen["generated_tokens"] += int(completions.mask_BT.sum())
+        seen["generated_tokens"] += int(completions.mask_BT.sum())
         return completions
 
     def counted_forward(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() and not totals.paused and any(p.requires_grad for p in self.parameters()):
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             mask = kwargs.get("attention_mask")
             tokens: Tensor | None = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
             if isinstance(mask, Tensor) and mask.dim() == 2:
@@ -321,6 +342,52 @@ def _watching(algorithm: Algorithm) -> Iterator[dict[str, int]]:
     finally:
         LanguageModel.sample = sample  # type: ignore[method-assign]
         trunk.forward = forward
+
+
+def _refuse_what_is_outside(audit: Audit) -> None:
+    found = audit.found()
+    if found:
+        raise Broken(f"it {in_words(found)}; get completions by playing in self.envs, and leave the meter alone")
+
+
+def _check_kl(subject: Subject, algorithm: Algorithm) -> None:
+    """The KL that the contestant tells of its own answers may be a bound, and may not be less than the exact one."""
+    exact = subject.score(algorithm, "exact_kl")
+    contestant = algorithm.contestant()
+    envs = TextGenerationVectorEnv.from_task(subject.task, 512, split="evaluation", seed=0)
+    envs.reset(options={"prompt_indices": [row % len(subject.task.prompts.evaluation) for row in range(512)]})
+    with torch.no_grad(), algorithm.envs.meter.pause():
+        answers = contestant.answer(envs, torch.Generator().manual_seed(0))
+        told_B = contestant.statistics(answers)["kl"].double()
+    noise = 5 * float(told_B.std()) / len(told_B) ** 0.5
+    if math.isfinite(exact) and float(told_B.mean()) < exact - noise - 0.01:
+        raise Broken(
+            f"it tells a KL of {float(told_B.mean()):.3g} nats to the reference, and the exact one is {exact:.3g}; "
+            "contestant().statistics() gives an estimate, or an upper bound"
+        )
+
+
+def _weights(model: LanguageModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.module.named_parameters()}
+
+
+def _other_weights(one: Algorithm, other: Algorithm) -> str | None:
+    """Words for trained weights that are not equal bit for bit."""
+    same = _same(list(one.trained_parameters()), list(other.trained_parameters()))
+    return None if same else "other weights in the end"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether nested data are equal, tensors and arrays bit for bit."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    return bool(one == other or (one != one and other != other))
 
 
 def _finite(value: Any) -> bool:
