@@ -147,7 +147,7 @@ def test_interruption_waits_for_checkpoints(executor: LocalExecutor) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job that a script put in the background
     with pytest.raises(Interrupted, match="the same command goes on"):
         executor.run([job("long")], listen)
-    assert [event.kind for event in heard] == ["started", "progress", "stopped"]
+    assert [event.kind for event in heard] == ["started", "progress", "stopping", "stopped"]
 
 
 def test_workers_that_cannot_start_are_no_endless_loop(

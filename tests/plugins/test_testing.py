@@ -112,7 +112,7 @@ class Remembers(Good):
         super().__init__(*parts)
         self.history: list[float] = []
         self.baseline = torch.zeros(())
-        self.members = [parameter for parameter in self.policy.parameters()]  # noqa: C416 - weights, not data
+        self.members = [parameter for parameter in self.policy.parameters()]  # weights, not data
 
     def update(self) -> Mapping[str, float]:
         metrics = super().update()
