@@ -196,7 +196,9 @@ class _Run:
         self.step += 1
         self._record("train", metrics)
         self._watch_kl(metrics)
-        written = chains.with_scores(self.algorithm.records(), self.evaluator.task)
+        records = self.algorithm.records()
+        with self.audit.excused():
+            written = chains.with_scores(records, self.evaluator.task)
         self.store.append_chains([{"step": self.step, **row} for row in written])
         self._idle = self._idle + 1 if before == {**self.meter.snapshot(), "seconds": None} else 0
         if self._idle >= _IDLE_UPDATES:

@@ -61,9 +61,10 @@ def assert_close(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
     ]
     for mine, other in zip(one, two, strict=True):
         assert mine["generated_tokens"] == other["generated_tokens"]
-        # A prompt that both read counts twice; a ratio at the clip's edge may fall on either side.
+        # A prompt that both read counts twice. What is judged is equal up to rounding; what is told of an update is averaged over
+        # parts of the batch, other ones here, and a ratio at the clip's edge may fall on either side.
         assert mine["trained_tokens"] == pytest.approx(other["trained_tokens"], rel=0.02)
-        tolerance = 1e-4 if mine["phase"] == "eval" else 5e-3
+        tolerance = 1e-4 if mine["phase"] == "eval" else 5e-2
         assert mine["metrics"] == pytest.approx(other["metrics"], rel=tolerance, abs=tolerance)
 
 
@@ -127,7 +128,7 @@ asked = pathlib.Path(os.environ["BAKEOFF_TEST_ASKED"])
 def counted(prompts, completions, **columns):
     """One line for each call, by whoever makes it."""
     with asked.open("a") as file:
-        file.write(f"{os.getpid()} {len(completions)}\\n")
+        file.write(f"{os.environ.get('RANK')} {len(completions)}\\n")
     return [float(len(text)) for text in completions]
 
 
@@ -187,7 +188,9 @@ def test_rewards_are_asked_by_one_and_dead_partners_are_noticed(plugin: Path, tm
     assert "come to different weights" in apart["error"]
     asked = [line.split() for line in (tmp_path / "asked.txt").read_text().splitlines()]
     assert {rank for rank, _ in asked} == {"0"}
-    assert [count for _, count in asked[:3]] == ["8", "8", "16"]  # the reference, the untrained policy, an update
+    assert [count for _, count in asked[:5]] == ["8", "8"] * 2 + [
+        "16"
+    ]  # two lives: the reference, the untrained policy; an update
 
 
 def test_partners_end_with_the_process_that_started_them(tmp_path: Path) -> None:

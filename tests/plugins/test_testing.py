@@ -139,14 +139,19 @@ class Forgetful(Good):
         return {**super().update(), "rounds": float(self.memory.rounds)}
 
 
-class SilentlyForgetful(Forgetful):
-    """The same, and no metric tells: the weights do."""
+class SilentlyForgetful(Good):
+    """The same, and no metric tells: a weight that is never read does."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.memory = SimpleNamespace(rounds=0)
 
     def update(self) -> Mapping[str, float]:
-        metrics = super().update()
+        self.memory.rounds += 1
+        model = self.policy.model
         with torch.no_grad():
-            next(self.policy.parameters()).add_(1e-6 * metrics["rounds"])
-        return Good.update(self)
+            model.module.get_input_embeddings().weight[model.pad_id].add_(1e-3 * self.memory.rounds)
+        return super().update()
 
 
 class Collector(Good):
@@ -203,7 +208,9 @@ class LateSmuggler(Good):
     def update(self) -> Mapping[str, float]:
         self.rounds += 1
         if self.rounds > 5:
-            self.envs.rules.reward(prompts=["a b"], completions=["y"], completion_ids=[[5]], prompt_index=[0])
+            self.envs.rules.reward(
+                prompts=["a b"], completions=["y"], completion_ids=[[1, 2, 3, 4, 5]], prompt_index=[0]
+            )
         return super().update()
 
 
@@ -212,7 +219,7 @@ class Constructor(Good):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self.envs.rules.reward(prompts=["a b"], completions=["y"], completion_ids=[[5]], prompt_index=[0])
+        self.envs.rules.reward(prompts=["a b"], completions=["y"], completion_ids=[[1, 2, 3, 4, 5]], prompt_index=[0])
 
 
 class Follower(Good):
