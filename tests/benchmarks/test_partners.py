@@ -210,7 +210,7 @@ with partners(job, Path({str(tmp_path)!r})):
         (partner,) = map(int, first.stdout.readline().split())
         first.kill()
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{partner}/exe").exists() and time.monotonic() < deadline:
+    while alive(partner) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(partner)
 

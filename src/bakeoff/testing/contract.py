@@ -80,7 +80,8 @@ class Subject:
     def make(self, seed: int = 0, budget: Budget = SHORT, task: Task | None = None) -> Algorithm:
         """A new one of it."""
         task = self.task if task is None else task
-        settings = self.kind.example_settings(task) if self.settings is None else self.settings
+        # Of the task as it is, since making an example may ask its reward, and nobody shall be charged for that.
+        settings = self.kind.example_settings(self.task) if self.settings is None else self.settings
         return build(self.kind, settings, task, budget, seed)
 
     def score(self, algorithm: Algorithm, metric: str) -> float:
