@@ -21,6 +21,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from bakeoff import team
 from bakeoff.algos.advantages import masked_mean
 from bakeoff.algos.base import Algorithm, AlgorithmConfig, Contestant, DataSource
 from bakeoff.algos.decoding import GuidedDecoder
@@ -131,7 +132,7 @@ class DQN(Algorithm):
         places, lengths = torch.arange(len(rows)), batch.completions.lengths_B.cpu()
         logs = self.optimizer.step_rows(places, lengths, loss_of, self.envs.progress)
         if self.config.priority_exponent > 0:
-            self.replay.prioritise(rows, errors_B)
+            self.replay.prioritise(rows, team.filled_in(errors_B))
         self.target.follow(self.config.polyak)
         polyak(self.target_level.parameters(), self.level.parameters(), self.config.polyak)
         return logs

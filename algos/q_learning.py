@@ -27,6 +27,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from bakeoff import team
 from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
 from bakeoff.algos.critic import Critic, CriticKind
 from bakeoff.algos.optimization import Optimizer
@@ -141,7 +142,7 @@ class QLearning(Algorithm):
         places = torch.arange(len(rows))
         logs = self.optimizer.step_rows(places, torch.ones(len(rows)), loss_of, self.envs.progress)
         if config.priority_exponent > 0:
-            self.replay.prioritise(rows, residuals_B)
+            self.replay.prioritise(rows, team.filled_in(residuals_B))
         if self.critic is not None and self.target is not None:
             polyak(self.target.parameters(), self.critic.parameters(), config.polyak)
         return logs
@@ -153,9 +154,10 @@ class QLearning(Algorithm):
         The batch's mean depends on all of its rows. Its own gradient is 0 in sum, so it may as well be known before.
         """
         size = self.config.micro_batch_size
-        if self.critic is not None or size is None or size >= len(batch):
+        whole = size is None or size >= len(batch)
+        if self.critic is not None or (whole and not team.shares(len(batch))):
             return None
-        parts = [batch.select(rows) for rows in torch.split(torch.arange(len(batch)), size)]
+        parts = [batch.select(rows) for rows in torch.split(torch.arange(len(batch)), size or len(batch))]
         logprobs = [self.policy.model.token_logprobs(part.completions).sum(1) for part in parts]
         explained_B = batch.scores_B / self.kl_coef - (torch.cat(logprobs) - batch.reference_logprobs_BT.sum(1))
         return group_means(explained_B, batch.completions.prompts.indices_B, weights_B)

@@ -203,6 +203,8 @@ def pretend_gpu() -> Iterator[None]:
         (torch.cuda, "is_available", lambda: True),
         (torch.cuda, "device_count", lambda: 1),
         (torch.cuda, "_lazy_init", lambda: None),
+        (torch.cuda, "get_rng_state", lambda device: torch.zeros(16, dtype=torch.uint8)),
+        (torch.cuda, "set_rng_state", lambda state, device: None),
         (torch.cuda, "get_rng_state_all", lambda: [torch.zeros(16, dtype=torch.uint8)]),
         (torch.cuda, "set_rng_state_all", lambda states: None),
         (torch, "tensor", made_on(torch.tensor)),

@@ -159,6 +159,17 @@ def by_rows(rows: int, compute: Callable[[range], Mapping[str, Tensor]]) -> dict
     return {name: gather_rows(tensor, rows) for name, tensor in found.items()}
 
 
+def filled_in(tensor: Tensor) -> Tensor:
+    """A tensor of one value a row (0 elsewhere) of which each process has filled in its own rows, with those of all."""
+    if not shares(len(tensor)):
+        return tensor
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    total: Tensor = reduce(tensor.to(PartialState().device), "sum")
+    return total.to(tensor.device)
+
+
 # ---------------------------------------------------------------- gradients and counts
 
 
