@@ -9,6 +9,7 @@ import json
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,16 @@ def share(updates: int, algorithm: str) -> dict[str, float]:
     queries = 64 * updates
     evaluate = {"every": {"reward_queries": queries / 10}, "completions": 256, "samples": 8}
     cell = Cell("reviews", "reviews", {}, algorithm, algorithm, {}, 0, {"reward_queries": queries}, evaluate)
-    spent = {"update": 0.0, "evaluate": 0.0, "build": 0.0}
+    spent = watched(algorithm)
+    with tempfile.TemporaryDirectory() as folder:
+        wall = played([cell], Path(folder), Workshop())
+    harness = wall - sum(spent.values())
+    return {"wall": wall, **spent, "harness": harness, "share_percent": 100 * harness / wall}
+
+
+def watched(algorithm: str) -> dict[str, float]:
+    """Seconds, by kind, that cells of this process spend from now on in what is no harness: their own work."""
+    spent = {"update": 0.0, "evaluate": 0.0, "build": 0.0, "save": 0.0}
 
     def timed(name: str, function: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -47,23 +57,30 @@ def share(updates: int, algorithm: str) -> dict[str, float]:
     assert issubclass(kind, Algorithm)
     for owner, attribute, name in (
         (kind, "update", "update"),
+        (kind, "save", "save"),
         (Evaluator, "evaluate", "evaluate"),
         (Workshop, "evaluator", "build"),
         (algorithms, "build", "build"),
     ):
         setattr(owner, attribute, timed(name, getattr(owner, attribute)))
-    with tempfile.TemporaryDirectory() as folder:
+    return spent
+
+
+def played(cells: Sequence[Cell], folder: Path, workshop: Workshop) -> float:
+    """Wall-clock seconds of cells, one after the other in this process."""
+    start = time.perf_counter()
+    for cell in cells:
         job = {"job": "cell", "cell": cell.to_json(), "checkpoint_every": 60.0, "trackers": []}
-        start = time.perf_counter()
-        outcome = perform(job, Path(folder), Workshop(), lambda *a, **k: None, lambda: False)
-        wall = time.perf_counter() - start
+        outcome = perform(job, folder, workshop, lambda *a, **k: None, lambda: False)
         assert outcome.kind == "done", outcome
-    harness = wall - sum(spent.values())
-    return {"wall": wall, **spent, "harness": harness, "share_percent": 100 * harness / wall}
+    return time.perf_counter() - start
 
 
 def many(cells: int, workers: int) -> dict[str, float]:
-    """Seconds that a suite of trivial cells takes from start to end, and how memory grows meanwhile."""
+    """Seconds that a suite of trivial cells takes from start to end, those that are not the cells' own work, and how memory grows.
+
+    Their own work is measured on a twentieth of them, here, one at a time.
+    """
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         (home / "prompts.txt").write_text("a b\nb c\n")
@@ -95,10 +112,18 @@ def many(cells: int, workers: int) -> dict[str, float]:
         over.set()
         watcher.join()
         assert len(outcome.done) == cells, outcome
+        torch.set_num_threads(1)
+        first, *some = suite.cells()[: max(2, cells // 20)]
+        workshop = Workshop()
+        played([first], home / "again", workshop)  # loads the model
+        spent = watched("reference")
+        alone = played(some, home / "again", workshop)
+        own = cells * sum(spent.values()) / len(some) / workers
     early = next((row for row in memory if row[0] >= cells / 10), memory[0])
     late = [row for row in memory if row[0] <= cells][-1]
     return {
-        "cells": cells, "wall": wall, "ms_per_cell": 1000 * wall / cells,
+        "cells": cells, "wall": wall, "own_work": own, "beyond_own_work": wall - own,
+        "ms_per_cell": 1000 * wall / cells, "ms_harness_in_a_cell": 1000 * (alone - sum(spent.values())) / len(some),
         "parent_mb_early": early[1], "parent_mb_late": late[1],
         "workers_mb_early": early[2], "workers_mb_late": late[2],
     }  # fmt: skip
