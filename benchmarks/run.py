@@ -228,7 +228,7 @@ def _run_cells(
 def _listener(by_job: dict[int, Cell], folder: Path, display: Display, outcome: RunOutcome) -> Listener:
     def listen(event: Event) -> None:
         cell = by_job[id(event.job)]
-        if event.kind in ("failed", "retry"):
+        if event.kind == "failed" or (event.kind == "retry" and event.details.get("died")):
             event = _record_failure(event, folder / cell.path)
         if event.kind == "done":
             outcome.done.append(cell.path)

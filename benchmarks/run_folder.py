@@ -120,7 +120,8 @@ def _readable(manifest: Any) -> TypeGuard[dict[str, Any]]:
     if not (isinstance(manifest, dict) and isinstance(manifest.get("suite"), dict)):
         return False
     cells, threads = manifest.get("cells"), (manifest.get("machine") or {}).get("threads_per_cell")
-    return isinstance(threads, int) and isinstance(cells, list) and all("path" in entry for entry in cells)
+    listed = isinstance(cells, list) and all(isinstance(entry, dict) and "path" in entry for entry in cells)
+    return listed and isinstance(threads, int)
 
 
 def _check_plugins(folder: Path, recorded: Sequence[Mapping[str, str]], given: Sequence[PluginFile]) -> None:

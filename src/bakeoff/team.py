@@ -142,9 +142,9 @@ def gather_rows(tensor: Tensor, rows: int) -> Tensor:
     padded = own.new_zeros(most, own.shape[1])
     padded[: len(own)] = own
     # As bytes: the exchange between CPUs does not know every type.
-    together: Tensor = gather(padded.view(torch.uint8)).view(own.dtype)
+    every: Tensor = gather(padded.view(torch.uint8)).view(own.dtype)
     kept = [rank * most + place for rank in range(_team.size) for place in range(len(part(rows, rank)))]
-    return together[torch.tensor(kept, device=together.device)].reshape(rows, *tensor.shape[1:])
+    return every[torch.tensor(kept, device=every.device)].reshape(rows, *tensor.shape[1:])
 
 
 def by_rows(rows: int, compute: Callable[[range], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -190,9 +190,8 @@ def total_of(work: _Apart, figures: Mapping[str, float]) -> dict[str, float]:
     found = gather_object([(work.tokens, dict(figures))])
     for add in work.counters:
         add(sum(tokens for tokens, _ in found))
-    return {
-        name: sum(part.get(name, 0.0) for _, part in found) for name in dict.fromkeys(n for _, p in found for n in p)
-    }
+    names = dict.fromkeys(name for _, theirs in found for name in theirs)
+    return {name: sum(theirs.get(name, 0.0) for _, theirs in found) for name in names}
 
 
 def add_gradients(parameters: Sequence[nn.Parameter], *, mean: bool = False) -> None:
