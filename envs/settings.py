@@ -38,7 +38,7 @@ def value_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) -> 
         return []
     problems = []
     for name, value in settings.items():
-        kinds = _PLAIN.get(hints.get(name))
+        kinds = next((kinds for plain, kinds in _PLAIN.items() if plain == hints.get(name)), None)
         if kinds is None or (value is None and kinds[1]):
             continue
         allowed, _, words = kinds

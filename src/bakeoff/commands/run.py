@@ -6,6 +6,8 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,9 +60,7 @@ def execute(options: argparse.Namespace) -> int:
     given += [f"trackers={json.dumps(options.track)}"] if options.track else []
     with loaded(options.plugins) as plugins:
         suite = load_suite(options.suite, [*options.overrides, *given], options.seeds)
-        # A batch system's time limit: keep checkpoints, as for Ctrl-C.
-        before = signal.signal(signal.SIGTERM, interrupt)
-        try:
+        with interruptible():
             outcome = run_suite(
                 suite,
                 options.out,
@@ -70,8 +70,6 @@ def execute(options: argparse.Namespace) -> int:
                 plugins=plugins,
                 executor=options.executor,
             )
-        finally:
-            signal.signal(signal.SIGTERM, before)
     for path, error in outcome.failed.items():
         print(printable(f"failed: {path}: {error}"), file=sys.stderr)
     print(f"run folder: {options.out}")
@@ -99,6 +97,15 @@ def _labels(text: str) -> tuple[str, ...]:
     return found
 
 
-def interrupt(number: int, frame: Any) -> NoReturn:
-    """A signal as Ctrl-C."""
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Take SIGTERM, a batch system's time limit, for Ctrl-C inside: checkpoints are kept."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 from pathlib import Path
 from typing import Any
 
 from bakeoff.commands import DONE
 from bakeoff.commands.arguments import add_executor, add_plugins, positive, ray_address
-from bakeoff.commands.run import interrupt
+from bakeoff.commands.run import interruptible
 
 
 def add(commands: Any) -> None:
@@ -48,8 +47,7 @@ def execute(options: argparse.Namespace) -> int:
 
     with loaded(options.plugins) as plugins:
         suite = load_suite(options.suite, [*options.overrides, *ray_address(options)])
-        before = signal.signal(signal.SIGTERM, interrupt)
-        try:
+        with interruptible():
             path = tune(
                 suite,
                 options.out,
@@ -60,8 +58,6 @@ def execute(options: argparse.Namespace) -> int:
                 display=Display(quiet=options.quiet),
                 plugins=plugins,
             )
-        finally:
-            signal.signal(signal.SIGTERM, before)
     with_plugins = [part for plugin in options.plugins for part in ("--plugin", str(plugin))]
     print(f"tuned suite: {path}")
     print(f"run it:      {shlex.join(['bakeoff', 'run', str(path), '--out', str(options.out / 'run'), *with_plugins])}")

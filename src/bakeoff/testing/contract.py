@@ -39,7 +39,7 @@ GAIN_FROM_LABELS = 0.05
 """The same where a pair's label is all that is heard: one noisy bit for two queries. The built-ins gain .13 to .29 (five runs)."""
 
 ENDLESS = 2_000_000
-"""Trained tokens, at which what has not played its budget never will: ten times what any built-in trains on ``LONG``."""
+"""Trained tokens, at which what has not played its budget never will; every built-in ends below it."""
 
 Row = dict[str, float]
 
