@@ -1,6 +1,7 @@
 """Draws docs/gallery.md and its pictures from run folders: ``python docs/make_gallery.py RUN...``.
 
-Figures come from ``results.plot``, pictures of the page from headless Chromium, where there is one.
+The section of a suite whose run is not given stays as it is. Figures come from ``results.plot``, pictures of the page from
+headless Chromium, where there is one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 SCREENS = {"desktop": (1280, 1500), "phone": (390, 1500)}
 SCHEMES = {"light": 1, "dark": 0}
 """Blink's numbers of the preferred colour scheme."""
+HEAD = (
+    "# Gallery\n\nEvery figure that a report can hold, and the page itself, from real runs. `python docs/make_gallery.py RUN...` "
+    "draws this page; what a figure shows and how sure it is: [Reading a report](reports.md)."
+)
+SUITE = "## Suite "
 
 
 def main() -> None:
@@ -28,19 +34,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     runs = parser.parse_args().runs
-    pictures = HERE / "gallery"
-    shutil.rmtree(pictures, ignore_errors=True)
-    pictures.mkdir()
-    lines = [
-        "# Gallery",
-        "",
-        "Every figure that a report can hold, and the page itself, from real runs. `python docs/make_gallery.py RUN...` "
-        "draws this page; what a figure shows and how sure it is: [Reading a report](reports.md).",
-        "",
-    ]
+    page, pictures = HERE / "gallery.md", HERE / "gallery"
+    pictures.mkdir(exist_ok=True)
+    sections = _sections(page.read_text(encoding="utf-8")) if page.exists() else {}
     for run in runs:
-        lines += _run(run, pictures)
-    (HERE / "gallery.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+        for file in pictures.glob(f"{run.name}-*.png"):
+            file.unlink()
+        sections[run.name] = "\n".join(_run(run, pictures)).rstrip()
+    page.write_text("\n\n".join([HEAD, *sections.values()]) + "\n", encoding="utf-8")
+
+
+def _sections(page: str) -> dict[str, str]:
+    """The sections of a page, by the suite's name."""
+    parts = page.split(SUITE)[1:]
+    return {part.partition("\n")[0]: (SUITE + part).strip() for part in parts}
 
 
 def _run(run: Path, pictures: Path) -> list[str]:
@@ -50,7 +57,7 @@ def _run(run: Path, pictures: Path) -> list[str]:
     cells = results.cells
     done = int((cells["status"] == "done").sum())
     lines = [
-        f"## Suite {run.name}",
+        f"{SUITE}{run.name}",
         "",
         f"{done} of {len(cells)} cells done, {cells['seed'].nunique()} seeds, {machine.get('threads_per_cell')} thread a cell "
         f"on {machine.get('processor')}, bakeoff {manifest.get('bakeoff')}.",
