@@ -23,9 +23,6 @@ from bakeoff.benchmarks.token_ratios import token_ratios
 from bakeoff.envs.completions import Completions
 from bakeoff.envs.tasks import Measure, Task
 from bakeoff.envs.token_mdp import TextGenerationVectorEnv
-from bakeoff.randomness import global_randomness as global_randomness
-from bakeoff.randomness import restore_global_randomness as restore_global_randomness
-from bakeoff.randomness import seed_global_randomness as seed_global_randomness
 from bakeoff.randomness import untouched_global_randomness
 
 EXACT_COMPLETIONS = 64

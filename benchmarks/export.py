@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bakeoff.benchmarks import trackers
 from bakeoff.benchmarks.trackers import TrackedCell, flat
-from bakeoff.errors import NotFoundError, RunFolderError
+from bakeoff.errors import NotFoundError, RunFolderError, UserError
 from bakeoff.extras import optional
 
 if TYPE_CHECKING:
@@ -71,14 +72,17 @@ def _tables(results: Results, kind: str, folder: Path) -> None:
 def _curves(results: Results, kind: str, folder: Path) -> None:
     tracker = trackers.tracker_class(kind)
     for run in results.runs:
-        suite = run.manifest.get("suite")
-        name = str(suite.get("name", run.name)) if isinstance(suite, dict) else run.name
         for cell in run.cells:
             rows = cell.rows()
             if not rows:
                 continue
-            told = tracker(folder, TrackedCell(name, f"{cell.task}/{cell.label}/seed-{cell.seed}", cell.config), 0)
-            for row in rows:
-                meter = {key: row[key] for key in trackers.METERS if isinstance(row.get(key), int | float)}
-                told.log(int(row["step"]), flat(str(row["phase"]), meter, row["metrics"]))
-            told.close()
+            tracked = TrackedCell.of(run.manifest, f"{cell.task}/{cell.label}/seed-{cell.seed}", cell.config)
+            try:
+                with contextlib.closing(tracker(folder, tracked, 0)) as told:
+                    for row in rows:
+                        meter = {key: row[key] for key in trackers.METERS if isinstance(row.get(key), int | float)}
+                        told.log(int(row["step"]), flat(str(row["phase"]), meter, row["metrics"]))
+            except (UserError, OSError):
+                raise
+            except Exception as error:  # whatever a tracker raises
+                raise UserError(f"tracker {kind}, cell {tracked.path}: {type(error).__name__}: {error}") from error

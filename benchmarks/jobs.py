@@ -83,6 +83,9 @@ def _cell(
     cell = Cell.from_json(job["cell"])
     folder = home / cell.path
     before = Status.read(folder)
+    if before.is_done(folder):  # its worker died, or ran out of time, before it could say so
+        _drop_leftovers(folder)
+        return Outcome("done", {"seconds": before.seconds})
     attempts, began, started = before.attempts + 1, now(), time.perf_counter()
     told = 0.0
 

@@ -32,14 +32,14 @@ class Display:
         self._console = _Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._running: dict[int, _Line] = {}
-        self._total = self._ended = self._failed = 0
+        self._total = self._ended = self._ended_here = self._failed = 0
         self._started = time.monotonic()
-        self._ended_here = 0
 
     @contextmanager
     def showing(self, total: int, done_before: int) -> Iterator[None]:
         """Show progress inside; ``total`` cells, some of them done by an earlier run."""
         self._total, self._ended, self._started = total, done_before, time.monotonic()
+        self._ended_here = self._failed = 0
         self.note(f"{total} cells" + (f", {done_before} done before" if done_before else ""))
         if not self._console.is_terminal or self._console.quiet:
             yield
@@ -91,7 +91,7 @@ class Display:
             self._failed += 1
             self.note(f"FAILED {count}{title} after {took}: {event.details['error']}")
         else:
-            self.note(f"kept   {title}: goes on from its checkpoint")
+            self.note(f"kept   {title}: goes on the next time")
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from typing import Any
 from bakeoff.benchmarks import files
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.executors import Event, Interrupted, Job, Listener
+from bakeoff.benchmarks.run_folder import INCOMING
 from bakeoff.benchmarks.suite_parts import RaySpec
 from bakeoff.errors import UserError
 from bakeoff.extras import optional
@@ -61,6 +63,8 @@ class RayExecutor:
         self._work = self._ray.remote(
             num_cpus=spec.cpus, num_gpus=spec.gpus, max_retries=spec.retries, retry_exceptions=False
         )(work)
+        if self._owner and spec.address is None:
+            self._check_size()
 
     def _connect(self, slots: int) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
@@ -68,7 +72,7 @@ class RayExecutor:
         if self._spec.address is None:
             path = os.pathsep.join(path or os.getcwd() for path in sys.path)
             options["runtime_env"]["env_vars"]["PYTHONPATH"] = path
-            options |= {"num_cpus": max(1, round(slots * self._spec.cpus)), "include_dashboard": False}
+            options |= {"num_cpus": math.ceil(slots * self._spec.cpus), "include_dashboard": False}
             # "auto" would find somebody's cluster; a running one is used only when it is asked for.
             options["address"] = "local"
         else:
@@ -86,6 +90,15 @@ class RayExecutor:
         if threading.current_thread() is threading.main_thread():  # Ray puts its own in place
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def _check_size(self) -> None:
+        """Refuse what no cell could ever start with here: Ray would wait without a word. A cluster that is there may grow."""
+        gpus = float(self._ray.cluster_resources().get("GPU", 0.0))
+        if self._spec.gpus > gpus:
+            self.close()
+            raise UserError(
+                f"ray.gpus: a cell asks for {self._spec.gpus:g} GPUs, and this machine has {gpus:g}; ask for fewer"
+            )
 
     def run(self, jobs: Sequence[Job], listener: Listener) -> None:
         """Run all jobs; see :class:`~bakeoff.benchmarks.executors.Executor`."""
@@ -111,9 +124,9 @@ class RayExecutor:
 
     def _submit(self, number: int, job: Job) -> Any:
         folder = Path(str(job.message["folder"]))
-        created = (files.read_json(folder / "manifest.json") or {}).get("created")
+        manifest = files.read_json(folder / "manifest.json") or {}
         return self._work.options(name=job.title).remote(
-            dict(job.message), number, self._mailbox, created, self.threads, self._spec.ship
+            dict(job.message), number, self._mailbox, manifest, self.threads, self._spec.ship
         )
 
 
@@ -168,10 +181,11 @@ class _Board:
                 self._write(self._ray.get(self._mailbox.copy.remote(number)), job)
                 continue
             if event == "started":
-                if number in self._since:
+                if number in self._since:  # no attempt of the suite's `retries`: `ray.retries` limits these
                     again = "its worker or node died; Ray has started it again"
                     self._listener(Event("retry", job, {"error": again}))
-                job.attempts += 1
+                else:
+                    job.attempts += 1
                 self._since[number] = time.monotonic()
             self._listener(Event(event, job, details))
 
@@ -214,6 +228,7 @@ class _Board:
     def interrupt(self) -> None:
         """Ask for checkpoints and wait for them."""
         self._ray.get(self._mailbox.stop.remote())
+        self._read_mail()  # what has started has to be known before what has not is cancelled
         for number, (reference, _) in list(self.running.items()):
             if number not in self._since:
                 self._ray.cancel(reference)
@@ -274,7 +289,7 @@ class Mailbox:
 
 
 def work(
-    message: Mapping[str, Any], number: int, mailbox: Any, created: str | None, threads: int, ship: bool
+    message: Mapping[str, Any], number: int, mailbox: Any, manifest: Mapping[str, Any], threads: int, ship: bool
 ) -> tuple[str, Mapping[str, Any], bytes | None]:
     """A Ray task: do one job here; returns how it ended, and the cell's folder where it has to be sent."""
     import torch
@@ -286,7 +301,7 @@ def work(
     mail = _Mail(ray, mailbox, number)
     mail.tell("started")
     folder = Path(message["folder"])
-    if not ship and (files.read_json(folder / "manifest.json") or {}).get("created") != created:
+    if not ship and (files.read_json(folder / "manifest.json") or {}).get("created") != manifest.get("created"):
         node = os.uname().nodename
         error = f"node {node} does not see {folder}; use a file system that all nodes share, or set ray.ship: true"
         return "failed", {"error": error}, None
@@ -297,6 +312,7 @@ def work(
             copy = ray.get(mailbox.copy.remote(number))
             if copy is not None:
                 unpack(copy, folder)
+            files.write_json(folder / "manifest.json", manifest)  # trackers say which run it is
 
         def kept() -> None:
             if ship:
@@ -366,7 +382,7 @@ def unpack(archive: bytes, folder: Path) -> None:
     Rows come before checkpoints, and checkpoints that the sender has no longer are dropped last: a kill in between leaves
     one that fits.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as place:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=INCOMING) as place:
         incoming = Path(place)
         with tarfile.open(fileobj=io.BytesIO(archive)) as content:
             content.extractall(incoming, filter="data")

@@ -247,8 +247,8 @@ def _record_failure(event: Event, folder: Path) -> Event:
             with contextlib.suppress(OSError):
                 replace(status, status="failed", error=str(event.details["error"]), ended=now()).write(folder)
         return event
-    if status.status == "done":  # it had just finished
-        return Event("done", event.job, {"seconds": status.seconds})
+    if status.is_done(folder):  # it had just finished; where it is tried again, the next worker sees that at once
+        return event if event.kind == "retry" else Event("done", event.job, {"seconds": status.seconds})
     log = folder / "log.txt"
     seen = "; see log.txt in its folder" if log.exists() and log.stat().st_size else ""
     error = f"{event.details['error']}{seen}"

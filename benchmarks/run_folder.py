@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -22,6 +23,8 @@ from bakeoff.plugins import PluginFile
 
 _FREE = ("description", "seeds", "retries", "timeout", "checkpoint_every", "trackers", "ray", "tune")
 """What may change between two runs into one folder, since it changes no cell's numbers."""
+INCOMING = ".incoming-"
+"""Begins the names of folders that archives are unpacked in; a kill leaves them."""
 
 
 def make(folder: Path) -> None:
@@ -59,9 +62,14 @@ def open_folder(
     Raises:
         RunFolderError: another suite's, a newer version's, or begun with other plugin files.
     """
+    for left in folder.glob(f"{INCOMING}*"):
+        shutil.rmtree(left, ignore_errors=True)
     path = folder / "manifest.json"
     if path.exists():
-        check_schema(files.read_json(path) or {"schema": SCHEMA}, folder)
+        manifest = files.read_json(path)
+        if manifest is not None and not isinstance(manifest, dict):
+            raise RunFolderError(f"{path}: damaged, or not a run's manifest; choose another --out")
+        check_schema({"schema": SCHEMA} if manifest is None else manifest, folder)
         if any(folder.glob("cells/*/*/seed-*")):
             return _extend(path, folder, suite, plugins)
     manifest = {
@@ -86,7 +94,8 @@ def _extend(path: Path, folder: Path, suite: Suite, plugins: Sequence[PluginFile
     if not _readable(manifest):
         raise RunFolderError(f"{path}: damaged, or not a run's manifest; choose another --out")
     theirs, ours = manifest["suite"], suite.document()
-    differing = [key for key in ours if key not in _FREE and theirs.get(key) != ours[key]]
+    # A key that only one of them has, such as `accelerate`, tells them apart, too.
+    differing = [key for key in {**ours, **theirs} if key not in _FREE and theirs.get(key) != ours.get(key)]
     if differing:
         raise RunFolderError(
             f'{folder}: belongs to another suite ("{theirs.get("name")}"; {", ".join(differing)} differ); '

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff import team
+from bakeoff import randomness, team
 from bakeoff.algos import build as algorithms
 from bakeoff.algos.base import Algorithm
-from bakeoff.benchmarks import chains, evaluation
+from bakeoff.benchmarks import chains
 from bakeoff.benchmarks.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.evaluation import Evaluator
@@ -112,8 +112,8 @@ def run_cell(
             stopping = team.from_first(should_stop())
             if stopping or time.perf_counter() - last >= max(checkpoint_every, cost if checkpoint_every else 0.0):
                 start = time.perf_counter()
-                run.checkpoint()
-                kept()
+                if run.checkpoint():
+                    kept()
                 last = time.perf_counter()
                 cost = _CHECKPOINT_SHARE * (last - start)
             if stopping:
@@ -153,7 +153,7 @@ class _Run:
         self.evaluator = workshop.evaluator(cell)
         self.budget = Budget.of(cell.budget)
         seed, task = cell.training_seed(), self.evaluator.task
-        evaluation.seed_global_randomness(seed)
+        randomness.seed_global_randomness(seed)
         scored, began = scored_so_far(task), time.perf_counter()
         self.algorithm: Algorithm = algorithms.build(cell.algorithm, cell.settings, task, self.budget, seed)
         self.meter: Meter = self.algorithm.envs.meter
@@ -221,8 +221,10 @@ class _Run:
 
     def evaluate(self) -> None:
         """Append an evaluation of the contestant as it is now."""
-        with self.meter.pause(), self.audit.excused():
-            found = self.evaluator.evaluate(self.algorithm.contestant())
+        with self.meter.pause():
+            contestant = self.algorithm.contestant()  # what it asks here is its own
+            with self.audit.excused():
+                found = self.evaluator.evaluate(contestant)
         self._evaluated_step, self._last_metrics = self.step, found.metrics
         self._record("eval", found.metrics)
         self._watch_kl(found.metrics)
@@ -245,10 +247,10 @@ class _Run:
         if limit is not None and metrics.get("kl", 0.0) >= limit:
             self._far_enough = True
 
-    def checkpoint(self) -> None:
-        """Keep everything that decides the numbers to come; nothing where the algorithm says that its state is more."""
+    def checkpoint(self) -> bool:
+        """Keep everything that decides the numbers to come, and say so; nothing where the algorithm says that its state is more."""
         if not (self.algorithm.resumes_exactly and team.is_first()):
-            return
+            return False
         state = {
             "algorithm": self.algorithm.state_dict(),
             "meter": self.meter.snapshot(),
@@ -259,10 +261,11 @@ class _Run:
             "idle": self._idle,
             "far_enough": self._far_enough,
             "last_metrics": self._last_metrics,
-            "randomness": evaluation.global_randomness(),
+            "randomness": randomness.global_randomness(),
             "wall_seconds": self.seconds,
         }
         self.store.save_checkpoint(self.step, state)
+        return True
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.algorithm.load_state_dict(state["algorithm"])
@@ -272,7 +275,7 @@ class _Run:
         self._next_evaluation, self._idle = state["next_evaluation"], state["idle"]
         self._far_enough = state["far_enough"]
         self._last_metrics, self._seconds_before = state["last_metrics"], state["wall_seconds"]
-        evaluation.restore_global_randomness(state["randomness"])
+        randomness.restore_global_randomness(state["randomness"])
 
     def _tell(self) -> None:
         share = 1.0 if self.over else max(self.budget.progress(self.meter), self.algorithm.progress)
@@ -282,10 +285,12 @@ class _Run:
 
     def _config(self) -> dict[str, Any]:
         cell, algorithm = self.cell, self.algorithm
+        with self.meter.pause(), self.audit.excused():  # it is asked for a note here, not to answer
+            answers_with_more = algorithm.contestant() is not algorithm.policy
         notes = []
         if not algorithm.saves_language_model:
             notes.append("saves no language model, but what chooses among the reference's tokens")
-        elif algorithm.contestant() is not algorithm.policy:
+        elif answers_with_more:
             notes.append("answers with more than the model it saves")
         outside = self.audit.found()
         if outside:

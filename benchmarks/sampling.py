@@ -55,8 +55,9 @@ def sample_cell(
     from bakeoff.envs.language_model import LanguageModel
     from bakeoff.seeding import torch_generator
 
-    task_file = cell.absolute().parents[3] / "tasks" / f"{cell.absolute().parents[1].name}.json"
-    task = files.read_json(task_file) or {}
+    # RUN/cells/TASK/LABEL/seed-K; a cell that was copied elsewhere has no task beside it.
+    parents = cell.absolute().parents
+    task = (files.read_json(parents[3] / "tasks" / f"{parents[1].name}.json") or {}) if len(parents) > 3 else {}
     limit = max_new_tokens or int(task.get("max_new_tokens") or _DEFAULT_LENGTH)
     model = LanguageModel.load(folder, chat=bool(task.get("chat", False)))
     encoded = model.encode([prompt])

@@ -23,23 +23,23 @@ Space = dict[str, dict[str, Any] | list[Any]]
 """Setting to ``{low, high, log}`` or a list of choices."""
 
 
-def default_space(kind: type[Algorithm], own: Mapping[str, Any], auto_rate: float) -> Space:
+def default_space(kind: type[Algorithm], own: Mapping[str, Any], rate: float) -> Space:
     """A space for an algorithm from its settings' defaults.
 
-    The learning rate within a factor of 8 of what ``auto`` gives, evenly in its logarithm, and each number that the
+    The learning rate within a factor of 8 of what the label has by itself, evenly in its logarithm, and each number that the
     algorithm's own settings add to those that all share: fractional ones within a factor of 3, whole ones halved, kept or
     doubled; always inside the setting's limits. What the label sets itself stays as it is.
 
     Args:
         kind: the algorithm.
         own: settings of the label; they are not searched.
-        auto_rate: what ``learning_rate: auto`` comes to.
+        rate: the learning rate that it has without a search.
     """
     from bakeoff.algos.base import AlgorithmConfig, DataSource
 
     space: Space = {}
     if kind.data_source is not DataSource.NONE and "learning_rate" not in own:
-        space["learning_rate"] = {"low": auto_rate / RATE_FACTOR, "high": auto_rate * RATE_FACTOR, "log": True}
+        space["learning_rate"] = {"low": rate / RATE_FACTOR, "high": rate * RATE_FACTOR, "log": True}
     for name, field in kind.Config.model_fields.items():
         if name in AlgorithmConfig.model_fields or name in own:
             continue

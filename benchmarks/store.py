@@ -6,6 +6,7 @@ that length, so the rows after it are written again, equal, and never twice.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -42,7 +43,8 @@ class Status:
     attempts: int = 0
     """How often it was started."""
     seconds: float = 0.0
-    """Wall-clock seconds, evaluation included, of all attempts as far as they are known."""
+    """Wall-clock seconds, evaluation included: of a cell that is done, those its rows took, what a resumed attempt did again
+    counted once; of another, those of all attempts so far."""
     started: str | None = None
     """When the last attempt began (ISO 8601, UTC)."""
     ended: str | None = None
@@ -89,19 +91,21 @@ class CellStore:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        there = [name for name in (CHAINS,) if (folder / name).exists()]
-        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in [*ROW_FILES, *there]}
+        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in ROW_FILES}
         try:
             files.lock(self._files[ROW_FILES[0]], _LOCK_SECONDS)
         except TimeoutError:
             self.close()
             raise RunFolderError(f"{folder}: another process is writing this cell; wait for it or end it") from None
+        if (folder / CHAINS).exists():  # the last writer may have made it while this one waited
+            self._files[CHAINS] = (folder / CHAINS).open("ab")
 
     def close(self) -> None:
         """Flush to disk and close."""
-        self._sync_rows()
-        for file in self._files.values():
-            file.close()
+        with contextlib.ExitStack() as stack:
+            for file in self._files.values():
+                stack.callback(file.close)
+            self._sync_rows()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replace ``config.json``."""
@@ -162,11 +166,14 @@ class CellStore:
     def resume(self) -> Any | None:
         """The newest whole checkpoint's state, the row files cut back to it; None to start afresh, with them empty.
 
-        A checkpoint that is torn, altered, or ahead of the rows is passed over for the one before it.
+        A checkpoint that is torn, altered, or ahead of the rows is passed over for the one before it, and goes: rows that are
+        written again may have other lengths.
         """
         from bakeoff.benchmarks import checkpoint
 
+        passed_over: list[Path] = []
         for candidate in self._checkpoints():
+            passed_over.append(candidate)
             recorded = files.read_json(candidate / "checksums.json")
             if not isinstance(recorded, dict):
                 continue
@@ -176,6 +183,8 @@ class CellStore:
             saved = checkpoint.load_state(candidate)
             lengths = saved["rows"]
             if all(self._length(name) >= length for name, length in lengths.items()):
+                for newer in passed_over[:-1]:
+                    shutil.rmtree(newer, ignore_errors=True)
                 self._truncate(lengths)
                 team.from_first(candidate.name)  # partners take up the same one
                 return saved["state"]

@@ -25,6 +25,7 @@ from bakeoff.benchmarks.suite_parts import (
     Label,
     Part,
     Positive,
+    RangeSpec,
     RaySpec,
     Scalar,
     TaskSpec,
@@ -307,7 +308,8 @@ def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
     if detail["type"] != "missing" and path[:1] == ("sweep",):
         path = path[:3]  # deeper parts name the members of a union, not places in the file
     if path[:2] == ("tune", "space"):
-        path = path[:4]
+        # After the setting comes the kind that it was taken for; a choice's own alternatives are no places either.
+        path = path[:4] + path[5:6]
     dotted = ".".join(map(str, path))
     if detail["type"] == "extra_forbidden":
         known: dict[str, type[BaseModel]] = {
@@ -319,6 +321,7 @@ def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
             "tune": TuneSpec,
         }
         owner = known.get(str(path[-2]), Suite) if len(path) > 1 else Suite
+        owner = RangeSpec if path[:2] == ("tune", "space") else owner
         names = list(owner.model_fields)
         where = f" in {'.'.join(map(str, path[:-1]))}" if len(path) > 1 else ""
         data.complain(
@@ -330,6 +333,8 @@ def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
         data.complain(path, f"{'.'.join(map(str, path[:1]))}: {detail['ctx']['error']}")
     else:
         message = _WORDS.get(detail["type"], detail["msg"][:1].lower() + detail["msg"][1:]).removeprefix("input ")
+        if detail["loc"][-1] in ("str", "bool", "int", "float"):  # one of several kinds, each of which complains
+            message = "should be a number" if path[-1] in ("low", "high") else "should be text, a number, true or false"
         data.complain(path, f"{dotted}: {message}, got {_shown(detail['input'])}")
 
 

@@ -96,8 +96,13 @@ def _processes(accelerate: Any) -> int:
     return int(count) if isinstance(count, int | float) and math.isfinite(count) else 1
 
 
-def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any, processes: int) -> None:
+def _is_algorithm(kind: Any) -> bool:
     from bakeoff.algos.base import Algorithm
+
+    return isinstance(kind, type) and issubclass(kind, Algorithm)
+
+
+def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any, processes: int) -> None:
     from bakeoff.algos.build import why_unavailable
 
     for label, name, own in _entries(algorithms, "algorithm"):
@@ -107,7 +112,7 @@ def _check_algorithms(data: SuiteData, algorithms: Any, sweep: Any, processes: i
         except UserError as error:
             data.complain((*path, "algorithm"), str(error))
             continue
-        if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
+        if not _is_algorithm(kind):
             data.complain(path, f'algorithm "{name}" ({registry.algorithms.origin(name)}) is no subclass of Algorithm')
             continue
         missing = why_unavailable(kind)
@@ -162,6 +167,8 @@ def _check_tune(data: SuiteData, algorithms: Any, tune: Any) -> None:
             kind = registry.algorithms.load(name)
         except UserError:
             continue  # said where the algorithm stands
+        if not _is_algorithm(kind):
+            continue  # likewise
         for key, values in settings.items() if isinstance(settings, dict) else ():
             path: KeyPath = ("tune", "space", label, key)
             for problem in _range_problems(values):

@@ -6,6 +6,7 @@ YAML 1.2's rules for plain words: only ``true`` and ``false`` are booleans, ``1e
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -131,6 +132,11 @@ def override(data: SuiteData, assignments: Sequence[str]) -> None:
             continue
         data.problems.extend(value.problems)
         _assign(data, keys_text, value.values, origin)
+
+
+def assigned(key: str, value: Any) -> str:
+    """The assignment that :func:`override` reads as this value."""
+    return f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"  # JSON is YAML, but for escapes of pairs
 
 
 def _assign(data: SuiteData, keys_text: str, value: Any, origin: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from bakeoff.envs.meter import METERS
 
@@ -118,6 +118,13 @@ class RangeSpec(Part):
     """Search evenly in the logarithm."""
 
 
+Searched = Annotated[
+    Annotated[RangeSpec, Tag("range")] | Annotated[list[Scalar], Field(min_length=1), Tag("choices")],
+    Discriminator(lambda value: "choices" if isinstance(value, list) else "range"),
+]
+"""A range, or a list of choices."""
+
+
 class TuneSpec(Part):
     """What ``bakeoff tune`` does; a run ignores it."""
 
@@ -127,5 +134,5 @@ class TuneSpec(Part):
     """Seeds of each trial; they are never among the suite's."""
     budget: BudgetSpec | None = None
     """What each cell of a trial may spend; the suite's budget where none is given."""
-    space: dict[str, dict[str, RangeSpec | Annotated[list[Scalar], Field(min_length=1)]]] = Field(default_factory=dict)
+    space: dict[str, dict[str, Searched]] = Field(default_factory=dict)
     """Label to setting to a range or a list of choices; a label that is not here has a space made of its defaults."""

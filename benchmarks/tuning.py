@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from bakeoff import registry
-from bakeoff.benchmarks import files, search_space
+from bakeoff.benchmarks import files, run_folder, search_space
 from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.run import make_executor, run_suite, threads_of
 from bakeoff.benchmarks.search_space import Space
@@ -30,6 +30,9 @@ from bakeoff.errors import ConfigError, UserError
 from bakeoff.extras import optional
 from bakeoff.plugins import PluginFile
 from bakeoff.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from bakeoff.algos.base import Algorithm
 
 FIRST_SEED = 1_000_000
 """Seeds of trials are counted from here, leaving out those of the suite."""
@@ -93,7 +96,13 @@ def tune(
     chosen = trial_seeds(suite.seeds, seeds or spec.seeds)
     display = display or Display(quiet=True)
     labels = [search.label for search in _searches(optuna, suite, spec, None)]
-    running = make_executor(executor, suite, threads_of(executor, suite, workers), workers)
+    # The number of threads can change the last digits of a sum, so a search keeps the number it was begun with.
+    begun = files.read_json(out / "trials" / "0000" / "manifest.json")
+    machine = begun.get("machine") if isinstance(begun, dict) else None
+    threads = machine.get("threads_per_cell") if isinstance(machine, dict) else None
+    if not isinstance(threads, int):
+        threads = threads_of(executor, suite, workers)
+    running = make_executor(executor, suite, threads, workers)
     run = partial(
         run_suite, workers=workers, executor=running, display=display, command="bakeoff tune", plugins=plugins
     )
@@ -113,7 +122,8 @@ def tune(
                 _tell(optuna, search, number, asked[search.label], scores[search.label])
     finally:
         running.close()
-    return _write(suite, spec, out, searches, chosen, count, str(optuna.__version__))
+    with run_folder.disk_errors(out):
+        return _write(suite, spec, out, searches, chosen, count, str(optuna.__version__))
 
 
 def trial_seeds(taken: Sequence[int], count: int) -> list[int]:
@@ -129,12 +139,8 @@ def trial_seeds(taken: Sequence[int], count: int) -> list[int]:
 
 def _searches(optuna: Any, suite: Suite, spec: TuneSpec, first: Path | None) -> list[Search]:
     """What is searched for whom; ranges of learning rates are known after the first round, which has built the tasks."""
-    from bakeoff.algos.optimization import auto_learning_rate
-
     tasks = () if first is None else [files.read_json(first / "tasks" / f"{task}.json") for task in suite.tasks]
-    widths = [(task or {}).get("width") for task in tasks]
-    rates = [auto_learning_rate(int(width)) for width in widths if isinstance(width, int)]
-    rate = math.exp(sum(map(math.log, rates)) / len(rates)) if rates else 1e-4
+    widths = [width for task in tasks if isinstance(width := (task or {}).get("width"), int)]
     searches = []
     for label, entry in suite.algorithms.items():
         kind = registry.algorithms.load(entry.algorithm or label)
@@ -144,6 +150,7 @@ def _searches(optuna: Any, suite: Suite, spec: TuneSpec, first: Path | None) -> 
                 for key, value in spec.space[label].items()
             }
         else:
+            rate = _usual_rate(kind, entry.__pydantic_extra__, widths)
             space = search_space.default_space(kind, entry.__pydantic_extra__, rate)
         if space:
             sampler = optuna.samplers.TPESampler(seed=derive_seed(0, "tune", label) % 2**32)
@@ -151,6 +158,16 @@ def _searches(optuna: Any, suite: Suite, spec: TuneSpec, first: Path | None) -> 
     if not searches:
         raise UserError("no algorithm of this suite has anything to search; declare it in tune.space")
     return searches
+
+
+def _usual_rate(kind: type[Algorithm], own: Mapping[str, Any], widths: Sequence[int]) -> float:
+    """The learning rate that a label has by itself, over tasks the geometric mean; anything before their widths are known."""
+    from bakeoff.algos.build import parse_config
+    from bakeoff.algos.optimization import starting_rate
+
+    config = parse_config(kind, own)
+    logs = [math.log(starting_rate(config, width)) for width in widths]
+    return math.exp(sum(logs) / len(logs)) if logs else 1e-4
 
 
 def _ask(optuna: Any, search: Search) -> dict[str, Any]:
@@ -202,8 +219,9 @@ def _round(
         run(trial, home)
         for label in document["algorithms"]:
             scores[label] = _score([home / cell.path for cell in trial.cells() if cell.label == label])
-    home.mkdir(parents=True, exist_ok=True)
-    files.write_json(record, {"settings": wanted, "suite": document, "scores": scores})
+    with run_folder.disk_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+        files.write_json(record, {"settings": wanted, "suite": document, "scores": scores})
     return scores
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KEYS = ("run", "task", "label", "algorithm", "seed")
 """Columns that say which cell a row belongs to."""
-_RESERVED = {*KEYS, *METERS, "phase", "step"}
+_RESERVED = {*KEYS, *METERS, "phase", "step", "_entry", ""}
 
 
 class Results:
@@ -90,7 +90,9 @@ class Results:
         """
         wide = self._wide([(i, row) for i, entry in enumerate(self.entries) for row in entry.cell.rows()])
         ids = [*KEYS, "phase", "step", *METERS]
-        tidy = wide.melt(id_vars=ids, var_name="metric", value_name="value").dropna(subset=["value"])
+        # q_learning's own "value" is a metric among others: no column may have the name that pandas is to give another.
+        tidy = wide.melt(id_vars=ids, var_name="metric", value_name="").rename(columns={"": "value"})
+        tidy = tidy.dropna(subset=["value"])
         return tidy.astype({"metric": "category"}).reset_index(drop=True)
 
     @cached_property

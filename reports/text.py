@@ -66,7 +66,7 @@ def one_line(text: str, limit: int = 200) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A number for people: about ``digits`` significant digits, thousands grouped, a true minus sign, ``–`` for none.
 
-    Numbers between 0.001 and 10 keep ``digits`` decimals, so that a column lines up.
+    Numbers below 10 keep ``digits`` decimals, so that a column lines up, unless they would be 0 then.
     """
     if value is None or value != value:
         return "–"
@@ -82,6 +82,8 @@ def number(value: float | None, digits: int = 3) -> str:
         text = f"{size:.2f}"
     elif size == 0 or size >= 10.0**-digits:
         text = f"{size:.{digits}f}"
+    elif size >= 0.001:
+        text = f"{size:.2g}"
     else:
         text = f"{size:.1e}"
     return ("−" if value < 0 and float(text.replace(",", "").replace("∞", "inf")) != 0 else "") + text

@@ -125,7 +125,7 @@ def _frontier_and_cost(ranked: pd.DataFrame) -> list[str]:
         if len(front) == len(ranked):
             sentences.append("All of them are on the reward-KL frontier by their means: more KL, more reward.")
         elif len(front):
-            names = _names(f"{row['label']} ({number(row['kl'], 1)} nats)" for _, row in front.iterrows())
+            names = _names(f"{row['label']} ({number(row['kl'], 2)} nats)" for _, row in front.iterrows())
             sentences.append(f"On the reward-KL frontier by their means (nobody has more reward for less KL): {names}.")
     best = ranked.iloc[0]
     spent = [f"{row['label']} {cost}" for _, row in ranked.iterrows() if (cost := _spent(row))]

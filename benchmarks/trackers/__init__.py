@@ -36,6 +36,15 @@ class TrackedCell:
     """``task/label/seed-k``: unique within a run."""
     config: Mapping[str, Any]
     """Its settings, as ``config.json`` has them."""
+    run: str = ""
+    """Tells the run from others: when and by which command it was begun."""
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> TrackedCell:
+        """A cell of the run with that manifest, which may be damaged."""
+        suite = manifest.get("suite")
+        name = str(suite.get("name", "bakeoff")) if isinstance(suite, dict) else "bakeoff"
+        return cls(name, path, config, f"{manifest.get('created')} {manifest.get('command')}")
 
 
 class Tracker(Protocol):
@@ -69,7 +78,7 @@ def tracker_class(name: str) -> Any:
         raise UserError(f'no tracker "{name}"{did_you_mean(name, BUILT_IN)}; use {known}, or module:Class of your own')
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever somebody's module raises
         raise UserError(f'tracker "{name}" cannot be loaded: {type(error).__name__}: {error}') from error
 
 
@@ -81,7 +90,12 @@ def check(name: str) -> None:
     """
     kind = tracker_class(name)
     if hasattr(kind, "check"):
-        kind.check()
+        try:
+            kind.check()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f'tracker "{name}" cannot be used: {type(error).__name__}: {error}') from error
 
 
 class Tracking:
@@ -105,8 +119,7 @@ class Tracking:
         for _ in Path(self._cell.path).parts:
             run = run.parent
         manifest = files.read_json(run / "manifest.json") or {}
-        suite = str(manifest.get("suite", {}).get("name", "bakeoff"))
-        cell = TrackedCell(suite, relative, files.read_json(self._folder / "config.json") or {})
+        cell = TrackedCell.of(manifest, relative, files.read_json(self._folder / "config.json") or {})
         with untouched_global_randomness():
             for name in self._names:
                 home = run / "trackers" / name.replace(":", "-")

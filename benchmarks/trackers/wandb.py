@@ -30,7 +30,8 @@ class WandB:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb: Any = optional("wandb", "wandb", "the tracker wandb")
         mode = os.environ.get("WANDB_MODE", "offline")
-        identity = hashlib.sha256(f"{folder.absolute()}/{cell.path}".encode()).hexdigest()[:16]
+        # Not the whole path: on another node, or after a move, the run is the same. An export is another than what came live.
+        identity = hashlib.sha256(f"{cell.run}/{folder.parent.name}/{cell.path}".encode()).hexdigest()[:16]
         task, label, seed = cell.path.split("/")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", cell.suite),

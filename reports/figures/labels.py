@@ -42,7 +42,6 @@ def label_line_ends(axes: Axes, ends: Iterable[tuple[str, float, float, str]]) -
         for (y, x, label, color), height in zip(rows, heights, strict=True):
             to_data = axes.transData.inverted().transform
             target, point = to_data((right + 9 * figure.dpi / 72, height)), to_data((x, y))
-            arrow = {"arrowstyle": "-", "color": color, "lw": 0.6, "alpha": 0.7, "shrinkA": 1, "shrinkB": 2}
             far = abs(height - y) > 2 or right - x > 2
             axes.annotate(
                 label_text(label, 26),
@@ -54,10 +53,14 @@ def label_line_ends(axes: Axes, ends: Iterable[tuple[str, float, float, str]]) -
                 va="center",
                 ha="left",
                 annotation_clip=False,
-                arrowprops=arrow if far else None,
+                arrowprops=_leader(color) if far else None,
             )
 
     after_layout(axes, place)
+
+
+def _leader(color: str) -> dict[str, Any]:
+    return {"arrowstyle": "-", "color": color, "lw": 0.6, "alpha": 0.7, "shrinkA": 1, "shrinkB": 2}
 
 
 def one_a_family(points: Iterable[tuple[str, float, float, str]], most: int = 8) -> list[tuple[str, float, float, str]]:
@@ -90,7 +93,10 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) -> None:
-    """Write each label near its point, on the side where it covers the least of points, lines and other labels."""
+    """Write each label near its point, on the side where it covers the least of points, lines and other labels.
+
+    A thin leader joins a label that had to move far.
+    """
     wanted = [point for point in points if np.isfinite(point[1]) and np.isfinite(point[2])]
 
     def place() -> None:
@@ -104,7 +110,7 @@ def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) ->
         for (label, x, y, color), spot in zip(wanted, spots, strict=True):
             text = label_text(label, 28)
             width, height = 5.9 * len(text) * unit, 11 * unit
-            best, best_cost = (8.0, 0.0), math.inf
+            best, best_cost, far = (8.0, 0.0), math.inf, False
             for reach in (8, 16, 28, 42):
                 for dx, dy in ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0.1, 1), (0.1, -1), (1, 0), (-1, 0)):
                     left = spot[0] + dx * reach * unit - (width if dx < 0 else (width / 2 if abs(dx) < 0.5 else 0))
@@ -115,6 +121,7 @@ def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) ->
                     cost = _overlap(box, taken) + 20 * outside + 0.4 * reach * unit
                     if cost < best_cost:
                         best, best_cost = ((left - spot[0]) / unit, (base + height / 2 - spot[1]) / unit), cost
+                        far = reach > 8
             left, middle = spot[0] + best[0] * unit, spot[1] + best[1] * unit
             taken = np.vstack([taken, (left, middle - height / 2, left + width, middle + height / 2)])
             axes.annotate(
@@ -127,6 +134,7 @@ def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) ->
                 fontweight="bold",
                 va="center",
                 bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.7, "pad": 0.4},  # where lines pass behind it
+                arrowprops=_leader(color) if far else None,
             )
 
     after_layout(axes, place)

@@ -30,7 +30,7 @@ def run(
     Args:
         suite: a registered name such as ``"quick"``, a YAML file, or the same as a mapping.
         out: the run folder; made, or gone on with.
-        workers: worker processes; one a core by default.
+        workers: worker processes; by default one a core, or one where tasks are on a GPU.
         seeds: seeds 0 to ``seeds - 1`` instead of the suite's own.
         only: labels to run; all by default.
         overrides: values to change, by dotted key: ``{"budget.reward_queries": 500}``.
@@ -47,9 +47,10 @@ def run(
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.run import run_suite
     from bakeoff.benchmarks.suite_checks import load_suite
+    from bakeoff.benchmarks.suite_file import assigned
     from bakeoff.plugins import loaded
 
-    assignments = [f"{key}={_yaml(value)}" for key, value in (overrides or {}).items()]
+    assignments = [assigned(key, value) for key, value in (overrides or {}).items()]
     with loaded(plugins) as files:
         checked = load_suite(suite, assignments, seeds)
         given = f", plugins={[str(path) for path in plugins]!r}" if plugins else ""
@@ -71,9 +72,3 @@ def load(*folders: str | Path) -> Results:
     from bakeoff.reports.results import Results
 
     return Results.load([Path(folder) for folder in folders])
-
-
-def _yaml(value: Any) -> str:
-    import json
-
-    return json.dumps(value)

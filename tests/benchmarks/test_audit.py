@@ -117,6 +117,15 @@ class AsksAsItAnswers(Fair):
         return policy
 
 
+class AsksAsItIsChosen(Fair):
+    """Asks the reward about ten answers of its own before each evaluation, to choose who answers."""
+
+    def contestant(self) -> Any:
+        rest = {"completion_ids": [[1, 2, 3, 4, 5]] * 10, "prompt_index": [0] * 10}
+        self.envs.rules.reward(prompts=["a b"] * 10, completions=["x"] * 10, **rest)
+        return self.policy
+
+
 def run(
     kind: type[Algorithm], folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> Any:
@@ -135,6 +144,7 @@ def run(
         (AsksTheReward, {"reward_queries": 21}),
         (PlaysElsewhere, {"reward_queries": 12}),
         (BeforeItBegins, {"reward_queries": 5 + 3}),  # three updates, each asked once how far it is; the last not
+        (AsksAsItIsChosen, {"reward_queries": 20}),  # two evaluations
         (SetsBack, {"lowered": 1}),
     ],
 )

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import resource
@@ -13,8 +14,11 @@ import pytest
 
 from bakeoff.benchmarks import files, run_folder
 from bakeoff.benchmarks.executors import Event, Job
+from bakeoff.benchmarks.jobs import Outcome, perform
+from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.run import _record_failure
 from bakeoff.benchmarks.runner import Workshop, run_cell
+from bakeoff.benchmarks.sampling import sample_cell
 from bakeoff.benchmarks.store import Status
 from bakeoff.benchmarks.suite_checks import load_suite
 from bakeoff.cli import main
@@ -126,6 +130,16 @@ def test_whose_folder_it_is(tmp_path: Path) -> None:
     assert load_suite(more["suite"]) == load_suite(suite, seeds=3)
     with pytest.raises(run_folder.RunFolderError, match=r'belongs to another suite \("small"; budget differ\)'):
         run_folder.open_folder(out, load_suite(suite, ["budget.reward_queries=5"]), 1, "command")
+    several = load_suite(suite, ["accelerate.processes=2"])
+    with pytest.raises(run_folder.RunFolderError, match=r"\(\"small\"; accelerate differ\)"):
+        run_folder.open_folder(out, several, 1, "command")
+    files.write_json(out / "manifest.json", {**manifest, "suite": several.document()})
+    with pytest.raises(run_folder.RunFolderError, match=r"\(\"small\"; accelerate differ\)"):  # the other way round
+        run_folder.open_folder(out, suite, 1, "command")
+    files.write_json(out / "manifest.json", manifest)
+    (out / ".incoming-killed").mkdir()
+    run_folder.open_folder(out, suite, 1, "command")
+    assert not (out / ".incoming-killed").exists()
     with run_folder.locked(out), pytest.raises(run_folder.RunFolderError, match="another bakeoff run"):  # noqa: SIM117
         with run_folder.locked(out):
             pass
@@ -282,6 +296,35 @@ def test_a_failure_that_the_worker_could_not_write_is_written(tmp_path: Path) ->
     assert (found.status, found.error, found.seconds) == ("failed", "OSError: no space left", 3.0)
 
 
+def test_a_cell_whose_worker_died_as_it_ended_is_not_run_again(workshop: Workshop, tmp_path: Path) -> None:
+    (cell,) = [cell for cell in load_suite(write(tmp_path)).cells() if cell.label == "reference" and cell.seed == 0]
+    message = {"job": "cell", "cell": cell.to_json(), "checkpoint_every": 60.0, "trackers": []}
+    job, folder = Job("a cell", message, "a", attempts=1, retries=1), tmp_path / cell.path
+
+    def work() -> Outcome:
+        return perform(message, tmp_path, workshop, lambda *a, **k: None, lambda: False)
+
+    assert work().kind == "done"
+    before = (folder / "metrics.jsonl").stat().st_mtime_ns
+    died = {"error": "its worker process died", "died": True}
+    assert _record_failure(Event("retry", job, died), folder).kind == "retry"  # it is handed out again
+    assert Status.read(folder).is_done(folder)
+    again = work()
+    assert (again.kind, again.details["seconds"]) == ("done", Status.read(folder).seconds)
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+    assert _record_failure(Event("failed", job, died), folder).kind == "done"
+
+
+def test_progress_counts_each_run_by_itself() -> None:
+    display = Display(io.StringIO())
+    job = Job("a cell", {}, "a")
+    for _ in range(2):
+        with display.showing(1, 0):
+            display.show(Event("started", job))
+            display.show(Event("failed", job, {"error": "no"}))
+            assert (display._ended, display._ended_here, display._failed) == (1, 1, 1)
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [{**row, "seconds": None} for row in files.read_rows(folder / "metrics.jsonl")]
 
@@ -322,7 +365,9 @@ def test_interrupted_and_gone_on_with(number: int, workshop: Workshop, tmp_path:
     assert not (cell_folder / "checkpoint").exists()
 
 
-def test_sample(workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (this,) = [cell for cell in load_suite(write(tmp_path)).cells() if cell.label == "reference"]
     folder = tmp_path / "run" / this.path
     run_cell(this, folder, workshop)
@@ -333,6 +378,10 @@ def test_sample(workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert outputs[0] == outputs[1] != outputs[2]
     assert len(outputs[0].splitlines()) == 5
     assert all(line.startswith("a b") for line in outputs[0].splitlines())
+    shutil.copytree(folder, tmp_path / "copy")  # away from its run
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "absolute", lambda self: Path("/copy"))
+        assert sample_cell(tmp_path / "copy", "a b", 2, max_new_tokens=5).texts
     assert main(["sample", str(folder), "--prompt", "a b", "--temperature", "0"]) == 2
     assert "--temperature must be above 0" in capsys.readouterr().err
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from bakeoff import randomness
 from bakeoff.algos.build import build
-from bakeoff.benchmarks import evaluation, text_metrics
+from bakeoff.benchmarks import text_metrics
 from bakeoff.benchmarks.evaluation import Evaluator, evaluation_rows
 from bakeoff.benchmarks.runner import Workshop
 from bakeoff.envs.meter import Budget
@@ -101,13 +102,13 @@ def test_evaluation_leaves_meter_and_generators_alone(task) -> None:
     algorithm.update()
     before = algorithm.meter_state = algorithm.envs.meter.snapshot(), algorithm.rng.get_state().clone()
     torch.manual_seed(5)
-    random_before = evaluation.global_randomness()
+    random_before = randomness.global_randomness()
     with algorithm.envs.meter.pause():
         Evaluator(task, 16, 2, 1, 2).evaluate(algorithm.contestant())
     assert algorithm.envs.meter.snapshot() == before[0]
     assert torch.equal(algorithm.rng.get_state(), before[1])
-    assert torch.equal(evaluation.global_randomness()["torch"], random_before["torch"])
-    assert np.array_equal(evaluation.global_randomness()["numpy"][1], random_before["numpy"][1])
+    assert torch.equal(randomness.global_randomness()["torch"], random_before["torch"])
+    assert np.array_equal(randomness.global_randomness()["numpy"][1], random_before["numpy"][1])
 
 
 def test_log_ratios_are_those_of_the_contestant_to_the_reference(task) -> None:

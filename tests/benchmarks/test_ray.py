@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bakeoff.benchmarks import files
 from bakeoff.benchmarks.executors import Event, Interrupted, Job
-from bakeoff.benchmarks.ray_executor import Mailbox, RayExecutor, pack, unpack
+from bakeoff.benchmarks.ray_executor import Mailbox, RayExecutor, _Board, pack, unpack
 from bakeoff.benchmarks.run import run_suite
 from bakeoff.benchmarks.suite_checks import load_suite
 from bakeoff.benchmarks.suite_parts import RaySpec
@@ -223,3 +224,53 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--executor ray needs the package ray; pip install 'bakeoff\[ray\]'"):
         RayExecutor(RaySpec(), 1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_is_started_here_has_room_for_a_cell(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    with pytest.raises(
+        UserError, match=r"ray\.gpus: a cell asks for 2000 GPUs, and this machine has \d+; ask for fewer"
+    ):
+        RayExecutor(RaySpec(gpus=2000.0), 1, 1)
+    assert not ray.is_initialized()
+    document = {**SUITE, "algorithms": {"reference": {}}, "seeds": 1, "ray": {"cpus": 1.4}}
+    assert not run_suite(load_suite(document), tmp_path, executor="ray", workers=1).failed
+
+
+def test_what_ray_starts_again_takes_no_retry() -> None:
+    """A cell whose node dies once, and that then raises, has its one retry left."""
+    job = Job("cell", {"folder": ".", "job": "check"}, "exact", retries=1)
+    letters = {1: [(1, "started", {}), (1, "started", {})], 2: [(2, "started", {})]}
+    heard: list[str] = []
+    made: list[int] = []
+
+    class Call:
+        def __init__(self, answer: Any) -> None:
+            self._answer = answer
+
+        def remote(self, *given: Any) -> Any:
+            return self._answer()
+
+    class FakeRay:
+        exceptions = SimpleNamespace(RayError=ConnectionError)
+
+        def get(self, value: Any) -> Any:
+            return ("failed", {"error": "it raised"}, None) if isinstance(value, str) else value
+
+        def wait(self, references: list[str], **options: Any) -> tuple[list[str], list[str]]:
+            return references, []
+
+    mailbox = SimpleNamespace(empty=Call(lambda: letters.pop(made[-1], [])), drop=Call(lambda: None))
+
+    def submit(number: int, job: Job) -> str:
+        made.append(number)
+        return f"reference {number}"
+
+    board = _Board(FakeRay(), mailbox, submit, lambda event: heard.append(event.kind), False)
+    board.submit(job)
+    while board.running:
+        board.look(0.0)
+    assert made == [1, 2]
+    assert heard == ["started", "retry", "started", "retry", "started", "failed"]

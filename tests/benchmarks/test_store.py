@@ -123,6 +123,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage: Any, tmp_path:
     store = CellStore(tmp_path)
     assert store.resume()["at"] == 2
     assert steps_of(tmp_path) == [1, 2]
+    assert [path.name for path in home.iterdir()] == ["000000002"]
     damage(home / "000000002")
     assert store.resume() is None
     store.close()
@@ -138,6 +139,50 @@ def test_a_checkpoint_ahead_of_its_rows_is_passed_over(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
     assert store.resume() is None
     store.close()
+
+
+def test_a_checkpoint_that_was_passed_over_is_never_taken_up(tmp_path: Path) -> None:
+    """Rows that are written again may be shorter or longer, and its lengths cut through them."""
+    store = CellStore(tmp_path)
+    rows(store, 1)
+    store.save_checkpoint(1, {"at": 1})
+    rows(store, 2)
+    store.save_checkpoint(2, {"at": 2})
+    store.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    store = CellStore(tmp_path)
+    assert store.resume() == {"at": 1}
+    store.append_metrics(2, "train", {"reward_queries": 2.000000001}, {"x": 2 / 3})
+    rows(store, 3)
+    store.close()
+    store = CellStore(tmp_path)
+    assert store.resume() == {"at": 1}
+    assert steps_of(tmp_path) == [1]
+    store.close()
+
+
+def test_what_another_writer_left_while_one_waited_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock(file: Any, seconds: float) -> None:
+        (tmp_path / "chains.jsonl").write_text('{"step": 1}\n')
+
+    monkeypatch.setattr(files, "lock", lock)
+    store = CellStore(tmp_path)
+    assert store.resume() is None
+    store.close()
+    assert (tmp_path / "chains.jsonl").read_text() == ""
+
+
+def test_files_are_closed_where_they_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = CellStore(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            store.close()
+    CellStore(tmp_path).close()  # it holds the lock no longer
 
 
 def test_a_failed_checkpoint_leaves_the_last_one(tmp_path: Path) -> None:

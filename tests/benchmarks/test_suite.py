@@ -1,6 +1,7 @@
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from bakeoff import registry
 from bakeoff.benchmarks import suite_file
 from bakeoff.benchmarks.suite import Suite, select
 from bakeoff.benchmarks.suite_checks import checked, load_suite
-from bakeoff.benchmarks.suite_file import SuiteError
+from bakeoff.benchmarks.suite_file import SuiteError, assigned, from_mapping, override
 from bakeoff.errors import BakeoffError, NotFoundError
 
 GOOD = """\
@@ -217,6 +218,15 @@ def test_overrides() -> None:
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
         "--set nonsense", "--set seeds.x=1", "--set budget=[", "--set budget.reward_querys=5",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["🎉 ü", "a: b", None, True, 1e-3, [1, 2], {"a": "#"}, ""])
+def test_an_assignment_reads_back_as_its_value(value: Any) -> None:
+    data = from_mapping({"key": 0})
+    override(data, [assigned("key", value)])
+    assert data.values == {"key": value}
+    assert not data.problems
+    assert assigned("key", Path("a") / "b") == 'key="a/b"'
 
 
 def test_lists_take_overrides_as_well() -> None:

@@ -13,6 +13,7 @@ from bakeoff.benchmarks.runner import Stopped, Workshop, run_cell
 from bakeoff.benchmarks.store import Status
 from bakeoff.cli import main
 from bakeoff.errors import UserError
+from bakeoff.reports.results import Results
 
 CELL = Cell(
     "exact", "exact", {}, "ppo", "ppo", {"batch_size": 16}, 0, {"reward_queries": 48},
@@ -159,3 +160,33 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match='tracker "os:nothing" cannot be loaded: AttributeError'):
         trackers.check("os:nothing")
     assert os.environ.get("WANDB_MODE") != "online"
+
+
+def test_a_module_that_breaks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_tracker.py").write_text("1 / 0\n")
+    (tmp_path / "unready_tracker.py").write_text(
+        "class T:\n    @staticmethod\n    def check():\n        raise RuntimeError('no key')\n"
+    )
+    with pytest.raises(UserError, match=r'tracker "broken_tracker:T" cannot be loaded: ZeroDivisionError: division'):
+        trackers.check("broken_tracker:T")
+    with pytest.raises(UserError, match=r'tracker "unready_tracker:T" cannot be used: RuntimeError: no key'):
+        trackers.check("unready_tracker:T")
+
+
+def test_an_export_that_breaks_is_one_line_and_closes(mine: str, workshop: Workshop, tmp_path: Path) -> None:
+    make_run(tmp_path, workshop)
+    with pytest.raises(UserError, match="tracker raises, cell exact/ppo/seed-0: RuntimeError: no connection"):
+        exporting._curves(Results.load(tmp_path), "raises", tmp_path)
+    assert TOLD[-1][0] == "close"
+
+
+def test_a_run_is_told_from_others_wherever_it_lies() -> None:
+    manifest = {
+        "suite": {"name": "quick"},
+        "created": "2026-01-02T03:04:05+00:00",
+        "command": "bakeoff run quick --out a",
+    }
+    cell = trackers.TrackedCell.of(manifest, "exact/ppo/seed-0", {})
+    assert (cell.suite, cell.run) == ("quick", "2026-01-02T03:04:05+00:00 bakeoff run quick --out a")
+    assert trackers.TrackedCell.of({"suite": []}, "exact/ppo/seed-0", {}).suite == "bakeoff"

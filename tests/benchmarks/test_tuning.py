@@ -174,3 +174,76 @@ def test_what_a_plugin_file_brings_is_tuned(
     assert "bakeoff run tuning/tuned.yaml --out tuning/run --plugin mine.py" in capsys.readouterr().out
     assert [json.loads(line)["label"] for line in Path("tuning/trials.jsonl").read_text().splitlines()] == ["mine"] * 2
     assert files.read_json(Path("tuning/trials/0001/manifest.json"))["plugins"][0]["path"] == str(plugin)
+
+
+def test_the_range_of_the_learning_rate_lies_around_the_labels_own() -> None:
+    from bakeoff.benchmarks.tuning import _usual_rate
+
+    ppo, sb3 = registry.algorithms.load("ppo"), registry.algorithms.load("sb3_dqn")
+    whole = _usual_rate(ppo, {}, [128])
+    assert whole == pytest.approx(2e-3 * (32 / 128) ** 1.5)
+    assert _usual_rate(ppo, {"trainable": "lora"}, [128]) == pytest.approx(10 * whole)
+    assert _usual_rate(ppo, {}, [32, 128]) == pytest.approx((2e-3 * whole) ** 0.5)  # the geometric mean
+    assert _usual_rate(sb3, {}, [128]) == pytest.approx(sb3.Config().learning_rate)
+
+
+def test_a_search_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bakeoff.benchmarks import tuning
+
+    suite = load_suite({**SUITE, "algorithms": {"best_of_n": {"batch_size": 16}}, "tune": {"trials": 1}})
+    home = tmp_path / "trials" / "0000"
+    home.mkdir(parents=True)
+    files.write_json(home / "manifest.json", {"machine": {"threads_per_cell": 7}})
+    seen: list[int] = []
+
+    def make_executor(name: str, suite: Any, threads: int, workers: int | None) -> Any:
+        seen.append(threads)
+        raise UserError("enough")
+
+    monkeypatch.setattr(tuning, "make_executor", make_executor)
+    with pytest.raises(UserError, match="enough"):
+        tune(suite, tmp_path, workers=1)
+    assert seen == [7]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = load_suite({**SUITE, "algorithms": {"best_of_n": {"batch_size": 16}}, "tune": {"trials": 1}})
+    real = files.write_json
+
+    def full(path: Path, value: Any) -> None:
+        if path.name == "scores.json":
+            raise OSError(28, "No space left on device", str(path))
+        real(path, value)
+
+    monkeypatch.setattr(files, "write_json", full)
+    with pytest.raises(UserError, match=r"scores\.json: No space left on device; what is done is kept"):
+        tune(suite, tmp_path, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("space", "problem"),
+    [
+        (
+            {"clip": {"low": 0.1, "high": 0.3, "step": 2}},
+            'unknown key "step" in tune.space.ppo.clip; keys are low, high, log',
+        ),
+        ({"learning_rate": {"low": 0.1}}, 'key "tune.space.ppo.learning_rate.high" is missing'),
+        ({"clip": {"low": "x", "high": 1}}, "tune.space.ppo.clip.low: should be a number, got 'x'"),
+        ({"clip": [{"a": 1}]}, "tune.space.ppo.clip.0: should be text, a number, true or false, got {'a': 1}"),
+        ({"clip": []}, "tune.space.ppo.clip: should not be empty, got []"),
+        ({"clip": 3}, "tune.space.ppo.clip: should be a mapping of keys to values, got 3"),
+    ],
+)
+def test_a_space_of_the_wrong_shape(space: Any, problem: str) -> None:
+    document = {**SUITE, "tune": {"space": {"ppo": space}}}
+    with pytest.raises(SuiteError) as caught:
+        load_suite(document)
+    assert caught.value.problems == [f"suite: {problem}"]
+
+
+def test_a_space_for_what_is_no_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = registry.Registry.load
+    monkeypatch.setattr(registry.Registry, "load", lambda self, name: print if name == "ppo" else real(self, name))
+    with pytest.raises(SuiteError, match="is no subclass of Algorithm") as caught:
+        load_suite(SUITE)
+    assert len(caught.value.problems) == 1

@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+from bakeoff.benchmarks.suite_checks import load_suite
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
@@ -19,3 +21,9 @@ def test_the_settings_page_is_up_to_date() -> None:
 def test_the_readme_shows_the_example_that_is_tested() -> None:
     example = (ROOT / "examples" / "sb3_ppo.py").read_text(encoding="utf-8").split("\n\n", 1)[1].strip()
     assert f"```python\n{example}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_pages_say_how_many_cells_a_suite_has() -> None:
+    for suite, page in (("overoptimisation", "reward-hacking.md"), ("frontier", "preference-optimisation.md")):
+        cells = len(load_suite(suite).cells())
+        assert f"{cells} cells" in (DOCS / page).read_text(encoding="utf-8"), (suite, cells)

@@ -454,3 +454,12 @@ def test_the_command(player_file: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "FAILED  settings  bonus: no line of help" in capsys.readouterr().out
     assert main(["check", "ppoo"]) == 2
     assert 'no algorithm "ppoo"; did you mean "ppo"?' in capsys.readouterr().err
+
+
+def test_a_class_without_a_file_tells_its_error() -> None:
+    """As one that was written in a notebook."""
+    nowhere = type("Nowhere", (Crashes,), {"__module__": "a_notebook"})
+    report = check_algorithm(nowhere, only=["repeats"])
+    (found,) = report.checks
+    assert found.outcome == "failed"
+    assert "ZeroDivisionError: one line (test_testing.py:" in str(found.reason)

@@ -46,6 +46,18 @@ def test_the_tidy_frame_has_one_row_a_number(results):
     assert not frame["value"].isna().any()
 
 
+def test_a_metric_may_have_any_name(synthetic, tmp_path):
+    """Q-learning reports its `value`, and a plugin whatever it likes; none may take the place of a column."""
+    names = ("value", "metric", "seed", "step", "_entry", "seconds", "loss")
+    synthetic.write_cell(tmp_path, "t", "q", 0, final=dict(zip(names, range(1, 8), strict=True)))
+    synthetic.write_manifest(tmp_path, suite={"name": "s"}, planned=[("t", "q", 0)], tasks={})
+    frame = Results.load(tmp_path).frame
+    last = frame[(frame["phase"] == "eval") & (frame["step"] == 40)]
+    told = {name.removeprefix("metrics."): value for name, value in zip(last["metric"], last["value"], strict=True)}
+    assert told == dict(zip(names, range(1, 8), strict=True))
+    assert set(frame["seed"]) == {0}
+
+
 def test_samples_keep_what_was_stored(results, synthetic):
     samples = results.samples
     assert {"run", "task", "label", "seed", "step", "prompt", "completion", "proxy", "kl", "win"} <= set(samples)

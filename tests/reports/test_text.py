@@ -35,6 +35,10 @@ def test_numbers_for_people(value, text):
     assert number(value) == text
 
 
+def test_fewer_digits_do_not_turn_into_powers_of_ten():
+    assert [number(value, 1) for value in (0.073, 0.0014, 0.26, 0.0001)] == ["0.073", "0.0014", "0.3", "1.0e-04"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(950, "950"), (12_300, "12.3k"), (4_560_000, "4.56M"), (0.5, "0.5"), (None, "–")]
 )

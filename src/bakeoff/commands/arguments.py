@@ -1,7 +1,6 @@
 """What several commands read from an argument."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,9 @@ def add_executor(parser: Any) -> None:
     parser.add_argument(
         "--ray-address", metavar="ADDR", help="a running cluster, such as auto; without it one is started here"
     )
-    parser.add_argument("--workers", metavar="N", type=positive, help="cells at once (default: one a core)")
+    parser.add_argument(
+        "--workers", metavar="N", type=positive, help="cells at once (default: one a core; one on a GPU)"
+    )
 
 
 def ray_address(options: argparse.Namespace) -> list[str]:
@@ -51,4 +52,6 @@ def ray_address(options: argparse.Namespace) -> list[str]:
     """
     if options.ray_address is not None and options.executor != "ray":
         raise UserError("--ray-address is Ray's; add --executor ray, or leave it out")
-    return [] if options.ray_address is None else [f"ray.address={json.dumps(options.ray_address)}"]
+    from bakeoff.benchmarks.suite_file import assigned
+
+    return [] if options.ray_address is None else [assigned("ray.address", options.ray_address)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -54,10 +53,11 @@ def execute(options: argparse.Namespace) -> int:
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.run import run_suite
     from bakeoff.benchmarks.suite_checks import load_suite
+    from bakeoff.benchmarks.suite_file import assigned
     from bakeoff.plugins import loaded
 
     given = ray_address(options)
-    given += [f"trackers={json.dumps(options.track)}"] if options.track else []
+    given += [assigned("trackers", options.track)] if options.track else []
     with loaded(options.plugins) as plugins:
         suite = load_suite(options.suite, [*options.overrides, *given], options.seeds)
         with interruptible():

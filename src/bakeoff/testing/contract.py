@@ -417,5 +417,8 @@ def told(error: BaseException, kind: type) -> str:
     if not isinstance(error, BakeoffError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getfile(kind)] or frames
+    file = None
+    with contextlib.suppress(TypeError, OSError):  # a class from a notebook may have no file
+        file = inspect.getfile(kind)
+    own = [frame for frame in frames if frame.filename == file] or frames
     return f"{text} ({Path(own[-1].filename).name}:{own[-1].lineno})"
