@@ -149,7 +149,7 @@ def _choices(choices: Sequence[Mapping[str, Any]], judge: str) -> tuple[list[str
     def right(row: Mapping[str, Any]) -> float:
         first, second = _score(row, judge, "first"), _score(row, judge, "second")
         preference = row.get("preference")
-        if not isinstance(preference, float) or not first - second:
+        if not isinstance(preference, float) or first == second or np.isnan(first - second):
             return np.nan
         return float((preference > 0.5) == (first > second)) if preference != 0.5 else 0.5
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bakeoff import registry
 from bakeoff.reports.store_reader import StoredCell, StoredRun
 
 
@@ -32,9 +34,9 @@ def family(label: str) -> str:
 def name_entries(runs: Sequence[StoredRun]) -> tuple[list[Entry], dict[str, Mapping[str, Any]]]:
     """Name every cell of every run, and return what is known of each task under its display name.
 
-    Runs are merged where that is sound: the same task (settings, model, beta, length) keeps one name, and a label keeps
-    one name across runs when algorithm, settings and budget agree and no seed occurs twice. Anything else gets its
-    run's name in brackets, so nothing is averaged that differs.
+    Runs are merged where that is sound: the same task (settings, prompts, model, beta, length) keeps one name, and a label keeps
+    one name across runs when algorithm, settings and budget agree and no seed occurs twice. What a plugin file brought is the
+    same where the file's text is. Anything else gets its run's name in brackets, so nothing is averaged that differs.
     """
     names = _unique([run.name for run in runs])
     task_names = _name_tasks(runs, names)
@@ -42,10 +44,10 @@ def name_entries(runs: Sequence[StoredRun]) -> tuple[list[Entry], dict[str, Mapp
     for run, name in zip(runs, names, strict=True):
         for cell in run.cells:
             infos.setdefault(task_names[name, cell.task], run.tasks.get(cell.task, {}))
-    groups: dict[tuple[str, str], dict[str, list[StoredCell]]] = {}
+    groups: dict[tuple[str, str], dict[str, list[tuple[StoredRun, StoredCell]]]] = {}
     for run, name in zip(runs, names, strict=True):
         for cell in run.cells:
-            groups.setdefault((task_names[name, cell.task], cell.label), {}).setdefault(name, []).append(cell)
+            groups.setdefault((task_names[name, cell.task], cell.label), {}).setdefault(name, []).append((run, cell))
     clashing = {label for (_, label), by_run in groups.items() if not _mergeable(by_run)}
     entries = [
         Entry(
@@ -71,29 +73,48 @@ def _name_tasks(runs: Sequence[StoredRun], names: Sequence[str]) -> dict[tuple[s
 
 def _task_identity(run: StoredRun, task: str) -> str:
     info = run.tasks.get(task, {})
-    settings = next((cell.config.get("task_settings") for cell in run.cells if cell.task == task and cell.config), None)
-    facts = [settings, *(info.get(key) for key in ("kl_coef", "max_new_tokens", "proxy", "gold", "model"))]
+    config: Mapping[str, Any] = next((cell.config for cell in run.cells if cell.task == task and cell.config), {})
+    settings = config.get("task_settings")
+    facts = [settings, *(info.get(key) for key in ("kl_coef", "max_new_tokens", "proxy", "gold", "model", "inputs"))]
+    facts.append(_brought(run, "tasks", config.get("task_name")))
+    for judge in ("reward", "gold"):
+        facts.append(_brought(run, "rewards", settings.get(judge) if isinstance(settings, dict) else None))
     return json.dumps(facts, sort_keys=True, default=str)
 
 
-def _mergeable(by_run: Mapping[str, Sequence[StoredCell]]) -> bool:
+def _brought(run: StoredRun, kind: str, name: Any) -> list[str]:
+    """The sums of a run's plugin files, one of which has brought what is not installed; none where it is."""
+    if not isinstance(name, str) or ":" in name or name in registry.REGISTRIES[kind].names():
+        return []
+    plugins = run.manifest.get("plugins")
+    return sorted(str(plugin.get("sha256")) for plugin in plugins or () if isinstance(plugin, dict))
+
+
+def _mergeable(by_run: Mapping[str, Sequence[tuple[StoredRun, StoredCell]]]) -> bool:
     if len(by_run) == 1:
         return True
     cells = [cell for group in by_run.values() for cell in group]
     identities = {
         json.dumps(
-            [cell.algorithm, cell.config.get("settings"), cell.config.get("budget")], sort_keys=True, default=str
+            [
+                cell.algorithm,
+                cell.config.get("settings"),
+                cell.config.get("budget"),
+                _brought(run, "algorithms", cell.algorithm),
+            ],
+            sort_keys=True,
+            default=str,
         )
-        for cell in cells
+        for run, cell in cells
         if cell.config
     }
-    return len(identities) <= 1 and len({cell.seed for cell in cells}) == len(cells)
+    return len(identities) <= 1 and len({cell.seed for _, cell in cells}) == len(cells)
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    unique = []
+    unique: list[str] = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        free = (other for other in numbered if other not in names and other not in unique)
+        unique.append(next(free) if name in unique else name)
     return unique

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from bakeoff.reports.gold_curves import HEAD, table_rows
 from bakeoff.reports.html import environment
+from bakeoff.reports.markdown import table
 from bakeoff.reports.sections import Section
-from bakeoff.reports.text import visible
 
 if TYPE_CHECKING:
     from bakeoff.reports.results import Results
@@ -21,6 +21,4 @@ def gold_section(results: Results, task: str) -> Section | None:
     if not rows:
         return None
     html = environment().get_template("gold.html").render(head=HEAD, rows=rows)
-    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
-    lines += ["| " + " | ".join(visible(cell).replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return Section("Gold over distance from the reference", Markup(html), [*lines, ""])
+    return Section("Gold over distance from the reference", Markup(html), table(HEAD, rows))

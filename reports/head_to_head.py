@@ -62,10 +62,13 @@ def head_to_head(results: Results, task: str) -> HeadToHead | None:
 def _head_to_head(results: Results, task: str) -> HeadToHead | None:
     rows = final_samples(results, task)
     judge = "gold" if rows["gold"].notna().any() else "proxy"
-    rows = rows.dropna(subset=[judge])
-    place = rows.groupby(["run", "label", "seed"], observed=True, sort=False).cumcount()
-    matched = rows.assign(place=place).pivot_table(
-        index=["seed", "place", "prompt"], columns="label", values=judge, observed=True, aggfunc="first"
+    place = rows.groupby(
+        ["run", "label", "seed"], observed=True, sort=False
+    ).cumcount()  # of those without a score, too
+    matched = (
+        rows.assign(place=place)
+        .dropna(subset=[judge])
+        .pivot_table(index=["seed", "place", "prompt"], columns="label", values=judge, observed=True, aggfunc="first")
     )
     labels = [label for label in results.labels(task) if label in matched]
     if len(labels) < 2:

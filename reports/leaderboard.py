@@ -104,6 +104,8 @@ def _row(results: Results, task: str, label: str, metric: str) -> dict[str, obje
     row |= {"mean": mean.value, "mean_low": mean.low, "mean_high": mean.high}
     row |= {"iqm": iqm.value, "iqm_low": iqm.low, "iqm_high": iqm.high}
     row["sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
+    if metric in final:  # the same seeds in every column: one that ended without a finite score is in no mean
+        final = final[np.isfinite(final[metric].to_numpy(dtype=np.float64))]
     for name in (*DETAILS, *METERS):
         column = best_column(final, name)
         row[name] = float(final[column].mean()) if column in final else np.nan

@@ -26,7 +26,7 @@ def render(page: Page) -> str:
     if page.over_tasks:
         lines += ["## Over all tasks with a normalised score", ""]
         head = ["contestant", "tasks", "seeds", "IQM (95 % interval)", "optimality gap"]
-        lines += _table(
+        lines += table(
             head,
             (
                 [
@@ -65,16 +65,16 @@ def _task(view: TaskView) -> list[str]:
         ]
         for row in view.rows
     )
-    lines += _table(head, rows)
+    lines += table(head, rows)
     if view.costs:
         lines += ["What one run spent (mean over seeds):", ""]
-        lines += _table(
+        lines += table(
             ["contestant", *(COST_TITLES[name] for name in view.costs)],
             ([row["label"], *row["costs"].values()] for row in view.rows),
         )
     if view.versus:
         lines += [f"{_inline(view.versus[0]['label'])} against each other contestant:", ""]
-        lines += _table(
+        lines += table(
             ["against", "difference (95 % interval, Welch)", "p (Holm)", "probability of improvement (95 % interval)"],
             (
                 [
@@ -88,14 +88,14 @@ def _task(view: TaskView) -> list[str]:
         )
     if view.duels:
         lines += [f"Final answers to the same stored prompts, judged by {view.duels.judge}, ties one half:", ""]
-        lines += _table(
+        lines += table(
             ["contestant", "rating (Bradley-Terry log-odds)", "win rate over all others", "pairs of answers"],
             ([row["label"], number(row["rating"], 2), number(row["rate"], 2), row["games"]] for row in view.duels.rows),
         )
     for figure in view.figures:
         lines += [f"![{figure.title}]({figure.file})", "", figure.caption, ""]
     if view.measures.rows:
-        lines += ["### Further measures", "", *_table(["contestant", *view.measures.names], view.measures.rows)]
+        lines += ["### Further measures", "", *table(["contestant", *view.measures.names], view.measures.rows)]
     for chains in view.chains:
         lines += _chains(chains)
     if view.cards:
@@ -110,7 +110,7 @@ def _task(view: TaskView) -> list[str]:
 def _chains(view: ChainView) -> list[str]:
     lines = [f"### What {_inline(view.label)} wrote on its way", ""]
     lines += [*(f"- {_inline(fact)}" for fact in view.facts), *(f"- **{_inline(bad)}**" for bad in view.warnings), ""]
-    lines += _table(view.head, view.rows) if view.rows else []
+    lines += table(view.head, view.rows) if view.rows else []
     for card in view.cards:
         lines += ["Prompt:", "", *_fence(card.prompt.shown), "", "Before:", "", *_fence(card.response.shown), ""]
         for principle, critique, revision, _ in card.rounds:
@@ -136,13 +136,13 @@ def _provenance(page: Page) -> list[str]:
     lines = ["## Cells", ""]
     if page.unfinished:
         lines += ["Not in any average:", ""]
-        lines += _table(
+        lines += table(
             ["task", "contestant", "seed", "status", "why"],
             ([c.task, c.label, c.seed, c.status, one_line(c.error)] for c in page.unfinished),
         )
     else:
         lines += [f"All {page.planned} planned cells have finished.", ""]
-    lines += _table(
+    lines += table(
         ["task", "contestant", "seed", "score", "at step", "folder"],
         (
             [cell.task, cell.label, cell.seed, number(cell.score, 4), count(cell.step), cell.path]
@@ -163,7 +163,8 @@ def _provenance(page: Page) -> list[str]:
     return lines
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a table, whatever its cells hold, and an empty one."""
     lines = ["| " + " | ".join(_inline(cell) for cell in head) + " |", "|" + " --- |" * len(head)]
     lines += ["| " + " | ".join(_inline(str(cell)) for cell in row) + " |" for row in rows]
     return [*lines, ""]

@@ -81,6 +81,8 @@ class SeedFit(NamedTuple):
             return f"the form does not describe these data (R² {number(self.r_squared)})"
         if not self.fit.b > 0:
             return "no turn: gold does not bend down"
+        if not self.fit.peak > 0:
+            return "gold falls from the reference on"
         sure = "" if self.b.low > 0 else "; with other seeds there might be no turn"
         if np.isnan(self.b.low):
             sure = "; one seed, no interval"
@@ -124,7 +126,7 @@ def fit_gold(distance: ArrayLike, gain: ArrayLike, form: Form) -> GoldFit:
     peak = float(_peaks(np.array([[a, b]]), form)[0])
     if np.isinf(peak):
         return GoldFit(form, a, b, peak, np.inf)
-    return GoldFit(form, a, b, peak, a**2 / (4 * b) if form == "quadratic" else b * peak)
+    return GoldFit(form, a, b, peak, b * peak**2 if form == "quadratic" else b * peak)
 
 
 def fit_over_seeds(
@@ -159,11 +161,7 @@ def measured_turn(curves: Sequence[Curve]) -> Turn | None:
     curves = [_finite(curve) for curve in curves]
     if not curves or min(len(curve.gain) for curve in curves) < 2:
         return None
-    length = max(len(curve.gain) for curve in curves)
-    distance_SK, gain_SK = (
-        np.stack([np.concatenate([row, np.full(length - len(row), row[-1])]) for row in rows])
-        for rows in zip(*curves, strict=True)
-    )
+    distance_SK, gain_SK = (of_equal_length(rows) for rows in zip(*curves, strict=True))
     peak = int(gain_SK.mean(0).argmax())
     falls = []
     for seed in range(len(curves)):
@@ -182,6 +180,12 @@ def measured_turn(curves: Sequence[Curve]) -> Turn | None:
     )
 
 
+def of_equal_length(rows: Sequence[Array]) -> Array:
+    """Curves of different lengths, shape (K_s, ...) each, as one array (S, K, ...): a shorter one stays at its last value."""
+    length = max(map(len, rows))
+    return np.stack([np.concatenate([row, np.repeat(row[-1:], length - len(row), axis=0)]) for row in rows])
+
+
 def _refits(curves: Sequence[Curve], form: Form, rng: np.random.Generator, resamples: int) -> Array:
     """a, b and the peak with seeds drawn again, shape (resamples, 3); least squares needs no more of a seed than its
     normal equations, and those of several add up."""
@@ -198,11 +202,11 @@ def _refits(curves: Sequence[Curve], form: Form, rng: np.random.Generator, resam
 
 
 def _peaks(coefficients_K2: Array, form: Form) -> Array:
-    """The d at which gold is highest, for each a and b, shape (K,); infinite where b <= 0."""
+    """The d at which gold is highest, for each a and b, shape (K,); infinite where b <= 0, and never below 0."""
     a, b = coefficients_K2.T
     ratio = np.divide(a, b, out=np.full_like(a, np.inf), where=b > 0)
     if form == "quadratic":
-        return np.asarray(ratio / 2)
+        return np.asarray(np.maximum(ratio, 0) / 2)
     return np.where(b > 0, np.exp(np.minimum(ratio - 1, 700)), np.inf)
 
 

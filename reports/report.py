@@ -119,7 +119,8 @@ def write_report(
     for name, content in files.items():
         _write(folder / name, content)
     for old in (folder / "figures").glob("*.*"):  # of an earlier report; a stale figure would mislead
-        if old.suffix in (".svg", ".png") and f"figures/{old.name}" not in files:
+        ours = old.suffix in (".svg", ".png") and old.name.partition("-")[0] in FIGURES
+        if ours and f"figures/{old.name}" not in files:
             old.unlink(missing_ok=True)
     return folder / "index.html"
 

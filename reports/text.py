@@ -93,10 +93,11 @@ def count(value: float | None) -> str:
     """A count for people: 950, 12.3k, 4.56M; ``–`` for none."""
     if value is None or value != value:
         return "–"
+    rounded = float(f"{value:.3g}")
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            scaled = value / size
-            return f"{scaled:.3g}{unit}" if abs(scaled) < 1000 else f"{scaled:,.0f}{unit}"
+        if abs(rounded) >= size:
+            scaled = rounded / size
+            return f"{scaled:.3g}{unit}" if abs(scaled) < 1000 else f"{value / size:,.0f}{unit}"
     return f"{value:.3g}" if abs(value) < 1 or value != int(value) else f"{value:.0f}"
 
 

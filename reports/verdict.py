@@ -162,7 +162,7 @@ def settings_of(results: Results, label: str) -> Mapping[str, Any] | None:
     if not isinstance(algorithms, dict) or base not in algorithms:
         return None
     own = algorithms[base] if isinstance(algorithms[base], dict) else {}
-    chosen = {key: value for key, value in own.items() if key != "algorithm" and value is not None}
+    chosen = {key: value for key, value in own.items() if key != "algorithm"}
     for part in point.rstrip("]").split(",") if point else []:
         key, _, value = part.partition("=")
         chosen[key] = value
@@ -187,7 +187,7 @@ def _settings(results: Results, labels: Sequence[str]) -> list[str]:
 
 
 def _pairs(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in settings.items())
+    return ", ".join(f"{key} = {'null' if value is None else value}" for key, value in settings.items())
 
 
 def suspicions(results: Results, task: str) -> list[str]:

@@ -42,6 +42,15 @@ class TRLAlgorithm(Algorithm):
         self, config: AlgorithmConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
     ) -> None:
         super().__init__(config, policy, envs, rng)
+        low = {str(p.dtype).removeprefix("torch.") for p in policy.parameters() if p.dtype != torch.float32}
+        if low:
+            raise ConfigError(
+                type(self).__name__,
+                [
+                    f"TRL's optimiser would step on {', '.join(sorted(low))} weights directly, and small updates would be lost; "
+                    "give the task dtype: float32"
+                ],
+            )
         self.own_randomness = OwnRandomness(int(torch.randint(2**31, (), generator=rng)))
         self.micro_batches = self._micro_batches()
         self.initial_rate = starting_rate(config, policy.model.width)

@@ -116,7 +116,9 @@ class TRLDPO(TRLAlgorithm):
         return self.config.pairs_per_step
 
     def _split(self, inputs: list[dict[str, list[int]]]) -> Iterator[Any]:
-        size = self.config.pairs_per_step // self.micro_batches
+        # Parts are of one size, for each weighs the same; while there are few pairs that is their largest common one.
+        most = self.config.pairs_per_step // self.micro_batches
+        size = next(size for size in range(min(most, len(inputs)), 0, -1) if len(inputs) % size == 0)
         for start in range(0, len(inputs), size):
             yield self.trainer.data_collator(inputs[start : start + size])
 

@@ -95,10 +95,12 @@ def on_common_grid(
     seeds: list[pd.DataFrame], meter: str, metric: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Every seed's curve at the same spendings, shapes (G,) and (seeds, G): linear between evaluations, no
-    extrapolation.
+    extrapolation. Seeds that have no spending in common (of seconds, say) stay level outside their own range.
     """
     low = max(float(run[meter].iloc[0]) for run in seeds)
     high = min(float(run[meter].iloc[-1]) for run in seeds)
+    if low > high:
+        low, high = (end(float(run[meter].iloc[at]) for run in seeds) for end, at in ((min, 0), (max, -1)))
     grid = np.unique(np.concatenate([run[meter].to_numpy(dtype=np.float64) for run in seeds]))
     grid = grid[(grid >= low) & (grid <= high)]
     if len(seeds) > 1 and len(grid) > 80:  # meters of different seeds differ slightly; a union would be jagged and long

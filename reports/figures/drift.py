@@ -14,8 +14,11 @@ from bakeoff.reports.entries import family
 from bakeoff.reports.figures.curves import METRIC_NAMES, title_of
 from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import Look, label_text
+from bakeoff.reports.overoptimisation import of_equal_length
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bakeoff.reports.results import Results
 
 DRIFTING = ("length", "entropy", "distinct_2")
@@ -31,6 +34,13 @@ def thinned(path: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(path) <= MOST_POINTS:
         return path
     return np.asarray(path[np.unique(np.linspace(0, len(path) - 1, MOST_POINTS).round().astype(int))])
+
+
+def mean_along(rows: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
+    """Means over seeds by the number of the evaluation, shape (K, columns); a seed that stopped early stays at its last."""
+    seeds = rows.groupby(["run", "seed"], sort=False, observed=True)
+    paths = of_equal_length([seed[columns].to_numpy(dtype=np.float64) for _, seed in seeds])
+    return np.asarray(paths.mean(0))
 
 
 def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: tuple[str, ...] = DRIFTING) -> bool:
@@ -51,8 +61,7 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
                 continue
             if label in results.not_learning:
                 mine = mine.groupby(["run", "seed"], sort=False, observed=True).tail(1)
-            turn = mine.groupby(["run", "seed"], sort=False, observed=True).cumcount()
-            path = thinned(mine.groupby(turn)[[kl, metric]].mean().to_numpy(dtype=np.float64))
+            path = thinned(mean_along(mine, [kl, metric]))
             mark = look[label]
             panel.plot(path[:, 0], path[:, 1], color=mark.color, lw=1.5, ls=mark.dash)
             panel.scatter(path[-1:, 0], path[-1:, 1], color=mark.color, marker=mark.marker, s=30, zorder=3)

@@ -157,8 +157,9 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
     rows = samples[samples["task"] == task].astype({"run": object, "label": object})
     rows = rows.merge(at_reference[keys].astype({"run": object, "label": object}), on=keys)
     rows = rows.dropna(subset=["proxy"])
-    # Contestants of one seed share their first samples, so one contestant a seed stands for all.
-    rows = rows[rows["label"] == rows.groupby(["run", "seed"])["label"].transform("first")]
+    # Contestants of one seed share their first samples, in other runs too, so one contestant a seed stands for all.
+    who = rows["run"].astype(str) + "\n" + rows["label"].astype(str)
+    rows = rows[who == who.groupby(rows["seed"]).transform("first")]
     scores = [group["proxy"].to_numpy(dtype=np.float64) for _, group in rows.groupby("prompt", sort=True)]
     total = sum(map(len, scores))
     fewest_a_prompt = min(map(len, scores), default=0)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from bakeoff.reports.figures.curves import title_of
-from bakeoff.reports.figures.drift import thinned
+from bakeoff.reports.figures.drift import mean_along, thinned
 from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import Look
 from bakeoff.reports.gold_curves import GoldCurve, gold_curves
@@ -64,8 +64,7 @@ def _mean_path(results: Results, task: str, curve: GoldCurve, kl: str) -> NDArra
         ends = cells.last().groupby("label", sort=False, observed=True)[[kl, "proxy", "gold"]].mean().sort_values(kl)
         path = np.vstack([cells.first()[[kl, "proxy", "gold"]].mean().to_numpy(), ends.to_numpy()])
     else:
-        turn = mine.groupby(["run", "seed"], sort=False, observed=True).cumcount()
-        path = mine.groupby(turn)[[kl, "proxy", "gold"]].mean().to_numpy()
+        path = mean_along(mine, [kl, "proxy", "gold"])
     path = path.astype(np.float64)
     path[:, 0] = np.sqrt(np.maximum(path[:, 0], 0))
     return path

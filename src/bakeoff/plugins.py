@@ -165,7 +165,7 @@ def _run(file: PluginFile) -> types.ModuleType:
     # What runs is this text, wherever the process is: tracebacks and settings' help texts are read from here.
     linecache.cache[file.path] = (len(file.source), None, file.source.splitlines(keepends=True), file.path)
     try:
-        exec(compile(file.source, file.path, "exec"), vars(module))
+        exec(compile(file.source, file.path, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         told = " ".join(str(error).split())

@@ -55,7 +55,11 @@ def new_package(kind: str, name: str, folder: Path | None = None) -> list[Path]:
 
 def _checked(kind: str, name: str) -> str:
     """The class or function that a name leads to."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or keyword.iskeyword(name) or keyword.issoftkeyword(name):
+    if (
+        not re.fullmatch(r"[a-z](?:[a-z0-9_]{0,38}[a-z0-9])?", name)
+        or keyword.iskeyword(name)
+        or keyword.issoftkeyword(name)
+    ):
         raise UserError(
             f'"{name[:80]}" cannot be the name of {_a(kind)}: use small letters, digits and _, such as my_{kind}'
         )

@@ -1,7 +1,9 @@
 """TRL's trainers as contestants: what they compute is checked against what is worked out here."""
 
+import dataclasses
 import importlib.util
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from bakeoff.algos.trl.dpo import TRLDPO, labelled
 from bakeoff.algos.trl.online import TRLGRPO, TRLRLOO
 from bakeoff.benchmarks.suite_checks import load_suite
 from bakeoff.benchmarks.suite_file import SuiteError
+from bakeoff.envs.language_model import LanguageModel
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.played import Played
 from bakeoff.envs.tasks import Task
@@ -19,6 +22,7 @@ from bakeoff.errors import ConfigError
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs TRL")
 BUDGET = Budget(reward_queries=640)
+MODEL = Path(__file__).parents[2] / "envs" / "exact" / "model"
 
 
 def make(kind: type, task: Task, **settings: Any) -> Any:
@@ -171,3 +175,17 @@ def test_other_weights_may_move(kind: type, trainable: str, exact: Task) -> None
 def test_wrong_settings_are_one_line(kind: type, settings: dict[str, Any], message: str, exact: Task) -> None:
     with pytest.raises(ConfigError, match=message):
         make(kind, exact, **settings)
+
+
+@needs_trl
+def test_half_precision_weights_are_refused(exact: Task) -> None:
+    half = dataclasses.replace(exact, language_model=LanguageModel.load(MODEL, dtype="bfloat16"))
+    with pytest.raises(ConfigError, match=r"would step on bfloat16 weights directly.*give the task dtype: float32"):
+        make(TRLGRPO, half)
+
+
+@needs_trl
+def test_few_pairs_are_split_into_parts_that_weigh_the_same(exact: Task) -> None:
+    algorithm = make(TRLDPO, exact, pairs_per_step=8, micro_batch_size=4)
+    algorithm.trainer.data_collator = len
+    assert [list(algorithm._split([{}] * pairs)) for pairs in (8, 6, 5, 3)] == [[4, 4], [3, 3], [1] * 5, [3]]

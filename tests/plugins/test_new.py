@@ -57,6 +57,7 @@ def test_a_new_reward_and_a_new_task_pass_their_own_tests(tmp_path: Path) -> Non
     ("kind", "name", "message"),
     [
         ("algorithm", "My-Idea", r'"My-Idea" cannot be the name of an algorithm: use small letters'),
+        ("task", "mine_", r'"mine_" cannot be the name of a task: use small letters'),
         ("reward", "class", r'"class" cannot be the name of a reward'),
         ("algorithm", "ppo", r'the algorithm "ppo" exists already, from bakeoff '),
         ("algorithm", "optimizer", r'"optimizer" is a word that the code of an algorithm uses already'),

@@ -463,3 +463,20 @@ def test_a_class_without_a_file_tells_its_error() -> None:
     (found,) = report.checks
     assert found.outcome == "failed"
     assert "ZeroDivisionError: one line (test_testing.py:" in str(found.reason)
+
+
+def test_what_says_wrongly_that_it_is_missing_fails(exact: Task) -> None:
+    class Confused(Good):
+        @classmethod
+        def unavailable(cls) -> str | None:
+            raise ZeroDivisionError("oops")
+
+    checked = check_algorithm(Confused, task=exact)
+    assert not checked.passed
+    assert "its unavailable() raised ZeroDivisionError: oops" in checked.checks[0].reason
+
+
+def test_large_batches_are_counted_once(exact: Task) -> None:
+    """Prompts that many rows share are read once, and the mask of what follows covers them, too."""
+    checked = check_algorithm(Good, task=exact, settings={"batch_size": 1024}, only=["meter"])
+    assert checked.passed, str(checked)

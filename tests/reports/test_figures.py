@@ -6,6 +6,7 @@ import pytest
 
 from bakeoff.reports.entries import family
 from bakeoff.reports.figures.curves import band, on_common_grid
+from bakeoff.reports.figures.drift import mean_along
 from bakeoff.reports.figures.frontier import best_of_n_curve
 from bakeoff.reports.figures.labels import spread
 from bakeoff.reports.figures.style import PALETTE, Look
@@ -83,3 +84,33 @@ def test_no_best_of_n_without_reference_samples():
     assert best_of_n_curve(samples, first, "t") is None  # too few
     samples, first = _frames({f"p{i}": [float(i)] for i in range(30)})
     assert best_of_n_curve(samples, first, "t") is None  # one a prompt
+
+
+def test_seeds_without_a_common_range_are_drawn_all_the_same():
+    early = pd.DataFrame({"seconds": [0.1, 1.0], "proxy": [0.0, 1.0]})
+    late = pd.DataFrame({"seconds": [5.0, 6.0], "proxy": [2.0, 3.0]})
+    grid, values = on_common_grid([early, late], "seconds", "proxy")
+    np.testing.assert_allclose(grid, [0.1, 1, 5, 6])
+    np.testing.assert_allclose(values, [[0, 1, 1, 1], [2, 2, 2, 3]])
+
+
+def test_best_of_n_takes_a_seeds_samples_once():
+    """Another run with the same seed has the same first samples."""
+    samples, first = _frames({"p": [0.0, 1, 2, 3, 4, 5, 6, 7], "q": [10.0] * 8})
+    once = best_of_n_curve(samples, first, "t")
+    twice = best_of_n_curve(
+        pd.concat([samples, samples.assign(run="s")]), pd.concat([first, first.assign(run="s")]), "t"
+    )
+    assert twice.samples == once.samples == 16
+    np.testing.assert_array_equal(twice.reward, once.reward)
+    other = samples.assign(run="s", seed=1)
+    both = best_of_n_curve(pd.concat([samples, other]), pd.concat([first, first.assign(run="s", seed=1)]), "t")
+    assert both.samples == 32
+
+
+def test_a_seed_that_stopped_early_stays_in_the_mean():
+    keys = {"run": "r", "task": "t"}
+    rows = [{**keys, "seed": 0, "kl": float(k), "gold": 2.0 * k} for k in range(4)]
+    rows += [{**keys, "seed": 1, "kl": float(k), "gold": -1.0 * k} for k in range(2)]
+    path = mean_along(pd.DataFrame(rows), ["kl", "gold"])
+    np.testing.assert_allclose(path, [[0, 0], [1, 0.5], [1.5, 1.5], [2, 2.5]])

@@ -137,4 +137,16 @@ def test_a_cell_without_a_finite_score_is_named_and_not_averaged(tmp_path, synth
     results = Results.load(tmp_path)
     board = results.leaderboard()
     assert board[["seeds", "planned", "mean"]].to_numpy().tolist() == [[1, 2, 0.5]]
+    assert board[["proxy", "kl"]].to_numpy().tolist() == [[0.5, 1.0]]  # of the same seeds
     assert "On reviews these finished without a finite objective and are in no average: a / seed 1." in caveats(results)
+
+
+def test_a_setting_that_is_null_is_no_default(tmp_path, synthetic):
+    for label in ("ppo", "grpo"):
+        synthetic.write_cell(tmp_path, "reviews", label, 0, final={"objective": 0.5, "proxy": 0.5, "kl": 1.0})
+    suite = {"algorithms": {"ppo": {"algorithm": None, "value_clip": None}, "grpo": {}}}
+    planned = [("reviews", "ppo", 0), ("reviews", "grpo", 0)]
+    synthetic.write_manifest(tmp_path, suite=suite, planned=planned, tasks={})
+    results = Results.load(tmp_path)
+    (answer,) = answers(results, results.leaderboard())
+    assert "Not at default settings: ppo (value_clip = null); at defaults: grpo." in answer.details

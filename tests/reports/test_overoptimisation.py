@@ -31,6 +31,17 @@ def test_a_gain_that_never_turns_has_no_peak():
     assert fit_gold([1.0, 2, 3], [1.0, 4, 9], "quadratic").peak == np.inf
 
 
+def test_gold_that_falls_at_once_peaks_at_the_reference():
+    d = np.linspace(0, 4, 9)
+    fit = fit_gold(d, d * (-1.2 - 0.3 * d), "quadratic")
+    assert (fit.a, fit.b, fit.peak, fit.peak_gold) == pytest.approx((-1.2, 0.3, 0.0, 0.0))
+    curves = [Curve(d, d * (-1.2 - 0.3 * d) + 0.01 * seed * d) for seed in range(3)]
+    found = fit_over_seeds(curves, "quadratic", np.random.default_rng(0), 100)
+    assert found is not None
+    assert found.statement == "gold falls from the reference on"
+    assert (found.peak.low, found.peak.high) == (0.0, 0.0)
+
+
 def test_too_little_to_fit():
     with pytest.raises(UserError, match="fewer than three"):
         fit_gold([0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 1.0], "logarithmic")

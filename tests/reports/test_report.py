@@ -252,3 +252,14 @@ def test_a_drawing_process_that_is_killed_costs_no_figure(run, tmp_path, monkeyp
     monkeypatch.setattr(report_module, "CELLS_FOR_PROCESSES", 1)
     monkeypatch.setattr(report_module, "ProcessPoolExecutor", Broken)
     assert contents(write_report([run], tmp_path / "report", processes=2).parent) == alone
+
+
+def test_only_its_own_stale_figures_go(tmp_path, run, few_figures):
+    out = tmp_path / "paper"
+    (out / "figures").mkdir(parents=True)
+    for name in ("my_photo.png", "diagram.svg", "cost-of-an_old_task.svg"):
+        (out / "figures" / name).write_text("x")
+    write_report(run, out)
+    left = {path.name for path in (out / "figures").iterdir()}
+    assert {"my_photo.png", "diagram.svg"} <= left
+    assert "cost-of-an_old_task.svg" not in left

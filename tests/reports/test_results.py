@@ -133,6 +133,42 @@ def test_runs_that_differ_are_kept_apart(tmp_path, synthetic):
     assert Results.load([a, other_task]).task_names() == ["exact [a]", "exact [d]"]
 
 
+def test_other_prompts_and_other_plugin_files_are_kept_apart(tmp_path, synthetic):
+    def write(name, seed, inputs="x", plugins=(), label="ppo", task="exact", settings=None):
+        folder = tmp_path / name
+        synthetic.write_cell(folder, task, label, seed, final={"proxy": 1.0, "kl": 1.0}, task_settings=settings)
+        config = folder / "cells" / task / label / f"seed-{seed}" / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "task_name": task}))
+        info = {task: {"inputs": {"prompts": inputs}}}
+        synthetic.write_manifest(folder, suite={}, planned=[(task, label, seed)], tasks=info)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["plugins"] = [{"path": "mine.py", "sha256": text} for text in plugins]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    first = write("a", 0)
+    assert Results.load([first, write("b", 1)]).labels() == ["ppo"]
+    assert Results.load([first, write("c", 1, inputs="y")]).task_names() == ["exact [a]", "exact [c]"]
+    assert Results.load([first, write("d", 1, plugins=["1"])]).labels() == ["ppo"]  # ppo is installed
+    mine = write("e", 0, plugins=["1"], label="mine")
+    assert Results.load([mine, write("f", 1, plugins=["1"], label="mine")]).labels() == ["mine"]
+    assert Results.load([mine, write("g", 1, plugins=["2"], label="mine")]).labels() == ["mine [e]", "mine [g]"]
+    own = write("h", 0, plugins=["1"], task="own")
+    assert Results.load([own, write("i", 1, plugins=["2"], task="own")]).task_names() == ["own [h]", "own [i]"]
+    judged = write("j", 0, plugins=["1"], settings={"reward": "my_reward"})
+    assert len(Results.load([judged, write("k", 1, plugins=["2"], settings={"reward": "my_reward"})]).task_names()) == 2
+    assert len(Results.load([judged, write("l", 1, plugins=["1"], settings={"reward": "my_reward"})]).task_names()) == 1
+
+
+def test_runs_of_one_name_get_names_that_nobody_has(tmp_path, synthetic):
+    folders = [tmp_path / "x" / "run-2", tmp_path / "x" / "run", tmp_path / "y" / "run"]
+    for seed, folder in enumerate(folders):
+        _one_cell_run(synthetic, folder, [seed], {"lr": seed})
+    results = Results.load(folders)
+    assert results.labels() == ["ppo [run-2]", "ppo [run]", "ppo [run-3]"]
+    assert len(results.final) == 3
+
+
 def test_an_unknown_kind_or_task_is_told_with_a_suggestion(results):
     with pytest.raises(NotFoundError, match='did you mean "frontier"'):
         results.plot("fronteir")

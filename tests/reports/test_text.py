@@ -40,7 +40,20 @@ def test_fewer_digits_do_not_turn_into_powers_of_ten():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(950, "950"), (12_300, "12.3k"), (4_560_000, "4.56M"), (0.5, "0.5"), (None, "–")]
+    ("value", "text"),
+    [
+        (950, "950"),
+        (12_300, "12.3k"),
+        (4_560_000, "4.56M"),
+        (0.5, "0.5"),
+        (None, "–"),
+        (999_700, "1M"),
+        (999.7, "1k"),
+        (999_499, "999k"),
+        (999_950_000, "1G"),
+        (12.34, "12.3"),
+        (1.5e12, "1,500G"),
+    ],
 )
 def test_counts_for_people(value, text):
     assert count(value) == text

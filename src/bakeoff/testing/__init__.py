@@ -74,7 +74,10 @@ class Checked:
         return not self.failed
 
     def __str__(self) -> str:
-        lines = [f"{self.algorithm}: {'keeps the contract' if self.passed else 'breaks the contract'}"]
+        verdict = "keeps the contract" if self.passed else "breaks the contract"
+        if all(check.outcome == "skipped" for check in self.checks):
+            verdict = "was not checked"
+        lines = [f"{self.algorithm}: {verdict}"]
         for check in self.checks:
             word = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}[check.outcome]
             lines.append(f"  {word:<8}{check.name:<10}{check.reason or CHECKS[check.name]}")
@@ -104,7 +107,6 @@ def check_algorithm(
         NotFoundError: no algorithm, or no check, of that name.
         UserError: the algorithm or a plugin cannot be loaded, or it is no subclass of ``Algorithm``.
     """
-    from bakeoff.algos.build import why_unavailable
     from bakeoff.plugins import loaded
     from bakeoff.testing import contract
 
@@ -114,10 +116,13 @@ def check_algorithm(
             raise NotFoundError("check", name, CHECKS)
     with loaded(list(plugins)):
         subject = contract.Subject.of(algorithm, settings, task)
-        missing = why_unavailable(subject.kind)
+        outcome: Literal["failed", "skipped"] = "skipped"
+        try:
+            missing = subject.kind.unavailable()
+        except Exception as error:
+            outcome, missing = "failed", f"its unavailable() raised {contract.told(error, subject.kind)}"
         if missing is not None:
-            skipped = tuple(Check(name, "skipped", missing, 0.0) for name in chosen)
-            return Checked(subject.name, skipped)
+            return Checked(subject.name, tuple(Check(name, outcome, missing, 0.0) for name in chosen))
         return Checked(subject.name, tuple(_run(name, subject) for name in chosen))
 
 

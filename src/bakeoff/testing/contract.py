@@ -335,8 +335,8 @@ def _watching(algorithm: Algorithm) -> Iterator[dict[str, int]]:
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             mask = kwargs.get("attention_mask")
             tokens: Tensor | None = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-            if isinstance(mask, Tensor) and mask.dim() == 2:
-                seen["trained_tokens"] += int(mask.sum())
+            if tokens is not None and isinstance(mask, Tensor) and mask.dim() == 2:
+                seen["trained_tokens"] += int(mask[:, -tokens.shape[1] :].sum())  # it covers what is in the cache, too
             elif tokens is not None:
                 seen["trained_tokens"] += tokens.shape[:2].numel()
         return forward(self, *args, **kwargs)
