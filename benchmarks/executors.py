@@ -122,6 +122,7 @@ class LocalExecutor:
     def _hear(
         self, process: _Process, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener
     ) -> None:
+        failed = False
         for message in process.read():
             kind, job = message.pop("event"), process.job
             if kind == "ready":
@@ -131,7 +132,16 @@ class LocalExecutor:
                     listener(Event(kind, job, message))
                 else:
                     process.job = None
+                    failed |= kind == "failed"
                     self._ended(kind, job, message, waiting, listener)
+        if (
+            failed and not process.closed
+        ):  # whatever broke its job may have broken more: the next one gets a new process
+            selector.unregister(process.output)
+            self._processes.remove(process)
+            process.kill()
+            process.end()
+            return
         if process.closed:
             self._bury(process, "", waiting, selector, listener)
 
@@ -271,6 +281,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._popen.wait()
+        self.kill()  # what a reward has started may have outlived it
         self.output.close()
         with self._stderr as file:
             file.seek(0)

@@ -17,7 +17,7 @@ from bakeoff.benchmarks.cell import Cell
 from bakeoff.benchmarks.partners import partners
 from bakeoff.benchmarks.runner import Progress, Stopped, Workshop, run_cell
 from bakeoff.benchmarks.store import Status, now, row_sums
-from bakeoff.errors import BakeoffError
+from bakeoff.errors import BakeoffError, RunFolderError
 from bakeoff.plugins import PluginFile, take_in
 
 _TELL_EVERY = 0.25
@@ -69,7 +69,11 @@ def _check(job: Mapping[str, Any], workshop: Workshop) -> Outcome:
     from bakeoff.benchmarks import task_info
 
     task = workshop.task(job["task"], job["settings"])
-    return Outcome("done", {"seconds": 0.0, "info": task_info.describe(job["label"], task)})
+    for texts in (task.prompts.train, task.prompts.evaluation):  # as every cell will
+        task.language_model.check_prompt_length(
+            task.language_model.encode(list(texts)), list(texts), task.max_new_tokens
+        )
+    return Outcome("done", {"seconds": 0.0, "info": task_info.describe(job["label"], task, job["settings"])})
 
 
 def _cell(
@@ -82,6 +86,8 @@ def _cell(
 ) -> Outcome:
     cell = Cell.from_json(job["cell"])
     folder = home / cell.path
+    if not home.is_dir():  # and it shall not be made again: that would be half of a run
+        raise RunFolderError(f"{home}: was moved or removed while it was run")
     before = Status.read(folder)
     if before.is_done(folder):  # its worker died, or ran out of time, before it could say so
         _drop_leftovers(folder)
@@ -103,7 +109,7 @@ def _cell(
         Status("running", attempts=attempts, seconds=before.seconds, started=began).write(folder)
         if job.get("processes", 1) > 1:
             workshop.clear()  # partners have nothing kept either, and all have to do the same
-        with _output_to(folder / "log.txt"), partners(job, folder):
+        with _as_it_was(), _output_to(folder / "log.txt"), partners(job, folder):
             seconds = run_cell(
                 cell,
                 folder,
@@ -120,7 +126,8 @@ def _cell(
         return Outcome("stopped")
     except BaseException as error:
         took = before.seconds + time.perf_counter() - started
-        with contextlib.suppress(OSError):  # a full disk: the event still says it
+        with contextlib.suppress(OSError):  # a full disk, or no folder any more: the event still says it
+            home.stat()
             status("failed", took, error=one_line(error), traceback=traceback.format_exc()).write(folder)
         raise
     _drop_leftovers(folder)
@@ -138,8 +145,7 @@ def _drop_leftovers(folder: Path) -> None:
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
     """Send whatever is printed, by C libraries too, to a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     with path.open("ab") as log:
         saved = [os.dup(1), os.dup(2)]
         os.dup2(log.fileno(), 1)
@@ -147,12 +153,32 @@ def _output_to(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # a full disk
-            sys.stdout.flush()
-            sys.stderr.flush()
+        _flush()
         for descriptor, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a full disk; closed, or none at all
+            stream.flush()
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Put back what a reward or an algorithm may change for the whole process, and so for the cells after it."""
+    import torch
+
+    folder, kind, gradients = os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()
+    streams = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        torch.set_default_dtype(kind)
+        torch.set_grad_enabled(gradients)
+        sys.stdout, sys.stderr = streams
 
 
 def one_line(error: BaseException) -> str:

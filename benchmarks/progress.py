@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TextIO
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -29,7 +29,8 @@ class Display:
         stream: where to write; standard error by default.
         quiet: show nothing.
         """
-        self._console = _Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        patient = cast("TextIO", _Patient(stream or sys.stderr))
+        self._console = Console(file=patient, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._running: dict[int, _Line] = {}
         self._total = self._ended = self._ended_here = self._failed = 0
@@ -112,12 +113,23 @@ class Display:
         return f", about {_duration((time.monotonic() - self._started) * left / ended)} left"
 
 
-class _Console(Console):
-    """A console whose reader may leave: the run goes on."""
+class _Patient:
+    """A stream whose reader may leave, or whose disk may be full: what it does not take is lost, and the run goes on."""
 
-    def on_broken_pipe(self) -> None:
-        """Show nothing from now on."""
-        self.quiet = True
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Line:

@@ -60,10 +60,13 @@ class RayExecutor:
             node_id=self._ray.get_runtime_context().get_node_id(), soft=False
         )
         self._mailbox = mailbox.options(scheduling_strategy=here).remote()
+        # Here Ray counts whole cores; each cell takes so much of them that `slots` of them fit and no more.
+        mine = self._owner and spec.address is None
+        cpus = math.floor(math.ceil(slots * spec.cpus) / slots * 10_000) / 10_000 if mine else spec.cpus
         self._work = self._ray.remote(
-            num_cpus=spec.cpus, num_gpus=spec.gpus, max_retries=spec.retries, retry_exceptions=False
+            num_cpus=cpus, num_gpus=spec.gpus, max_retries=spec.retries, retry_exceptions=False
         )(work)
-        if self._owner and spec.address is None:
+        if mine:
             self._check_size()
 
     def _connect(self, slots: int) -> None:
@@ -124,7 +127,9 @@ class RayExecutor:
 
     def _submit(self, number: int, job: Job) -> Any:
         folder = Path(str(job.message["folder"]))
-        manifest = files.read_json(folder / "manifest.json") or {}
+        whole = files.read_json(folder / "manifest.json") or {}
+        manifest = {name: whole.get(name) for name in ("schema", "created", "id")}  # its list of cells may be long
+        manifest["suite"] = {"name": whole.get("suite", {}).get("name")}
         return self._work.options(name=job.title).remote(
             dict(job.message), number, self._mailbox, manifest, self.threads, self._spec.ship
         )

@@ -16,7 +16,7 @@ from bakeoff.benchmarks.executors import Event, Executor, Interrupted, Job, List
 from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.store import Status, now
 from bakeoff.benchmarks.suite import Suite, select
-from bakeoff.errors import NotFoundError, UserError
+from bakeoff.errors import NotFoundError, RunFolderError, UserError
 from bakeoff.plugins import PluginFile
 from bakeoff.processors import cores
 
@@ -66,6 +66,9 @@ def run_suite(
         UserError: a task cannot be built; nothing was run then.
         Interrupted: Ctrl-C; what is done is kept.
     """
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise UserError(f"workers is {workers!r}; give a whole number of at least 1")
+    only = [only] if isinstance(only, str) else only
     folder = folder.absolute()
     display = display or Display(quiet=True)
     cells = select(suite.cells(), only) if only else suite.cells()
@@ -227,6 +230,10 @@ def _run_cells(
 
 def _listener(by_job: dict[int, Cell], folder: Path, display: Display, outcome: RunOutcome) -> Listener:
     def listen(event: Event) -> None:
+        if not (folder / "manifest.json").exists():
+            raise RunFolderError(
+                f"{folder}: was moved or removed while it was run; put it back, and the same command goes on"
+            )
         cell = by_job[id(event.job)]
         if event.kind == "failed" or (event.kind == "retry" and event.details.get("died")):
             event = _record_failure(event, folder / cell.path)

@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -74,6 +75,7 @@ def open_folder(
             return _extend(path, folder, suite, plugins)
     manifest = {
         "schema": SCHEMA,
+        "id": uuid.uuid4().hex,
         "bakeoff": metadata.version("bakeoff"),
         "suite": suite.document(),
         "versions": versions(),

@@ -161,7 +161,7 @@ class _Run:
         self.audit = Audit(task, self.algorithm, scored)
         ((self._every_meter, self._every),) = cell.evaluate["every"].items()
         self.step = self._evaluated_step = self._idle = 0
-        self._far_enough = False
+        self._far_enough = self._answers_with_more = False
         self._next_evaluation = self._every
         self._last_metrics: dict[str, float] = {}
 
@@ -221,10 +221,11 @@ class _Run:
 
     def evaluate(self) -> None:
         """Append an evaluation of the contestant as it is now."""
-        with self.meter.pause():
-            contestant = self.algorithm.contestant()  # what it asks here is its own
-            with self.audit.excused():
-                found = self.evaluator.evaluate(contestant)
+        with self.audit.watching():  # what it plays or asks to choose who answers is its own
+            contestant = self.algorithm.contestant()
+        self._answers_with_more = contestant is not self.algorithm.policy
+        with self.meter.pause(), self.audit.excused():
+            found = self.evaluator.evaluate(contestant)
         self._evaluated_step, self._last_metrics = self.step, found.metrics
         self._record("eval", found.metrics)
         self._watch_kl(found.metrics)
@@ -260,6 +261,7 @@ class _Run:
             "next_evaluation": self._next_evaluation,
             "idle": self._idle,
             "far_enough": self._far_enough,
+            "answers_with_more": self._answers_with_more,
             "last_metrics": self._last_metrics,
             "randomness": randomness.global_randomness(),
             "wall_seconds": self.seconds,
@@ -273,7 +275,7 @@ class _Run:
         self.audit.load_state_dict(state["audit"])
         self.step, self._evaluated_step = state["step"], state["evaluated_step"]
         self._next_evaluation, self._idle = state["next_evaluation"], state["idle"]
-        self._far_enough = state["far_enough"]
+        self._far_enough, self._answers_with_more = state["far_enough"], state["answers_with_more"]
         self._last_metrics, self._seconds_before = state["last_metrics"], state["wall_seconds"]
         randomness.restore_global_randomness(state["randomness"])
 
@@ -285,12 +287,10 @@ class _Run:
 
     def _config(self) -> dict[str, Any]:
         cell, algorithm = self.cell, self.algorithm
-        with self.meter.pause(), self.audit.excused():  # it is asked for a note here, not to answer
-            answers_with_more = algorithm.contestant() is not algorithm.policy
         notes = []
         if not algorithm.saves_language_model:
             notes.append("saves no language model, but what chooses among the reference's tokens")
-        elif answers_with_more:
+        elif self._answers_with_more:
             notes.append("answers with more than the model it saves")
         outside = self.audit.found()
         if outside:

@@ -63,8 +63,11 @@ def sample_cell(
     encoded = model.encode([prompt])
     model.check_prompt_length(encoded, [prompt], limit)
     prompts = model.pad(encoded * count)
-    completions = model.sample(
-        prompts, limit, torch_generator(seed, "sample"), temperature=temperature, top_k=top_k, top_p=top_p
-    )
+    try:
+        completions = model.sample(
+            prompts, limit, torch_generator(seed, "sample"), temperature=temperature, top_k=top_k, top_p=top_p
+        )
+    except FloatingPointError as error:
+        raise UserError(f"{cell}: {error}, or raise --temperature {temperature:g}") from error
     config = files.read_json(cell / "config.json") or {}
     return Sampled(model.decode(completions.tokens_BT, completions.mask_BT), list(config.get("notes", [])))

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,7 +45,7 @@ class Status:
     """How often it was started."""
     seconds: float = 0.0
     """Wall-clock seconds, evaluation included: of a cell that is done, those its rows took, what a resumed attempt did again
-    counted once; of another, those of all attempts so far."""
+    counted once; of another, those of all attempts as far as they are known."""
     started: str | None = None
     """When the last attempt began (ISO 8601, UTC)."""
     ended: str | None = None
@@ -80,6 +81,20 @@ def row_sums(folder: Path) -> dict[str, str]:
     return {name: files.checksum(folder / name) for name in (*ROW_FILES, CHAINS) if (folder / name).is_file()}
 
 
+_open: weakref.WeakSet[CellStore] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """A child that a reward has forked must not hold the lock of a cell after its worker."""
+    for store in list(_open):
+        for file in store.files:
+            with contextlib.suppress(OSError, ValueError):
+                file.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
 class CellStore:
     """The folder of one cell, open for writing by the one process that runs it."""
 
@@ -97,8 +112,14 @@ class CellStore:
         except TimeoutError:
             self.close()
             raise RunFolderError(f"{folder}: another process is writing this cell; wait for it or end it") from None
+        _open.add(self)
         if (folder / CHAINS).exists():  # the last writer may have made it while this one waited
             self._files[CHAINS] = (folder / CHAINS).open("ab")
+
+    @property
+    def files(self) -> Sequence[BinaryIO]:
+        """What it holds open."""
+        return list(self._files.values())
 
     def close(self) -> None:
         """Flush to disk and close."""
@@ -171,9 +192,9 @@ class CellStore:
         """
         from bakeoff.benchmarks import checkpoint
 
-        passed_over: list[Path] = []
+        seen: list[Path] = []
         for candidate in self._checkpoints():
-            passed_over.append(candidate)
+            seen.append(candidate)
             recorded = files.read_json(candidate / "checksums.json")
             if not isinstance(recorded, dict):
                 continue
@@ -183,7 +204,7 @@ class CellStore:
             saved = checkpoint.load_state(candidate)
             lengths = saved["rows"]
             if all(self._length(name) >= length for name, length in lengths.items()):
-                for newer in passed_over[:-1]:
+                for newer in seen[:-1]:
                     shutil.rmtree(newer, ignore_errors=True)
                 self._truncate(lengths)
                 team.from_first(candidate.name)  # partners take up the same one

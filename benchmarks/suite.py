@@ -39,6 +39,8 @@ PLACEHOLDER = "placeholder"
 """Stands for entries that could not be read, and were complained of, so that the rest is checked."""
 _MAX_SEEDS = 10_000
 _MAX_CELLS = 100_000
+_SCALARS = ("str", "bool", "int", "float")
+"""Where pydantic says which of the kinds of a scalar it has tried."""
 
 _WORDS = {
     "model_type": "should be a mapping of keys to values",
@@ -333,8 +335,11 @@ def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
         data.complain(path, f"{'.'.join(map(str, path[:1]))}: {detail['ctx']['error']}")
     else:
         message = _WORDS.get(detail["type"], detail["msg"][:1].lower() + detail["msg"][1:]).removeprefix("input ")
-        if detail["loc"][-1] in ("str", "bool", "int", "float"):  # one of several kinds, each of which complains
+        searched = path[:2] == ("tune", "space")
+        if (searched or path[:1] == ("sweep",)) and detail["loc"][-1] in _SCALARS:  # each of several kinds complains
             message = "should be a number" if path[-1] in ("low", "high") else "should be text, a number, true or false"
+        elif searched and len(path) == 4 and detail["type"] in ("model_type", "dict_type"):
+            message = "should be a range (low, high) or a list of choices"
         data.complain(path, f"{dotted}: {message}, got {_shown(detail['input'])}")
 
 

@@ -141,7 +141,13 @@ def _check_settings(
     from bakeoff.algos.build import parse_config
 
     try:
-        parse_config(kind, settings)
+        config = parse_config(kind, settings)
+        for name in settings:
+            value = getattr(config, name, None)
+            if searched is None and isinstance(value, Path) and not value.exists():
+                data.complain(
+                    (*path, name), f'algorithm "{path[1]}": setting "{name}": there is no file {value}; check the path'
+                )
     except ConfigError as error:
         for problem in error.problems:
             at = _quoted(problem, settings)

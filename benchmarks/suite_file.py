@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from bakeoff.errors import UserError
@@ -135,8 +136,22 @@ def override(data: SuiteData, assignments: Sequence[str]) -> None:
 
 
 def assigned(key: str, value: Any) -> str:
-    """The assignment that :func:`override` reads as this value."""
-    return f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"  # JSON is YAML, but for escapes of pairs
+    """The assignment that :func:`override` reads as this value: plain data, paths, and numpy's numbers.
+
+    Raises:
+        UserError: something else.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, np.generic):
+            return value.item()
+        raise UserError(f"{key}: {value!r} is a {type(value).__name__}, which no suite can hold; give plain values")
+
+    text = json.dumps(value, default=plain)
+    # JSON is YAML, but that it writes what lies beyond 16 bits as two escapes.
+    return f"{key}=" + re.sub(r"\\u(d[89ab]..)\\u(d[c-f]..)", lambda pair: json.loads(f'"{pair[0]}"'), text)
 
 
 def _assign(data: SuiteData, keys_text: str, value: Any, origin: str) -> None:

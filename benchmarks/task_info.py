@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from bakeoff.benchmarks import files
 from bakeoff.envs.language_model import LanguageModel
 from bakeoff.envs.prompts import PromptSet
 from bakeoff.envs.score import reward_name
@@ -31,8 +35,36 @@ def _model_sum(model: LanguageModel) -> str:
     return found.hexdigest()
 
 
-def describe(label: str, task: Task) -> dict[str, Any]:
-    """Plain facts of a task; with the exact optimum and optimal frontier where it is enumerable."""
+def _files_sums(settings: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files that settings name, such as `rewards.py` of the reward `rewards.py:kind`, by the setting."""
+    found = {}
+    for name, value in settings.items():
+        sums = [files.checksum(path) for path in _files(value)]
+        if sums and name not in ("prompts", "model"):  # these have sums of their own
+            found[name] = hashlib.sha256(" ".join(sums).encode()).hexdigest()
+    return found
+
+
+def _files(value: Any) -> Iterator[Path]:
+    if isinstance(value, str):
+        where, colon, _ = value.rpartition(":")
+        path = Path(where if colon and where.endswith(".py") else value)
+        with suppress(OSError, ValueError):  # what cannot be a path
+            if path.is_file():
+                yield path
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _files(part)
+
+
+def describe(label: str, task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain facts of a task; with the exact optimum and optimal frontier where it is enumerable.
+
+    Args:
+        label: the task's in its suite.
+        task: the task.
+        given: its settings as the suite gives them; the files that they name are summed.
+    """
     info: dict[str, Any] = {
         "schema": 1,
         "task": label,
@@ -49,7 +81,11 @@ def describe(label: str, task: Task) -> dict[str, Any]:
         "chat": task.language_model.chat,
         "train_prompts": len(task.prompts.train),
         "evaluation_prompts": len(task.prompts.evaluation),
-        "inputs": {"prompts": _prompts_sum(task.prompts), "model": _model_sum(task.language_model)},
+        "inputs": {
+            **_files_sums(given),
+            "prompts": _prompts_sum(task.prompts),
+            "model": _model_sum(task.language_model),
+        },
     }
     if task.enumeration is not None:
         reference, optimum = task.enumeration.reference, task.enumeration.optimum

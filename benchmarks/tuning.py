@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,10 @@ def tune(
     count = trials or spec.trials
     chosen = trial_seeds(suite.seeds, seeds or spec.seeds)
     display = display or Display(quiet=True)
+    with suppress(FileNotFoundError):
+        foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+        if foreign and not (out / "trials").is_dir():
+            raise UserError(f"{out}: not empty ({foreign[0]}) and no search that was begun here; choose another --out")
     labels = [search.label for search in _searches(optuna, suite, spec, None)]
     # The number of threads can change the last digits of a sum, so a search keeps the number it was begun with.
     begun = files.read_json(out / "trials" / "0000" / "manifest.json")
@@ -165,6 +170,8 @@ def _usual_rate(kind: type[Algorithm], own: Mapping[str, Any], widths: Sequence[
     from bakeoff.algos.build import parse_config
     from bakeoff.algos.optimization import starting_rate
 
+    if "learning_rate" in own:  # it is not searched
+        return 1.0
     config = parse_config(kind, own)
     logs = [math.log(starting_rate(config, width)) for width in widths]
     return math.exp(sum(logs) / len(logs)) if logs else 1e-4

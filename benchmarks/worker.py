@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 
 class Worker:
@@ -37,7 +37,7 @@ class Worker:
             self._wire.write(json.dumps({"event": event, **details}) + "\n")
             self._wire.flush()
         except BrokenPipeError:
-            os._exit(1)
+            end_with_children(1)
 
     def do(self, job: Mapping[str, Any]) -> None:
         """Do one job and tell its end."""
@@ -45,6 +45,14 @@ class Worker:
 
         outcome = perform(job, Path(job["folder"]), self._workshop, self.tell, self.stop.is_set)
         self.tell(outcome.kind, **outcome.details)
+
+
+def end_with_children(code: int) -> NoReturn:
+    """End at once, and whatever a reward has started with it: this process leads a group of its own."""
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+    os._exit(code)
 
 
 def silence_input() -> None:
@@ -78,7 +86,7 @@ def main() -> None:
                 worker.stop.set()
             else:
                 jobs.put(job)
-        os._exit(0)  # the parent has closed the line, or is gone: nobody would hear the rest
+        end_with_children(0)  # the parent has closed the line, or is gone: nobody would hear the rest
 
     threading.Thread(target=listen, daemon=True).start()
     worker.tell("ready")

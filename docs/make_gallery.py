@@ -7,6 +7,7 @@ headless Chromium, where there is one.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import tempfile
@@ -38,8 +39,8 @@ def main() -> None:
     pictures.mkdir(exist_ok=True)
     sections = _sections(page.read_text(encoding="utf-8")) if page.exists() else {}
     for run in runs:
-        for file in pictures.glob(f"{run.name}-*.png"):
-            file.unlink()
+        for name in re.findall(r"\(gallery/([^)]+)\)", sections.get(run.name, "")):
+            (pictures / name).unlink(missing_ok=True)
         sections[run.name] = "\n".join(_run(run, pictures)).rstrip()
     page.write_text("\n\n".join([HEAD, *sections.values()]) + "\n", encoding="utf-8")
 

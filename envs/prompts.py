@@ -120,7 +120,11 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[Any, ...]]]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise PromptError(f"prompt file {path} is empty; write one prompt a line")
-    if path.suffix != ".jsonl":
+    if path.suffix.lower() == ".json":
+        raise PromptError(
+            f"prompt file {path}: one JSON value; write one object a line in a .jsonl file, or plain text"
+        )
+    if path.suffix.lower() != ".jsonl":
         return tuple(line for _, line in lines), {}
     return _columns_of([_parse(path, number, line) for number, line in lines], str(path))
 
@@ -128,9 +132,9 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[Any, ...]]]:
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        place = f"prompt file {path}, line {number}"
-        raise PromptError(f"{place}: not JSON ({error.msg}); write one object a line") from None
+    except (ValueError, RecursionError) as error:  # bad JSON; a number, or nesting, beyond all reason
+        place, reason = f"prompt file {path}, line {number}", getattr(error, "msg", str(error))
+        raise PromptError(f"{place}: not JSON ({reason}); write one object a line") from None
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise PromptError(f'prompt file {path}, line {number}: expected an object with a text under "prompt"')
     return row

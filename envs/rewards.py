@@ -59,7 +59,7 @@ def _import_function(path: str) -> AnyReward:
     where, _, attribute = path.rpartition(":")
     try:
         module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:  # the user's module may raise anything at import
+    except (Exception, SystemExit) as error:  # the user's module may raise anything at import
         raise UserError(f'reward "{path}": {where} cannot be imported: {type(error).__name__}: {error}') from error
     function = getattr(module, attribute, None)
     if not callable(function):

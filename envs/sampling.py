@@ -125,6 +125,10 @@ def inverse_cdf(probabilities_BV: Tensor, uniforms_B: Tensor) -> Tensor:
         sums = torch.cat([sums, probabilities_BV[:, whole:].sum(1, keepdim=True)], 1)
     accurate = torch.float32 if sums.device.type == "mps" else torch.float64  # which that device lacks
     block_cdf = sums.cumsum(1, dtype=accurate)
+    if not bool(torch.isfinite(block_cdf[:, -1]).all()):
+        raise FloatingPointError(
+            "the model's probabilities are not finite: its weights have diverged; lower learning_rate"
+        )
     # The last entry is 1 up to rounding: scaling by it keeps every uniform below 1 inside the table.
     wanted_B1 = uniforms_B[:, None] * block_cdf[:, -1:]
     block_B1 = torch.searchsorted(block_cdf, wanted_B1, right=True).clamp_max(sums.shape[1] - 1)

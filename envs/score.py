@@ -98,7 +98,7 @@ def scored(
         returned = team.by_first(lambda: reward(**arguments))
     except BakeoffError:  # it says already what is wrong
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         others = f" (first of {len(prompts)} in its batch)" if len(prompts) > 1 else ""
         what = f"{type(error).__name__}: {_one_line(str(error))}"
         raise RewardError(f'reward "{name}" raised {what} on prompt {_short(prompts[0])}{others}') from error

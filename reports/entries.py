@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bakeoff import registry
 from bakeoff.reports.store_reader import StoredCell, StoredRun
 
 
@@ -76,18 +75,28 @@ def _task_identity(run: StoredRun, task: str) -> str:
     config: Mapping[str, Any] = next((cell.config for cell in run.cells if cell.task == task and cell.config), {})
     settings = config.get("task_settings")
     facts = [settings, *(info.get(key) for key in ("kl_coef", "max_new_tokens", "proxy", "gold", "model", "inputs"))]
-    facts.append(_brought(run, "tasks", config.get("task_name")))
-    for judge in ("reward", "gold"):
-        facts.append(_brought(run, "rewards", settings.get(judge) if isinstance(settings, dict) else None))
+    facts.append(_brought(run, "tasks", [config.get("task_name")]))
+    facts.append(_brought(run, "rewards", list(_words(settings))))
     return json.dumps(facts, sort_keys=True, default=str)
 
 
-def _brought(run: StoredRun, kind: str, name: Any) -> list[str]:
-    """The sums of a run's plugin files, one of which has brought what is not installed; none where it is."""
-    if not isinstance(name, str) or ":" in name or name in registry.REGISTRIES[kind].names():
-        return []
-    plugins = run.manifest.get("plugins")
-    return sorted(str(plugin.get("sha256")) for plugin in plugins or () if isinstance(plugin, dict))
+def _brought(run: StoredRun, kind: str, names: Sequence[Any]) -> list[str]:
+    """The sums of those of a run's plugin files that have brought one of the names."""
+    found = []
+    for plugin in run.manifest.get("plugins") or ():
+        brought = plugin.get("names") if isinstance(plugin, dict) else None
+        if isinstance(brought, dict) and any(name in brought.get(kind, ()) for name in names):
+            found.append(str(plugin.get("sha256")))
+    return sorted(found)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text in settings, however deep: a reward may be named anywhere in a composition."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _words(part)
 
 
 def _mergeable(by_run: Mapping[str, Sequence[tuple[StoredRun, StoredCell]]]) -> bool:
@@ -100,7 +109,7 @@ def _mergeable(by_run: Mapping[str, Sequence[tuple[StoredRun, StoredCell]]]) -> 
                 cell.algorithm,
                 cell.config.get("settings"),
                 cell.config.get("budget"),
-                _brought(run, "algorithms", cell.algorithm),
+                _brought(run, "algorithms", [cell.algorithm]),
             ],
             sort_keys=True,
             default=str,

@@ -118,11 +118,20 @@ def write_report(
         files["overoptimisation.csv"] = tables.csv(gold)
     for name, content in files.items():
         _write(folder / name, content)
-    for old in (folder / "figures").glob("*.*"):  # of an earlier report; a stale figure would mislead
-        ours = old.suffix in (".svg", ".png") and old.name.partition("-")[0] in FIGURES
-        if ours and f"figures/{old.name}" not in files:
-            old.unlink(missing_ok=True)
+    drawn = folder / "figures" / ".drawn"
+    for name in _lines(drawn):  # of an earlier report; a stale figure would mislead
+        if f"figures/{name}" not in files and Path(name).name == name:
+            (folder / "figures" / name).unlink(missing_ok=True)
+    figures_of = sorted(name.removeprefix("figures/") for name in files if name.startswith("figures/"))
+    _write(drawn, "".join(f"{name}\n" for name in figures_of))
     return folder / "index.html"
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,14 @@ class TrackedCell:
     config: Mapping[str, Any]
     """Its settings, as ``config.json`` has them."""
     run: str = ""
-    """Tells the run from others: when and by which command it was begun."""
+    """Tells the run from all others."""
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> TrackedCell:
         """A cell of the run with that manifest, which may be damaged."""
         suite = manifest.get("suite")
         name = str(suite.get("name", "bakeoff")) if isinstance(suite, dict) else "bakeoff"
-        return cls(name, path, config, f"{manifest.get('created')} {manifest.get('command')}")
+        return cls(name, path, config, str(manifest.get("id") or manifest.get("created")))
 
 
 class Tracker(Protocol):

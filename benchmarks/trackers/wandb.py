@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from bakeoff.benchmarks.trackers import TrackedCell
 
 
+def identity_of(folder: Path, cell: TrackedCell) -> str:
+    """The id of a cell's W&B run: on another node, or after a move, the same; an export's is another than what came live."""
+    return hashlib.sha256(f"{cell.run}/{folder.parent.name}/{cell.path}".encode()).hexdigest()[:16]
+
+
 class WandB:
     """One W&B run a cell, in a project named after the suite, grouped by task and contestant."""
 
@@ -30,8 +35,7 @@ class WandB:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb: Any = optional("wandb", "wandb", "the tracker wandb")
         mode = os.environ.get("WANDB_MODE", "offline")
-        # Not the whole path: on another node, or after a move, the run is the same. An export is another than what came live.
-        identity = hashlib.sha256(f"{cell.run}/{folder.parent.name}/{cell.path}".encode()).hexdigest()[:16]
+        identity = identity_of(folder, cell)
         task, label, seed = cell.path.split("/")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", cell.suite),

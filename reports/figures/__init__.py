@@ -72,7 +72,7 @@ def plot(results: Results, kind: str, *, task: str | None = None, style: Any = N
     from bakeoff.reports.figures.style import Look, panels
 
     draw = drawer(kind)
-    _check_options(kind, draw, options)
+    _check_options(results, kind, draw, options)
     tasks = results.task_names()
     if task is not None and task not in tasks:
         raise NotFoundError("task", task, tasks)
@@ -84,11 +84,17 @@ def plot(results: Results, kind: str, *, task: str | None = None, style: Any = N
     return figure
 
 
-def _check_options(kind: str, draw: Callable[..., Any], options: Mapping[str, Any]) -> None:
+def _check_options(results: Results, kind: str, draw: Callable[..., Any], options: Mapping[str, Any]) -> None:
     known = [name for name, p in inspect.signature(draw).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for name in options:
         if name not in known:
             raise UserError(f'figure "{kind}" has no option "{name}"; it has {", ".join(known) or "none"}')
+    from pandas.api.types import is_numeric_dtype
+
+    metric = options.get("metric")
+    for frame in (results.evaluations, results.end_samples) if isinstance(metric, str) else ():
+        if metric in frame and not is_numeric_dtype(frame[metric]):
+            raise UserError(f'figure "{kind}": "{metric}" holds no numbers; name a metric, such as proxy')
     if "meter" in options and options["meter"] not in METERS:
         raise NotFoundError("meter", str(options["meter"]), METERS)
 

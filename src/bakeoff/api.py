@@ -50,6 +50,7 @@ def run(
     from bakeoff.benchmarks.suite_file import assigned
     from bakeoff.plugins import loaded
 
+    plugins = [plugins] if isinstance(plugins, str | Path) else plugins
     assignments = [assigned(key, value) for key, value in (overrides or {}).items()]
     with loaded(plugins) as files:
         checked = load_suite(suite, assignments, seeds)

@@ -7,6 +7,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -45,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `bakeoff list | head`
         sys.stderr.close()
         return DONE
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        print(f"bakeoff: standard output: {error.strerror}; what a run has done is kept", file=sys.stderr)
+        return BAD_INPUT
     except Exception as error:
         from bakeoff import registry
 

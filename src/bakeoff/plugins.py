@@ -66,9 +66,11 @@ class PluginFile:
         """Plain data, for the wire."""
         return asdict(self)
 
-    def record(self) -> dict[str, str]:
-        """What the manifest keeps."""
-        return {"path": self.path, "sha256": self.sha256}
+    def record(self) -> dict[str, Any]:
+        """What the manifest keeps: with the names that the file has brought, by kind, where it is loaded."""
+        _, entries = _loaded.get(self.path, (self, {}))
+        names = {group: [entry.name for entry in found] for group, found in entries.items() if found}
+        return {"path": self.path, "sha256": self.sha256, "names": names}
 
 
 @dataclass(frozen=True)

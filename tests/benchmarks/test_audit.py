@@ -126,6 +126,25 @@ class AsksAsItIsChosen(Fair):
         return self.policy
 
 
+class AsksOnceAndKeepsIt(AsksAsItIsChosen):
+    """The same, the first time that it is asked who answers."""
+
+    chosen = None
+
+    def contestant(self) -> Any:
+        self.chosen = self.chosen or super().contestant()
+        return self.chosen
+
+
+class PlaysToChoose(Fair):
+    """Plays one batch before each evaluation, as metered as any."""
+
+    def contestant(self) -> Any:
+        self.envs.reset()
+        self.envs.play(self.policy.answer(self.envs, self.rng))
+        return self.policy
+
+
 def run(
     kind: type[Algorithm], folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> Any:
@@ -145,6 +164,8 @@ def run(
         (PlaysElsewhere, {"reward_queries": 12}),
         (BeforeItBegins, {"reward_queries": 5 + 3}),  # three updates, each asked once how far it is; the last not
         (AsksAsItIsChosen, {"reward_queries": 20}),  # two evaluations
+        (AsksOnceAndKeepsIt, {"reward_queries": 10}),
+        (PlaysToChoose, {}),
         (SetsBack, {"lowered": 1}),
     ],
 )

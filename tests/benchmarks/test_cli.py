@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import os
@@ -11,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bakeoff.benchmarks import files, run_folder
 from bakeoff.benchmarks.executors import Event, Job
 from bakeoff.benchmarks.jobs import Outcome, perform
 from bakeoff.benchmarks.progress import Display
-from bakeoff.benchmarks.run import _record_failure
+from bakeoff.benchmarks.run import _record_failure, run_suite
 from bakeoff.benchmarks.runner import Workshop, run_cell
 from bakeoff.benchmarks.sampling import sample_cell
 from bakeoff.benchmarks.store import Status
 from bakeoff.benchmarks.suite_checks import load_suite
 from bakeoff.cli import main
+from bakeoff.errors import UserError
 from bakeoff.reports import Results
 from bakeoff.reports.store_reader import read_run
 from bakeoff.reports.verdict import caveats
@@ -407,3 +410,151 @@ def test_api(tmp_path: Path) -> None:
     assert manifest["suite"]["evaluate"]["completions"] == 8
     assert manifest["command"].startswith("bakeoff.run('api', out=")
     assert len(bakeoff.load(tmp_path / "out").frame) == len(results.frame)
+
+
+REWARD = """
+def kind(completions, **rest):
+    return [float(len(text)) for text in completions]
+
+def changes(completions, **rest):
+    import os, sys, torch
+    os.chdir("/")
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    sys.stdout.close()
+    sys.stdout = None
+    raise ValueError("no")
+
+def starts(completions, **rest):
+    import subprocess
+    subprocess.Popen(["sleep", "61"], stdin=subprocess.DEVNULL)
+    return kind(completions)
+"""
+
+
+def custom(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A suite of one's own prompts, model and reward."""
+    (folder / "prompts.txt").write_text("a b\nb a\na a\nb b\n")
+    (folder / "reward.py").write_text(REWARD)
+    task = {
+        "task": "custom",
+        "model": str(Path(__file__).parents[2] / "envs" / "exact" / "model"),
+        "prompts": str(folder / "prompts.txt"),
+        "reward": f"{folder / 'reward.py'}:kind",
+        "max_new_tokens": 3,
+    }
+    return {
+        "name": "mine",
+        "tasks": {"mine": {**task, **changes}},
+        "algorithms": {"reference": {}, "best_of_n": {"n": 2, "batch_size": 4}},
+        "seeds": 1,
+        "budget": {"reward_queries": 8},
+        "evaluate": {"completions": 4, "samples": 1},
+    }
+
+
+def test_an_edited_reward_is_another_reward(tmp_path: Path) -> None:
+    suite, out = load_suite(custom(tmp_path)), tmp_path / "out"
+    run_suite(suite, out, workers=1, only=["reference"])
+    (tmp_path / "reward.py").write_text(REWARD.replace("len(text)", "-len(text)"))
+    with pytest.raises(UserError, match="task mine: its reward differ from those that this folder was begun with"):
+        run_suite(suite, out, workers=1)
+    (tmp_path / "reward.py").write_text(REWARD)
+    assert len(run_suite(suite, out, workers=1).done) == 2
+
+
+def test_a_prompt_that_is_too_long_shows_before_the_first_cell(tmp_path: Path) -> None:
+    document, out = custom(tmp_path), tmp_path / "out"
+    (tmp_path / "prompts.txt").write_text("a b\n" + "a " * 500 + "\nb b\n")
+    with pytest.raises(UserError, match=r"task mine: .*tokens"):
+        run_suite(load_suite(document), out, workers=1)
+    (tmp_path / "prompts.txt").write_text("a b\nb b\n")
+    assert len(run_suite(load_suite(document), out, workers=1).done) == 2
+
+
+def test_what_broke_one_cell_breaks_no_other(tmp_path: Path) -> None:
+    document = custom(tmp_path)
+    broken = {**document["tasks"]["mine"], "reward": f"{tmp_path / 'reward.py'}:changes"}
+    document["tasks"] = {"broken": broken, "mine": document["tasks"]["mine"]}
+    outcome = run_suite(load_suite(document), tmp_path / "out", workers=1)
+    assert sorted(outcome.failed) == [f"cells/broken/{label}/seed-0" for label in ("best_of_n", "reference")]
+    assert all('reward "changes" raised ValueError: no' in error for error in outcome.failed.values())
+    assert len(outcome.done) == 2
+
+
+def test_a_cell_leaves_its_process_as_it_was(workshop: Workshop, tmp_path: Path) -> None:
+    document = custom(tmp_path, reward=f"{tmp_path / 'reward.py'}:changes")
+    message = {
+        "job": "cell",
+        "cell": load_suite(document).cells()[0].to_json(),
+        "checkpoint_every": 60.0,
+        "trackers": [],
+    }
+    before = os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()
+    with open(os.devnull, "w") as stream, contextlib.redirect_stdout(stream):
+        outcome = perform(message, tmp_path, workshop, lambda *a, **k: None, lambda: False)
+        assert sys.stdout is stream
+    assert outcome.kind == "failed"
+    assert (os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()) == before
+
+
+def test_what_a_reward_has_started_ends_with_the_run(tmp_path: Path) -> None:
+    import psutil
+
+    document = custom(tmp_path, reward=f"{tmp_path / 'reward.py'}:starts")
+    assert len(run_suite(load_suite(document), tmp_path / "out", workers=1).done) == 2
+    alive = [process for process in psutil.process_iter() if process.status() != psutil.STATUS_ZOMBIE]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert ["sleep", "61"] not in [process.cmdline() for process in alive if process.name() == "sleep"]
+
+
+def test_a_folder_that_goes_away_ends_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    class Remover(Display):
+        def show(self, event: Event) -> None:
+            if event.kind == "done":
+                out.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(run_folder.RunFolderError, match="was moved or removed while it was run; put it back"):
+        run_suite(load_suite(custom(tmp_path)), out, workers=1, display=Remover(quiet=True))
+    assert not out.exists()
+    (tmp_path / "elsewhere").rename(out)
+    assert len(run_suite(load_suite(custom(tmp_path)), out, workers=1).done) == 2
+
+
+def test_a_terminal_that_goes_away_is_borne() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+        def flush(self) -> None:
+            raise OSError(5, "Input/output error")
+
+    display, job = Display(Gone()), Job("a cell", {}, "a")
+    with display.showing(1, 0):
+        display.show(Event("started", job))
+        display.show(Event("done", job, {}))
+
+
+def test_standard_output_on_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bakeoff.commands.list.execute", full)
+        assert main(["list", "tasks"]) == 2
+    assert capsys.readouterr().err == "bakeoff: standard output: No space left on device; what a run has done is kept\n"
+
+
+def test_arguments_of_the_functions_are_checked(tmp_path: Path) -> None:
+    import bakeoff
+
+    suite = load_suite(write(tmp_path))
+    for workers in (-1, 0, "2"):
+        with pytest.raises(UserError, match=r"workers is .*; give a whole number of at least 1"):
+            bakeoff.run(suite, tmp_path / "out", workers=workers)  # type: ignore[arg-type]
+    results = bakeoff.run(suite, tmp_path / "out", workers=1, only="reference", progress=False)
+    assert set(results.final["label"]) == {"reference"}
+    with pytest.raises(UserError, match=r"none\.py"):
+        bakeoff.run(suite, tmp_path / "out", plugins=str(tmp_path / "none.py"))

@@ -40,8 +40,9 @@ for line in sys.stdin:
             os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "flaky":
-        tell("done" if os.path.exists(job["marker"]) else "failed", error="first")
+        again = os.path.exists(job["marker"])
         open(job["marker"], "w").close()
+        tell("done" if again else "failed", error="first")
     elif kind == "long":
         tell("progress", share=0.5)
         json.loads(sys.stdin.readline())
@@ -115,6 +116,17 @@ def test_retries(executor: LocalExecutor, tmp_path: Path) -> None:
     ]
     assert [kind for _, kind, _ in run(executor, *jobs)] == ["done", "failed", "failed", "failed"]
     assert [this.attempts for this in jobs] == [2, 3, 2, 2]
+
+
+def test_after_a_failure_comes_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stand_in.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    executor = LocalExecutor(1, 1, "stand_in")
+    heard: list[Event] = []
+    executor.run([job("work"), job("work"), job("fail"), job("work")], heard.append)
+    executor.close()
+    pids = [event.details["pid"] for event in heard if event.kind in ("done", "failed")]
+    assert pids[0] == pids[1] == pids[2] != pids[3]
 
 
 def test_jobs_go_where_their_task_is_loaded(executor: LocalExecutor) -> None:

@@ -48,6 +48,7 @@ def cell(algorithm: str, task: str = "exact", **settings: Any) -> Cell:
 def play(this: Cell, folder: Path, processes: int, **job: Any) -> Outcome:
     """Run a cell in this process and, where there are several, its partners."""
     message = {"job": "cell", "cell": this.to_json(), "checkpoint_every": 60.0, "trackers": [], "processes": processes}
+    folder.mkdir(exist_ok=True)
     return perform({**message, **job}, folder, Workshop(), lambda *a, **k: None, lambda: False)
 
 
@@ -109,6 +110,7 @@ def test_two_processes_go_on_from_the_first_ones_checkpoint(tmp_path: Path) -> N
     assert play(this, tmp_path / "whole", 2).kind == "done"
     message = {"job": "cell", "cell": this.to_json(), "checkpoint_every": 60.0, "trackers": [], "processes": 2}
     asked = iter([False, True])
+    (tmp_path / "parts").mkdir()
     stopped = perform(message, tmp_path / "parts", Workshop(), lambda *a, **k: None, lambda: next(asked))
     assert stopped.kind == "stopped"
     assert play(this, tmp_path / "parts", 2).kind == "done"

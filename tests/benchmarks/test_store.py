@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,22 @@ def test_replacing_a_file_leaves_the_old_one_when_it_fails(tmp_path: Path, monke
         files.write_json(path, {"a": 2})
     assert files.read_json(path) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_child_that_a_reward_has_forked_holds_no_lock(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    rows(store, 1)
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(ready[1], b"x")
+        os.read(done[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    try:
+        store.close()
+        CellStore(tmp_path).close()  # would wait a minute, and give up
+        assert steps_of(tmp_path) == [1]
+    finally:
+        os.write(done[1], b"x")
+        os.waitpid(child, 0)

@@ -3,6 +3,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bakeoff import registry
@@ -220,13 +221,18 @@ def test_overrides() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", ["🎉 ü", "a: b", None, True, 1e-3, [1, 2], {"a": "#"}, ""])
+@pytest.mark.parametrize(
+    "value", ["🎉 ü", "\x85 \x9f", r"\ud83c\udf89", "a: b", None, True, 1e-3, [1, 2], {"a": "#"}, ""]
+)
 def test_an_assignment_reads_back_as_its_value(value: Any) -> None:
     data = from_mapping({"key": 0})
     override(data, [assigned("key", value)])
     assert data.values == {"key": value}
     assert not data.problems
     assert assigned("key", Path("a") / "b") == 'key="a/b"'
+    assert assigned("key", np.int64(5)) == "key=5"
+    with pytest.raises(BakeoffError, match=r"key: .* is a set, which no suite can hold"):
+        assigned("key", {1})
 
 
 def test_lists_take_overrides_as_well() -> None:
@@ -303,3 +309,19 @@ def test_the_documentation_is_true() -> None:
     assert {cell.budget["reward_queries"] for cell in suite.cells()} == {12800, 3840}
     for key in Suite.model_fields:
         assert f"| `{key}` |" in text
+
+
+def test_a_key_that_is_no_text_is_one_line() -> None:
+    with pytest.raises(SuiteError):
+        load_suite(load(GOOD), ["a\udcff=1"])
+
+
+def test_data_that_are_not_there_show_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\ntasks: [exact]\nalgorithms:\n  sft: {data: nowhere.jsonl}\nseeds: 1\nbudget: {reward_queries: 8}\n"
+    )
+    with pytest.raises(
+        SuiteError, match=r's\.yaml:4: algorithm "sft": setting "data": there is no file nowhere\.jsonl'
+    ):
+        load_suite(path)

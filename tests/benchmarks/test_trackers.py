@@ -182,11 +182,14 @@ def test_an_export_that_breaks_is_one_line_and_closes(mine: str, workshop: Works
 
 
 def test_a_run_is_told_from_others_wherever_it_lies() -> None:
-    manifest = {
-        "suite": {"name": "quick"},
-        "created": "2026-01-02T03:04:05+00:00",
-        "command": "bakeoff run quick --out a",
-    }
-    cell = trackers.TrackedCell.of(manifest, "exact/ppo/seed-0", {})
-    assert (cell.suite, cell.run) == ("quick", "2026-01-02T03:04:05+00:00 bakeoff run quick --out a")
+    from bakeoff.benchmarks.trackers.wandb import identity_of
+
+    def cell(run: str) -> trackers.TrackedCell:
+        return trackers.TrackedCell.of({"suite": {"name": "quick"}, "id": run}, "exact/ppo/seed-0", {})
+
+    assert cell("a").suite == "quick"
+    here = identity_of(Path("/a/trackers/wandb"), cell("a"))
+    assert here == identity_of(Path("/tmp/b/trackers/wandb"), cell("a"))
+    assert here != identity_of(Path("/a/trackers/wandb"), cell("b"))
+    assert here != identity_of(Path("/a/export/wandb"), cell("a"))
     assert trackers.TrackedCell.of({"suite": []}, "exact/ppo/seed-0", {}).suite == "bakeoff"

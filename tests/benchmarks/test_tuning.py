@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"clip": {"low": "x", "high": 1}}, "tune.space.ppo.clip.low: should be a number, got 'x'"),
         ({"clip": [{"a": 1}]}, "tune.space.ppo.clip.0: should be text, a number, true or false, got {'a': 1}"),
         ({"clip": []}, "tune.space.ppo.clip: should not be empty, got []"),
-        ({"clip": 3}, "tune.space.ppo.clip: should be a mapping of keys to values, got 3"),
+        ({"clip": 3}, "tune.space.ppo.clip: should be a range (low, high) or a list of choices, got 3"),
     ],
 )
 def test_a_space_of_the_wrong_shape(space: Any, problem: str) -> None:
@@ -247,3 +247,10 @@ def test_a_space_for_what_is_no_algorithm(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(SuiteError, match="is no subclass of Algorithm") as caught:
         load_suite(SUITE)
     assert len(caught.value.problems) == 1
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tuned.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"not empty \(tuned\.yaml\) and no search that was begun here"):
+        tune(load_suite(SUITE), tmp_path, workers=1)
+    assert (tmp_path / "tuned.yaml").read_text() == "mine"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -75,6 +76,7 @@ def positional(completions, /):
         (lambda completions: [[1.0], [2.0]], r"returned \[1.0\] for prompt 'first'"),
         (lambda completions: torch.zeros(2, 3), r"returned \[0.0, 0.0, 0.0\] for prompt 'first'"),
         (lambda completions: [10**400, 1], "for prompt 'first'"),
+        (lambda completions: sys.exit(3), r"raised SystemExit: 3 on prompt 'first'"),
         (explode, r"raised KeyError: 'two\\nlines' on prompt 'first' .first of 2 in its batch"),
         (later, "is asynchronous"),
         (positional, "positional-only"),

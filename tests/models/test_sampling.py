@@ -66,3 +66,9 @@ def test_a_softmax_may_be_written_over_its_own_input() -> None:
     logits = torch.randn(5, 1003, generator=torch.Generator().manual_seed(0)) * 10
     expected = logits.softmax(1)
     assert torch.equal(torch.softmax(logits, 1, out=logits), expected)
+
+
+def test_weights_that_have_diverged_are_named():
+    broken = torch.full((2, 8), float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite: its weights have diverged; lower learning_rate"):
+        inverse_cdf(broken, torch.zeros(2))

@@ -188,7 +188,11 @@ def test_a_run_reaches_the_workers_is_recorded_and_goes_on_with_the_same_text_on
     assert main([*arguments, "--plugin", str(player_file)]) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     (recorded,) = manifest["plugins"]
-    assert recorded == {"path": str(player_file), "sha256": plugins.PluginFile.read(player_file).sha256}
+    assert recorded == {
+        "path": str(player_file),
+        "sha256": plugins.PluginFile.read(player_file).sha256,
+        "names": {"algorithms": ["quiet_player"]},
+    }
     assert json.loads((out / "cells/exact/quiet_player/seed-0/status.json").read_text())["status"] == "done"
 
     moved = tmp_path / "elsewhere.py"

@@ -396,7 +396,7 @@ def test_a_good_one_passes_all(exact: Task) -> None:
         (LateSmuggler, "learns", "completions that no meter counted"),
         (Follower, "learns", "the reference that it is judged by is another at the end"),
         (Understates, "learns", "nats to the reference, and the exact one is"),
-        (Endless, "learns", "it trained 2,000,000 tokens and neither played nor said that it is finished"),
+        (Endless, "learns", "it trained 2,000,000 tokens and neither asked the reward nor said that it is finished"),
         (SaysNothing, "meter", "update 1 returned NoneType; return a mapping of names to numbers"),
         (Sourceless, "settings", "it has no data_source; say where its training data come from"),
         (Twin, "meter", "tokens were trained on, and the meter shows"),

@@ -34,6 +34,8 @@ def test_the_kinds_are_listed(capsys):
         (["--kind", "cost", "--out", "f.png", "--metric", "kl"], 'figure "cost" has no option "metric"; it has meters'),
         (["--kind", "learning_curves", "--out", "f.png", "--meter", "second"], 'did you mean "seconds"'),
         (["--kind", "learning_curves", "--out", "f.png", "--metric", "bleu"], "no finished cell"),
+        (["--kind", "improvement", "--out", "f.png", "--metric", "label"], '"label" holds no numbers; name a metric'),
+        (["--kind", "gains", "--out", "f.png", "--metric", "prompt"], '"prompt" holds no numbers; name a metric'),
         (["--kind", "cost", "--out", "f.png", "--style", "no-such"], 'style "no-such"'),
         (["--kind", "cost", "--out", "f.png", "--task", "exakt"], 'did you mean "exact"'),
     ],

@@ -159,7 +159,7 @@ def test_the_same_run_gives_the_same_bytes(run, few_figures, tmp_path):
         folders.append(write_report([tmp_path / place / run.name]).parent)
     first, again = folders
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert len(files) == 5 + 2 * 2 * len(few_figures)
+    assert len(files) == 6 + 2 * 2 * len(few_figures)
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     for file in files:
         assert (first / file).read_bytes() == (again / file).read_bytes(), file
@@ -257,9 +257,14 @@ def test_a_drawing_process_that_is_killed_costs_no_figure(run, tmp_path, monkeyp
 def test_only_its_own_stale_figures_go(tmp_path, run, few_figures):
     out = tmp_path / "paper"
     (out / "figures").mkdir(parents=True)
-    for name in ("my_photo.png", "diagram.svg", "cost-of-an_old_task.svg"):
+    for name in ("my_photo.png", "cost-breakdown.svg", "stale.svg"):
         (out / "figures" / name).write_text("x")
+    (out / "figures" / ".drawn").write_text("stale.svg\n../../kept.svg\n")
+    (tmp_path / "kept.svg").write_text("x")
     write_report(run, out)
     left = {path.name for path in (out / "figures").iterdir()}
-    assert {"my_photo.png", "diagram.svg"} <= left
-    assert "cost-of-an_old_task.svg" not in left
+    assert {"my_photo.png", "cost-breakdown.svg"} <= left
+    assert "stale.svg" not in left
+    assert (tmp_path / "kept.svg").exists()
+    drawn = (out / "figures" / ".drawn").read_text().split()
+    assert left == {*drawn, ".drawn", "my_photo.png", "cost-breakdown.svg"}

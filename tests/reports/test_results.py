@@ -142,7 +142,8 @@ def test_other_prompts_and_other_plugin_files_are_kept_apart(tmp_path, synthetic
         info = {task: {"inputs": {"prompts": inputs}}}
         synthetic.write_manifest(folder, suite={}, planned=[(task, label, seed)], tasks=info)
         manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["plugins"] = [{"path": "mine.py", "sha256": text} for text in plugins]
+        names = {"algorithms": ["mine"], "tasks": ["own"], "rewards": ["my_reward"]}
+        manifest["plugins"] = [{"path": "mine.py", "sha256": text, "names": names} for text in plugins]
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder
 
@@ -155,9 +156,10 @@ def test_other_prompts_and_other_plugin_files_are_kept_apart(tmp_path, synthetic
     assert Results.load([mine, write("g", 1, plugins=["2"], label="mine")]).labels() == ["mine [e]", "mine [g]"]
     own = write("h", 0, plugins=["1"], task="own")
     assert Results.load([own, write("i", 1, plugins=["2"], task="own")]).task_names() == ["own [h]", "own [i]"]
-    judged = write("j", 0, plugins=["1"], settings={"reward": "my_reward"})
-    assert len(Results.load([judged, write("k", 1, plugins=["2"], settings={"reward": "my_reward"})]).task_names()) == 2
-    assert len(Results.load([judged, write("l", 1, plugins=["1"], settings={"reward": "my_reward"})]).task_names()) == 1
+    composed = {"reward": {"weighted": [{"reward": "my_reward"}]}}
+    judged = write("j", 0, plugins=["1"], settings=composed)
+    assert len(Results.load([judged, write("k", 1, plugins=["2"], settings=composed)]).task_names()) == 2
+    assert len(Results.load([judged, write("l", 1, plugins=["1"], settings=composed)]).task_names()) == 1
 
 
 def test_runs_of_one_name_get_names_that_nobody_has(tmp_path, synthetic):

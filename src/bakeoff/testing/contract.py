@@ -39,8 +39,7 @@ GAIN_FROM_LABELS = 0.05
 """The same where a pair's label is all that is heard: one noisy bit for two queries. The built-ins gain .13 to .29 (five runs)."""
 
 ENDLESS = 2_000_000
-"""Trained tokens without a new reward query or a new token, after which none will come; every built-in that stops playing
-ends below it."""
+"""Trained tokens without a new reward query, after which none will come; every built-in that stops asking ends below it."""
 
 Row = dict[str, float]
 
@@ -274,7 +273,7 @@ def learns(subject: Subject) -> None:
     audit = Audit(task, algorithm, scored)
     reference, kept = algorithm.policy.reference, _weights(algorithm.policy.reference)
     start = subject.score(algorithm, "normalized_score")
-    trained = 0  # tokens, since it last played
+    trained = 0  # tokens, since it last asked the reward
     while not (algorithm.finished or LONG.exhausted(algorithm.envs.meter)):
         before = algorithm.envs.meter.snapshot()
         with audit.watching():
@@ -282,10 +281,12 @@ def learns(subject: Subject) -> None:
         after = algorithm.envs.meter.snapshot()
         if after == before and not algorithm.finished:
             raise Broken("an update spent nothing, and it is not finished; play in self.envs, or say finished")
-        played = any(after[name] > before[name] for name in ("reward_queries", "generated_tokens"))
-        trained = 0 if played else trained + int(after["trained_tokens"] - before["trained_tokens"])
+        asked = after["reward_queries"] > before["reward_queries"]
+        trained = 0 if asked else trained + int(after["trained_tokens"] - before["trained_tokens"])
         if trained > ENDLESS:
-            raise Broken(f"it trained {ENDLESS:,} tokens and neither played nor said that it is finished; say finished")
+            raise Broken(
+                f"it trained {ENDLESS:,} tokens and neither asked the reward nor said that it is finished; say finished"
+            )
     audit.close()
     _refuse_what_is_outside(audit)
     if algorithm.policy.reference is not reference or not _same(_weights(reference), kept):
