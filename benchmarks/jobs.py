@@ -170,12 +170,17 @@ def _as_it_was() -> Iterator[None]:
     """Put back what a reward or an algorithm may change for the whole process, and so for the cells after it."""
     import torch
 
-    folder, kind, gradients = os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()
+    kind, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    folder = None
+    with contextlib.suppress(OSError):  # it may be gone
+        folder = os.getcwd()
     streams = sys.stdout, sys.stderr
     try:
         yield
     finally:
-        os.chdir(folder)
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
         torch.set_default_dtype(kind)
         torch.set_grad_enabled(gradients)
         sys.stdout, sys.stderr = streams

@@ -498,6 +498,19 @@ def test_a_cell_leaves_its_process_as_it_was(workshop: Workshop, tmp_path: Path)
     assert (os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()) == before
 
 
+def test_a_working_folder_that_is_gone_is_borne(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    message = {
+        "job": "cell", "cell": load_suite(write(tmp_path)).cells()[-1].to_json(), "checkpoint_every": 60.0, "trackers": [],
+    }  # fmt: skip
+    outcome = perform(message, tmp_path, workshop, lambda *a, **k: None, lambda: False)
+    assert outcome.kind == "done", outcome
+
+
 def test_what_a_reward_has_started_ends_with_the_run(tmp_path: Path) -> None:
     import psutil
 
