@@ -134,15 +134,9 @@ class LocalExecutor:
                     process.job = None
                     failed |= kind == "failed"
                     self._ended(kind, job, message, waiting, listener)
-        if (
-            failed and not process.closed
-        ):  # whatever broke its job may have broken more: the next one gets a new process
-            selector.unregister(process.output)
-            self._processes.remove(process)
+        if failed:  # whatever broke its job may have broken more: the next one gets a new process
             process.kill()
-            process.end()
-            return
-        if process.closed:
+        if failed or process.closed:
             self._bury(process, "", waiting, selector, listener)
 
     def _bury(

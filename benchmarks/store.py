@@ -92,7 +92,8 @@ def _close_in_child() -> None:
                 file.close()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):  # not where processes cannot fork
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 class CellStore:

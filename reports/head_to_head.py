@@ -62,9 +62,8 @@ def head_to_head(results: Results, task: str) -> HeadToHead | None:
 def _head_to_head(results: Results, task: str) -> HeadToHead | None:
     rows = final_samples(results, task)
     judge = "gold" if rows["gold"].notna().any() else "proxy"
-    place = rows.groupby(
-        ["run", "label", "seed"], observed=True, sort=False
-    ).cumcount()  # of those without a score, too
+    # Answers without a score have their places, too.
+    place = rows.groupby(["run", "label", "seed"], observed=True, sort=False).cumcount()
     matched = (
         rows.assign(place=place)
         .dropna(subset=[judge])

@@ -182,6 +182,7 @@ def test_half_precision_weights_are_refused(exact: Task) -> None:
     half = dataclasses.replace(exact, language_model=LanguageModel.load(MODEL, dtype="bfloat16"))
     with pytest.raises(ConfigError, match=r"would step on bfloat16 weights directly.*give the task dtype: float32"):
         make(TRLGRPO, half)
+    assert {p.dtype for p in make(TRLGRPO, half, trainable="lora").policy.parameters()} == {torch.float32}
 
 
 @needs_trl
