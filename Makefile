@@ -42,13 +42,13 @@ docs: install-tests  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
 
 reviews-model: install  ## train the model of the task `reviews` again (about an hour)
-	$(BIN)/python -m bakeoff.envs.reviews.pretrain --out envs/reviews/model
+	$(BIN)/python -m bakeoff.envs.tasks.reviews.fitting.pretrain --out envs/tasks/reviews/model
 
 reviews-judges: install  ## fit the judge and the proxies of the review tasks again (minutes)
-	$(BIN)/python -m bakeoff.envs.reviews.fit_judges --out envs/reviews/judges
+	$(BIN)/python -m bakeoff.envs.tasks.reviews.fitting.fit_judges --out envs/tasks/reviews/judges
 
 exact-model: install  ## fit the model of the task `exact` again (seconds)
-	$(BIN)/python -m bakeoff.envs.exact.pretrain --out envs/exact/model
+	$(BIN)/python -m bakeoff.envs.tasks.exact.pretrain --out envs/tasks/exact/model
 
 clean:
 	rm -rf build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,5 +1,5 @@
 """How one learns: the policy, rollouts, pure maths, and one file per algorithm."""
 
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, Contestant, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, Contestant, DataSource
 
 __all__ = ["Algorithm", "AlgorithmConfig", "Contestant", "DataSource"]

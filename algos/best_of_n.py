@@ -16,14 +16,14 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, Contestant, DataSource
-from bakeoff.algos.policy import Policy
-from bakeoff.envs.completions import Completions
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, Contestant, DataSource
+from bakeoff.algos.core.policy import Policy
+from bakeoff.envs.language_model.completions import Completions
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bakeoff.envs.exact.enumeration import Enumeration
+    from bakeoff.envs.tasks.exact.enumeration import Enumeration
 
 
 class BestOfNConfig(AlgorithmConfig):
@@ -39,7 +39,7 @@ def kl_bound(n: int) -> float:
 
 
 class BestOfNSampler:
-    """Answers with the best of n; a :class:`~bakeoff.algos.base.Contestant`."""
+    """Answers with the best of n; a :class:`~bakeoff.algos.core.algorithm.Contestant`."""
 
     def __init__(self, policy: Policy, n: int) -> None:
         """Args:

@@ -15,12 +15,12 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from bakeoff.algos.base import Algorithm, DataSource
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.preference_data import OfflinePreferenceConfig, PreferenceData
-from bakeoff.algos.preference_step import learn_pairs, mean_pair_metrics
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.preference_data.objective import learn_pairs, mean_pair_metrics
+from bakeoff.algos.preference_data.pair_source import OfflinePreferenceConfig, PreferenceData
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class DPOConfig(OfflinePreferenceConfig):

@@ -21,19 +21,19 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from bakeoff import team
-from bakeoff.algos.advantages import masked_mean
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, Contestant, DataSource
-from bakeoff.algos.decoding import GuidedDecoder
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.q_losses import max_backup, next_state_values, terminal_rewards
-from bakeoff.algos.replay import ReplayBuffer
-from bakeoff.algos.rollouts import Rollout, mean_metrics
-from bakeoff.algos.target import TargetModel, polyak
-from bakeoff.envs.language_model import LOWEST_LOGIT
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
-from bakeoff.envs.vocabulary import over_chunks
+from bakeoff import distributed
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, Contestant, DataSource
+from bakeoff.algos.core.guided_decoding import GuidedDecoder
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.replay_buffer import ReplayBuffer
+from bakeoff.algos.core.rollout import Rollout, mean_metrics
+from bakeoff.algos.core.target_network import TargetModel, polyak
+from bakeoff.algos.losses.advantages import masked_mean
+from bakeoff.algos.losses.value import max_backup, next_state_values, terminal_rewards
+from bakeoff.envs.language_model.logprobs import over_chunks
+from bakeoff.envs.language_model.model import LOWEST_LOGIT
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class DQNConfig(AlgorithmConfig):
@@ -132,7 +132,7 @@ class DQN(Algorithm):
         places, lengths = torch.arange(len(rows)), batch.completions.lengths_B.cpu()
         logs = self.optimizer.step_rows(places, lengths, loss_of, self.envs.progress)
         if self.config.priority_exponent > 0:
-            self.replay.prioritise(rows, team.filled_in(errors_B))
+            self.replay.prioritise(rows, distributed.filled_in(errors_B))
         self.target.follow(self.config.polyak)
         polyak(self.target_level.parameters(), self.level.parameters(), self.config.polyak)
         return logs

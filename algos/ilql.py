@@ -21,17 +21,23 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bakeoff.algos.advantages import masked_mean
-from bakeoff.algos.base import Algorithm, Contestant, DataSource
-from bakeoff.algos.decoding import GuidedDecoder
-from bakeoff.algos.logged import LoggedCompletions, OfflineConfig
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
+from bakeoff.algos.core.algorithm import Algorithm, Contestant, DataSource
+from bakeoff.algos.core.guided_decoding import GuidedDecoder
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import Rollout, mean_metrics
+from bakeoff.algos.core.target_network import polyak
+from bakeoff.algos.losses.advantages import masked_mean
+from bakeoff.algos.losses.value import (
+    conservative_term,
+    expectile_loss,
+    next_state_values,
+    soft_backup,
+    terminal_rewards,
+)
+from bakeoff.algos.preference_data.logged import LoggedCompletions, OfflineConfig
 from bakeoff.algos.q_heads import QHeads
-from bakeoff.algos.q_losses import conservative_term, expectile_loss, next_state_values, soft_backup, terminal_rewards
-from bakeoff.algos.rollouts import Rollout, mean_metrics
-from bakeoff.algos.target import polyak
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 LARGEST_WEIGHT = 20.0
 """No token is imitated with more than this weight."""

@@ -19,17 +19,17 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
-from bakeoff.algos.judged import Judgements, judge, read_judged
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.preference_labels import Labels
-from bakeoff.algos.preference_losses import kto_loss
-from bakeoff.algos.rollouts import mean_metrics
-from bakeoff.algos.row_memory import RowMemory
-from bakeoff.envs.completions import Completions
-from bakeoff.envs.prompt_order import PromptOrder
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import mean_metrics
+from bakeoff.algos.losses.preference import kto_loss
+from bakeoff.algos.preference_data.buffer import RowMemory
+from bakeoff.algos.preference_data.judgements import Judgements, judge, read_judged
+from bakeoff.algos.preference_data.labels import Labels
+from bakeoff.envs.language_model.completions import Completions
+from bakeoff.envs.text_generation.prompt_order import PromptOrder
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 

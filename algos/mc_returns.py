@@ -16,15 +16,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bakeoff.algos.advantages import masked_mean
-from bakeoff.algos.base import Algorithm, Contestant, DataSource
-from bakeoff.algos.critic import Critic, CriticKind
-from bakeoff.algos.decoding import GuidedDecoder
-from bakeoff.algos.logged import LoggedCompletions, OfflineConfig
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.rollouts import Rollout, mean_metrics
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, Contestant, DataSource
+from bakeoff.algos.core.critic import Critic, CriticKind
+from bakeoff.algos.core.guided_decoding import GuidedDecoder
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import Rollout, mean_metrics
+from bakeoff.algos.losses.advantages import masked_mean
+from bakeoff.algos.preference_data.logged import LoggedCompletions, OfflineConfig
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 

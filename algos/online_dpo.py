@@ -15,14 +15,14 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from bakeoff.algos.base import Algorithm, DataSource
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.preference_config import PreferenceConfig
-from bakeoff.algos.preference_labels import Labels, label_pairs
-from bakeoff.algos.preference_step import figures, mean_pair_metrics
-from bakeoff.algos.rollouts import Rollout, check_groups, collect, minibatch_rows
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import Rollout, check_groups, collect, minibatch_rows
+from bakeoff.algos.preference_data.labels import Labels, label_pairs
+from bakeoff.algos.preference_data.objective import figures, mean_pair_metrics
+from bakeoff.algos.preference_data.preference_config import PreferenceConfig
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class OnlineDPOConfig(PreferenceConfig):

@@ -19,15 +19,21 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from bakeoff.algos import kl as kl_estimators
-from bakeoff.algos.advantages import explained_variance, generalised_advantages, kl_shaped_rewards, masked_mean, whiten
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
-from bakeoff.algos.critic import Critic, CriticKind
-from bakeoff.algos.losses import clipped_surrogate, clipped_value_loss
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.rollouts import Rollout, collect, mean_metrics, minibatch_rows
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.critic import Critic, CriticKind
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import Rollout, collect, mean_metrics, minibatch_rows
+from bakeoff.algos.losses import kl as kl_estimators
+from bakeoff.algos.losses.advantages import (
+    explained_variance,
+    generalised_advantages,
+    kl_shaped_rewards,
+    masked_mean,
+    whiten,
+)
+from bakeoff.algos.losses.policy_gradient import clipped_surrogate, clipped_value_loss
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class PPOConfig(AlgorithmConfig):

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bakeoff.envs.language_model import LanguageModel
-from bakeoff.envs.vocabulary import over_chunks
+from bakeoff.envs.language_model.logprobs import over_chunks
+from bakeoff.envs.language_model.model import LanguageModel
 
 HEADS = 2
 

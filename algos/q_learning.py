@@ -27,12 +27,15 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from bakeoff import team
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
-from bakeoff.algos.critic import Critic, CriticKind
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.q_losses import (
+from bakeoff import distributed
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.critic import Critic, CriticKind
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.replay_buffer import ReplayBuffer
+from bakeoff.algos.core.rollout import Rollout, check_groups, collect, mean_metrics
+from bakeoff.algos.core.target_network import polyak
+from bakeoff.algos.losses.value import (
     Backup,
     group_means,
     next_state_values,
@@ -40,10 +43,7 @@ from bakeoff.algos.q_losses import (
     path_weights,
     terminal_rewards,
 )
-from bakeoff.algos.replay import ReplayBuffer
-from bakeoff.algos.rollouts import Rollout, check_groups, collect, mean_metrics
-from bakeoff.algos.target import polyak
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 
@@ -142,7 +142,7 @@ class QLearning(Algorithm):
         places = torch.arange(len(rows))
         logs = self.optimizer.step_rows(places, torch.ones(len(rows)), loss_of, self.envs.progress)
         if config.priority_exponent > 0:
-            self.replay.prioritise(rows, team.filled_in(residuals_B))
+            self.replay.prioritise(rows, distributed.filled_in(residuals_B))
         if self.critic is not None and self.target is not None:
             polyak(self.target.parameters(), self.critic.parameters(), config.polyak)
         return logs
@@ -155,7 +155,7 @@ class QLearning(Algorithm):
         """
         size = self.config.micro_batch_size
         whole = size is None or size >= len(batch)
-        if self.critic is not None or (whole and not team.shares(len(batch))):
+        if self.critic is not None or (whole and not distributed.shares(len(batch))):
             return None
         parts = [batch.select(rows) for rows in torch.split(torch.arange(len(batch)), size or len(batch))]
         logprobs = [self.policy.model.token_logprobs(part.completions).sum(1) for part in parts]

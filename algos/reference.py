@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from bakeoff.algos.base import Algorithm, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
 
 
 class Reference(Algorithm):

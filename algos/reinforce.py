@@ -16,13 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bakeoff.algos.advantages import masked_mean
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
-from bakeoff.algos.losses import score_function_loss
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.rollouts import Rollout, collect
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import Rollout, collect
+from bakeoff.algos.losses.advantages import masked_mean
+from bakeoff.algos.losses.policy_gradient import score_function_loss
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class ReinforceConfig(AlgorithmConfig):

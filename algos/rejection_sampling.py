@@ -16,13 +16,13 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, PositiveInt
 
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
 from bakeoff.algos.best_of_n import best_of_each
-from bakeoff.algos.imitation import imitate
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.rollouts import check_groups, collect, mean_metrics, minibatch_rows
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import check_groups, collect, mean_metrics, minibatch_rows
+from bakeoff.algos.preference_data.sft_step import imitate
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class RejectionSamplingConfig(AlgorithmConfig):

@@ -15,14 +15,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bakeoff.algos.advantages import leave_one_out_advantages, masked_mean
-from bakeoff.algos.base import Algorithm, DataSource
-from bakeoff.algos.kl import k3
-from bakeoff.algos.losses import sequence_surrogate
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.rollouts import GroupConfig, Rollout, check_groups, collect, mean_metrics, minibatch_rows
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, mean_metrics, minibatch_rows
+from bakeoff.algos.losses.advantages import leave_one_out_advantages, masked_mean
+from bakeoff.algos.losses.kl import k3
+from bakeoff.algos.losses.policy_gradient import sequence_surrogate
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class RLOOConfig(GroupConfig):

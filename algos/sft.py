@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 import torch
 from pydantic import PositiveInt
 
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
 from bakeoff.algos.best_of_n import best_of_each
-from bakeoff.algos.demonstrations import encode_demonstrations, read_demonstrations
-from bakeoff.algos.imitation import imitate
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.envs.prompt_order import PromptOrder
-from bakeoff.envs.tasks import Task
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.preference_data.demonstrations import encode_demonstrations, read_demonstrations
+from bakeoff.algos.preference_data.sft_step import imitate
+from bakeoff.envs.tasks.base import Task
+from bakeoff.envs.text_generation.prompt_order import PromptOrder
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 from bakeoff.seeding import torch_generator
 

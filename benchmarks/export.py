@@ -14,7 +14,7 @@ from bakeoff.extras import optional
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 TABLES = ("metrics", "samples", "cells")
 """Files of a table export: every number, every stored text, every planned cell."""
@@ -33,7 +33,7 @@ def export(run: Path, kind: str, out: Path | None = None) -> Path:
         UserError: what it needs is not installed.
         RunFolderError: no run there, or the folder cannot be written.
     """
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
     kinds = ("csv", "parquet", *trackers.BUILT_IN)
     if kind not in kinds and ":" not in kind:

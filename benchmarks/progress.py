@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bakeoff.benchmarks.executors import Event
+from bakeoff.benchmarks.executors.local import Event
 from bakeoff.terminal import printable
 
 _PLAIN_EVERY = 15.0

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bakeoff.benchmarks import files, run_folder
-from bakeoff.benchmarks.cell import Cell
-from bakeoff.benchmarks.executors import Event, Executor, Interrupted, Job, Listener, LocalExecutor
+from bakeoff.benchmarks.executors.local import Event, Executor, Interrupted, Job, Listener, LocalExecutor
 from bakeoff.benchmarks.progress import Display
-from bakeoff.benchmarks.store import Status, now
-from bakeoff.benchmarks.suite import Suite, select
+from bakeoff.benchmarks.spec.cell import Cell
+from bakeoff.benchmarks.spec.schema import Suite, select
+from bakeoff.benchmarks.storage import atomic_files, run_folder
+from bakeoff.benchmarks.storage.cell_store import Status, now
 from bakeoff.errors import NotFoundError, RunFolderError, UserError
 from bakeoff.plugins import PluginFile
 from bakeoff.processors import cores
@@ -113,7 +113,7 @@ def make_executor(
         UserError: it cannot be used.
     """
     if name == "ray":
-        from bakeoff.benchmarks.ray_executor import RayExecutor
+        from bakeoff.benchmarks.executors.ray import RayExecutor
 
         return RayExecutor(suite.ray, workers or max(1, int(cores() / suite.ray.cpus)), threads)
     workers = workers or _workers(suite)
@@ -171,7 +171,9 @@ def _check_tasks(
             problems.append(f"{event.job.title}: {event.details['error']}")
         elif event.kind == "done":
             label, info = str(event.job.message["label"]), event.details["info"]
-            known = files.read_json(home / f"{label}.json") if any(folder.glob(f"cells/{label}/*/seed-*")) else None
+            known = (
+                atomic_files.read_json(home / f"{label}.json") if any(folder.glob(f"cells/{label}/*/seed-*")) else None
+            )
             changed = _changed(known, info)
             if changed:
                 problems.append(
@@ -179,7 +181,7 @@ def _check_tasks(
                     "put them back as they were, or choose another --out"
                 )
             else:
-                files.write_json(home / f"{label}.json", info)
+                atomic_files.write_json(home / f"{label}.json", info)
 
     home = folder / "tasks"
     home.mkdir(exist_ok=True)

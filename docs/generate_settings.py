@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from bakeoff import registry
-from bakeoff.algos.base import AlgorithmConfig
-from bakeoff.algos.optimization import auto_learning_rate
+from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.optimizer import auto_learning_rate
 
 PAGE = Path(__file__).with_name("settings.md")
 

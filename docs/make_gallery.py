@@ -16,7 +16,7 @@ from pathlib import Path
 from bakeoff.errors import UserError
 from bakeoff.reports import KINDS, Results, write_report
 from bakeoff.reports.figures.svg import save
-from bakeoff.reports.report import FIGURES
+from bakeoff.reports.page.report import FIGURES
 
 HERE = Path(__file__).parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -4,8 +4,8 @@ import gymnasium
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from bakeoff.envs.sb3 import SB3VecEnv
-from bakeoff.envs.top_tokens import VectorTopTokens
+from bakeoff.envs.text_generation.sb3_vec_env import SB3VecEnv
+from bakeoff.envs.text_generation.top_tokens import VectorTopTokens
 
 envs = gymnasium.make_vec("bakeoff/TextGeneration-v0", num_envs=64, task="exact", autoreset_mode="SameStep")
 envs = SB3VecEnv(VectorTopTokens(envs, k=8))  # 8 actions a state, one batch of hidden states to look at

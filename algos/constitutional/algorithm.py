@@ -17,19 +17,19 @@ from typing import Any, ClassVar
 
 import torch
 
-from bakeoff.algos.base import Algorithm, DataSource
-from bakeoff.algos.constitutional.comparing import PreferenceDPO
 from bakeoff.algos.constitutional.config import ConstitutionalConfig
 from bakeoff.algos.constitutional.constitution import load_constitution
-from bakeoff.algos.constitutional.preferring import PreferencePPO
-from bakeoff.algos.constitutional.revising import CritiqueRevise
-from bakeoff.algos.constitutional.speaking import Speaker
+from bakeoff.algos.constitutional.ppo_stage import PreferencePPO
+from bakeoff.algos.constitutional.preference_stage import PreferenceDPO
+from bakeoff.algos.constitutional.prompting import Speaker
+from bakeoff.algos.constitutional.revision_stage import CritiqueRevise
 from bakeoff.algos.constitutional.stage import Stage, Workplace
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.rollouts import check_groups
-from bakeoff.envs.language_model import LanguageModel
-from bakeoff.envs.tasks import Task
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import check_groups
+from bakeoff.envs.language_model.model import LanguageModel
+from bakeoff.envs.tasks.base import Task
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from bakeoff.algos.constitutional.constitution import Constitution, Principle
-from bakeoff.algos.constitutional.speaking import Speaker, cleaned
-from bakeoff.envs.completions import Completions, PromptBatch
+from bakeoff.algos.constitutional.prompting import Speaker, cleaned
+from bakeoff.envs.language_model.completions import Completions, PromptBatch
 
 
 @dataclass(frozen=True)

@@ -153,13 +153,13 @@ def load_constitution(source: Source | Sequence[Source]) -> Constitution:
 
 
 def _load_one(source: Source) -> Constitution:
-    from bakeoff.algos.constitutional import reading
+    from bakeoff.algos.constitutional import loader
 
     if isinstance(source, Mapping):
-        return reading.from_mapping(source)
+        return loader.from_mapping(source)
     if str(source) in SHIPPED:
         file = resources.files("bakeoff.algos.constitutional").joinpath("constitutions", f"{source}.yaml")
-        return reading.from_text(file.read_text(encoding="utf-8"), str(source))
+        return loader.from_text(file.read_text(encoding="utf-8"), str(source))
     path = Path(source)
     if path.suffix not in (".yaml", ".yml", ".json"):
         hint = did_you_mean(str(source), SHIPPED)
@@ -167,7 +167,7 @@ def _load_one(source: Source) -> Constitution:
             "constitution",
             [f'no constitution "{source}"{hint}; shipped: {", ".join(SHIPPED)}; or give a .yaml or .json file'],
         )
-    return reading.from_file(path)
+    return loader.from_file(path)
 
 
 def _answered(turns: list[Turn], answer: str, separator: str) -> list[Turn]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.constitutional.constitution import Constitution, Principle
-from bakeoff.algos.constitutional.speaking import Speaker, cleaned
+from bakeoff.algos.constitutional.prompting import Speaker, cleaned
 
 
 @dataclass(frozen=True)

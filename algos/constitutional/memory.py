@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bakeoff.envs.completions import Completions, PromptBatch
+from bakeoff.envs.language_model.completions import Completions, PromptBatch
 
 
 class CompletionMemory:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bakeoff.algos.constitutional.config import ConstitutionalConfig
 from bakeoff.algos.constitutional.constitution import Constitution
-from bakeoff.algos.constitutional.speaking import Speaker
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.envs.prompt_order import PromptOrder
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.constitutional.prompting import Speaker
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.envs.text_generation.prompt_order import PromptOrder
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 @dataclass

@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bakeoff.algos.base import Algorithm, AlgorithmConfig
-from bakeoff.algos.optimization import starting_rate
-from bakeoff.algos.policy import Policy
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig
+from bakeoff.algos.core.optimizer import starting_rate
+from bakeoff.algos.core.policy import Policy
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 from bakeoff.randomness import OwnRandomness
 

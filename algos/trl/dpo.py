@@ -17,12 +17,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from bakeoff.algos.base import AlgorithmConfig, DataSource
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.replay import ReplayBuffer
-from bakeoff.algos.rollouts import Rollout, mean_metrics
+from bakeoff.algos.core.algorithm import AlgorithmConfig, DataSource
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.replay_buffer import ReplayBuffer
+from bakeoff.algos.core.rollout import Rollout, mean_metrics
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 FIGURES = {

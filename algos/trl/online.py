@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveInt
 
-from bakeoff.algos.base import AlgorithmConfig, DataSource
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.rollouts import check_groups
+from bakeoff.algos.core.algorithm import AlgorithmConfig, DataSource
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.rollout import check_groups
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
-from bakeoff.envs.played import Played
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.envs.text_generation.played import Played
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class TRLOnlineConfig(AlgorithmConfig):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 VOCABULARY, PROMPT_TOKENS, MAX_NEW_TOKENS = 49_152, 16, 48
 LIMIT_US = 200.0

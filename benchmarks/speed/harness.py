@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 import bakeoff
-from bakeoff.algos import build as algorithms
-from bakeoff.algos.base import Algorithm
-from bakeoff.benchmarks.cell import Cell
-from bakeoff.benchmarks.evaluation import Evaluator
-from bakeoff.benchmarks.jobs import perform
+from bakeoff.algos.core import build as algorithms
+from bakeoff.algos.core.algorithm import Algorithm
+from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.cells.jobs import perform
+from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.benchmarks.run import run_suite
-from bakeoff.benchmarks.runner import Workshop
-from bakeoff.benchmarks.suite_checks import load_suite
+from bakeoff.benchmarks.spec.cell import Cell
+from bakeoff.benchmarks.spec.validation import load_suite
 
 
 def share(updates: int, algorithm: str) -> dict[str, float]:
@@ -84,7 +84,7 @@ def many(cells: int, workers: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         (home / "prompts.txt").write_text("a b\nb c\n")
-        model = Path(bakeoff.__file__).parent / "envs" / "exact" / "model"
+        model = Path(bakeoff.__file__).parent / "envs" / "tasks" / "exact" / "model"
         task = {"task": "custom", "model": str(model), "prompts": str(home / "prompts.txt"), "reward": "length"}
         suite = load_suite(
             {

@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from bakeoff.algos.build import build
+from bakeoff.algos.core.build import build
 from bakeoff.benchmarks.speed import models
-from bakeoff.envs.language_model import LanguageModel
+from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.prompts import PromptSet
-from bakeoff.envs.tasks import Task
+from bakeoff.envs.tasks.base import Task
+from bakeoff.envs.tasks.prompts import PromptSet
 
 MODES: dict[str, dict[str, Any]] = {
     "loaded": {},

@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bakeoff.envs.language_model import LanguageModel
+from bakeoff.envs.language_model.model import LanguageModel
 
 VOCABULARY = 49_152
 NAMES = ("tiny", "small", "smollm2")

@@ -16,8 +16,8 @@ from transformers import DynamicCache
 
 from bakeoff.benchmarks.speed import models
 from bakeoff.benchmarks.speed.paired import report, take_turns
-from bakeoff.envs.completions import Completions
-from bakeoff.envs.language_model import LanguageModel, positions
+from bakeoff.envs.language_model.completions import Completions
+from bakeoff.envs.language_model.model import LanguageModel, positions
 
 BATCH, TOKENS = 64, 24
 

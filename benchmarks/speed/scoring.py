@@ -14,12 +14,12 @@ import random
 
 import torch
 
-from bakeoff.algos.reward_backbone import scalar_classifier
+from bakeoff.algos.reward_models.backbone import scalar_classifier
 from bakeoff.benchmarks.speed.paired import report, take_turns
-from bakeoff.envs.preference_model import PreferenceModel
-from bakeoff.envs.sequence_classifier import length_sorted_batches
-from bakeoff.envs.tasks import make_task
-from bakeoff.envs.vader import compound_scorer, vader
+from bakeoff.envs.rewards.preference_model import PreferenceModel
+from bakeoff.envs.rewards.sequence_classifier import length_sorted_batches
+from bakeoff.envs.rewards.vader import compound_scorer, vader
+from bakeoff.envs.tasks.base import make_task
 
 COMPLETIONS, TEXTS = 10_000, 48
 

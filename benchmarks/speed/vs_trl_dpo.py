@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from bakeoff.algos.build import build
+from bakeoff.algos.core.build import build
 from bakeoff.algos.dpo import DPO
 from bakeoff.benchmarks.speed import models
 from bakeoff.benchmarks.speed.paired import Timing, report
-from bakeoff.envs.language_model import LanguageModel
+from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.prompts import PromptSet
-from bakeoff.envs.tasks import Task
+from bakeoff.envs.tasks.base import Task
+from bakeoff.envs.tasks.prompts import PromptSet
 
 TOKENS, BETA, RATE = 40, 0.1, 1e-6
 SENTENCE = "the old food of our great room was cold and a very good view from some place on the table in that window"

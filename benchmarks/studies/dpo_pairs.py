@@ -27,14 +27,14 @@ from typing import Any
 
 import torch
 
-from bakeoff.algos.base import AlgorithmConfig
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.pairs import Pairs
-from bakeoff.algos.policy import Policy
-from bakeoff.algos.preference_labels import Labels, label_pairs
-from bakeoff.algos.preference_step import PreferenceObjective, learn_pairs
+from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.preference_data.labels import Labels, label_pairs
+from bakeoff.algos.preference_data.objective import PreferenceObjective, learn_pairs
+from bakeoff.algos.preference_data.pairs import Pairs
 from bakeoff.envs.meter import Meter
-from bakeoff.envs.tasks import Task, make_task
+from bakeoff.envs.tasks.base import Task, make_task
 from bakeoff.seeding import torch_generator
 
 SIZES: tuple[int | None, ...] = (500, 2_000, 8_000, 32_000, None)

@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from bakeoff.benchmarks import files
-from bakeoff.benchmarks.cell import Cell
+from bakeoff.benchmarks.spec.cell import Cell
+from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.envs.meter import METERS as METERS
 from bakeoff.errors import UserError, did_you_mean
 from bakeoff.randomness import untouched_global_randomness
@@ -118,8 +118,8 @@ class Tracking:
         run = self._folder.absolute()
         for _ in Path(self._cell.path).parts:
             run = run.parent
-        manifest = files.read_json(run / "manifest.json") or {}
-        cell = TrackedCell.of(manifest, relative, files.read_json(self._folder / "config.json") or {})
+        manifest = atomic_files.read_json(run / "manifest.json") or {}
+        cell = TrackedCell.of(manifest, relative, atomic_files.read_json(self._folder / "config.json") or {})
         with untouched_global_randomness():
             for name in self._names:
                 home = run / "trackers" / name.replace(":", "-")

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 
 from bakeoff import Algorithm, AlgorithmConfig
-from bakeoff.algos.base import DataSource
-from bakeoff.algos.optimization import Optimizer
-from bakeoff.algos.policy import Policy
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.algos.core.algorithm import DataSource
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class BatchBaselineConfig(AlgorithmConfig):

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import NotFoundError, UserError
-from bakeoff.reports.store_reader import METERS
+from bakeoff.reports.data.store_reader import METERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 KINDS: Mapping[str, str] = {
     "learning_curves": "score against what was spent; options metric=, meter=",
@@ -117,8 +117,8 @@ def write_figure(
         NotFoundError: no such kind or task.
         UserError: nothing to draw, or a format that matplotlib does not write.
     """
+    from bakeoff.reports.data.results import Results
     from bakeoff.reports.figures.svg import check_format, save
-    from bakeoff.reports.results import Results
 
     drawer(kind)  # a wrong kind is told before anything is read
     results = runs if isinstance(runs, Results) else Results.load(runs)

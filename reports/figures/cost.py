@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
+from bakeoff.reports.data.text import count
 from bakeoff.reports.figures.curves import METER_NAMES
 from bakeoff.reports.figures.style import INK, Look, label_text, set_height
-from bakeoff.reports.text import count
 
 if TYPE_CHECKING:
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 
 def draw_cost(axes: Axes, results: Results, task: str, look: Look, *, meters: tuple[str, ...] | None = None) -> bool:

@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from bakeoff.reports.data.text import count
 from bakeoff.reports.figures.labels import label_line_ends
 from bakeoff.reports.figures.style import Look, set_height
-from bakeoff.reports.leaderboard import best_column, generator, seed_scores
-from bakeoff.reports.statistics import performance_profile
-from bakeoff.reports.text import count
+from bakeoff.reports.statistics.estimates import performance_profile
+from bakeoff.reports.statistics.leaderboard import best_column, generator, seed_scores
 
 if TYPE_CHECKING:
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 METRIC_NAMES = {
     "normalized_score": "normalised score (0 reference, 1 optimum)",

@@ -10,16 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from bakeoff.reports.entries import family
+from bakeoff.reports.analysis.gold_fits import of_equal_length
+from bakeoff.reports.data.entries import family
 from bakeoff.reports.figures.curves import METRIC_NAMES, title_of
 from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import Look, label_text
-from bakeoff.reports.overoptimisation import of_equal_length
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 DRIFTING = ("length", "entropy", "distinct_2")
 

@@ -11,16 +11,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from bakeoff.reports.comparisons import best_of_n_kl_bound, expected_maximum, pareto_set
-from bakeoff.reports.entries import family
+from bakeoff.reports.data.entries import family
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.labels import label_points
 from bakeoff.reports.figures.style import BASELINE, INK, Look
-from bakeoff.reports.leaderboard import best_column, generator
-from bakeoff.reports.statistics import stratified_bootstrap_interval
+from bakeoff.reports.statistics.comparisons import best_of_n_kl_bound, expected_maximum, pareto_set
+from bakeoff.reports.statistics.estimates import stratified_bootstrap_interval
+from bakeoff.reports.statistics.leaderboard import best_column, generator
 
 if TYPE_CHECKING:
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 
 class BestOfN(NamedTuple):

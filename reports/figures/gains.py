@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from bakeoff.reports.figures.curves import METRIC_NAMES
 from bakeoff.reports.figures.style import BASELINE, Look, fit_height, label_text
-from bakeoff.reports.head_to_head import prompt_gains
-from bakeoff.reports.leaderboard import generator, interval
+from bakeoff.reports.statistics.head_to_head import prompt_gains
+from bakeoff.reports.statistics.leaderboard import generator, interval
 
 if TYPE_CHECKING:
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 
 def draw_gains(axes: Axes, results: Results, task: str, look: Look, *, metric: str = "proxy") -> bool:

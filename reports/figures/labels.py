@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from bakeoff.reports.entries import family
+from bakeoff.reports.data.entries import family
 from bakeoff.reports.figures.style import PAPER, after_layout, label_text
 
 

@@ -12,15 +12,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from bakeoff.reports.analysis.gold_curves import GoldCurve, gold_curves
+from bakeoff.reports.analysis.gold_fits import GOOD_ENOUGH
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.drift import mean_along, thinned
 from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import Look
-from bakeoff.reports.gold_curves import GoldCurve, gold_curves
-from bakeoff.reports.overoptimisation import GOOD_ENOUGH
 
 if TYPE_CHECKING:
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 
 def draw_overoptimisation(axes: Axes, results: Results, task: str, look: Look) -> bool:

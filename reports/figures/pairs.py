@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from bakeoff.reports.figures.style import BASELINE, Look, fit_height, label_text
-from bakeoff.reports.head_to_head import head_to_head
-from bakeoff.reports.leaderboard import generator, interval, seed_scores
-from bakeoff.reports.statistics import probability_of_improvement
+from bakeoff.reports.statistics.estimates import probability_of_improvement
+from bakeoff.reports.statistics.head_to_head import head_to_head
+from bakeoff.reports.statistics.leaderboard import generator, interval, seed_scores
 
 if TYPE_CHECKING:
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 ON_COLOR = "#1c1b1f"
 """Type on coloured squares: dark in both themes, since the squares keep their colours (so not the themed ink)."""

@@ -20,11 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bakeoff.errors import UserError
-from bakeoff.reports.entries import family
-from bakeoff.reports.text import visible
+from bakeoff.reports.data.entries import family
+from bakeoff.reports.data.text import visible
 
 if TYPE_CHECKING:
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c510a", "#6a51a3")
 """Contestants' colours in order."""

@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING, Any
 from bakeoff.on_gymnasium import register_when_imported
 
 if TYPE_CHECKING:
-    from bakeoff.algos.base import Algorithm, AlgorithmConfig
+    from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig
     from bakeoff.api import load, run
-    from bakeoff.envs.language_model import LanguageModel
+    from bakeoff.envs.language_model.model import LanguageModel
     from bakeoff.envs.meter import Budget, Meter
-    from bakeoff.envs.prompts import PromptSet
-    from bakeoff.envs.tasks import Task, make_task
-    from bakeoff.envs.text_env import TextGenerationEnv
-    from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+    from bakeoff.envs.tasks.base import Task, make_task
+    from bakeoff.envs.tasks.prompts import PromptSet
+    from bakeoff.envs.text_generation.env import TextGenerationEnv
+    from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "Algorithm": "bakeoff.algos.base",
-    "AlgorithmConfig": "bakeoff.algos.base",
+    "Algorithm": "bakeoff.algos.core.algorithm",
+    "AlgorithmConfig": "bakeoff.algos.core.algorithm",
     "Budget": "bakeoff.envs.meter",
-    "LanguageModel": "bakeoff.envs.language_model",
+    "LanguageModel": "bakeoff.envs.language_model.model",
     "Meter": "bakeoff.envs.meter",
-    "PromptSet": "bakeoff.envs.prompts",
-    "Task": "bakeoff.envs.tasks",
-    "TextGenerationEnv": "bakeoff.envs.text_env",
-    "TextGenerationVectorEnv": "bakeoff.envs.token_mdp",
+    "PromptSet": "bakeoff.envs.tasks.prompts",
+    "Task": "bakeoff.envs.tasks.base",
+    "TextGenerationEnv": "bakeoff.envs.text_generation.env",
+    "TextGenerationVectorEnv": "bakeoff.envs.text_generation.vector_env",
     "load": "bakeoff.api",
-    "make_task": "bakeoff.envs.tasks",
+    "make_task": "bakeoff.envs.tasks.base",
     "run": "bakeoff.api",
 }
 

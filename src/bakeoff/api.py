@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bakeoff.benchmarks.suite import Suite
-    from bakeoff.reports.results import Results
+    from bakeoff.benchmarks.spec.schema import Suite
+    from bakeoff.reports.data.results import Results
 
 
 def run(
@@ -46,8 +46,8 @@ def run(
     """
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.run import run_suite
-    from bakeoff.benchmarks.suite_checks import load_suite
-    from bakeoff.benchmarks.suite_file import assigned
+    from bakeoff.benchmarks.spec.reader import assigned
+    from bakeoff.benchmarks.spec.validation import load_suite
     from bakeoff.plugins import loaded
 
     plugins = [plugins] if isinstance(plugins, str | Path) else plugins
@@ -70,6 +70,6 @@ def run(
 
 def load(*folders: str | Path) -> Results:
     """The results in one or several run folders, finished or not."""
-    from bakeoff.reports.results import Results
+    from bakeoff.reports.data.results import Results
 
     return Results.load([Path(folder) for folder in folders])

@@ -24,7 +24,7 @@ def register_when_imported() -> None:
 
 
 def _register() -> None:
-    from bakeoff.envs.registration import register_environments
+    from bakeoff.envs.text_generation.registration import register_environments
 
     register_environments()
 

@@ -243,7 +243,7 @@ def _written(module: types.ModuleType) -> list[Any]:
     classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
     if not classes:
         return []
-    from bakeoff.algos.base import Algorithm
+    from bakeoff.algos.core.algorithm import Algorithm
 
     own = {name: value for name, value in classes.items() if value.__module__ == module.__name__ and name[0] != "_"}
     return list(dict.fromkeys(value for value in own.values() if issubclass(value, Algorithm)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bakeoff.envs.tasks import Task, make_task
+from bakeoff.envs.tasks.base import Task, make_task
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import pytest
 
 from bakeoff import registry
-from bakeoff.envs.tasks import Task
+from bakeoff.envs.tasks.base import Task
 from bakeoff.testing import CHECKS, check_algorithm
 
 NAMES = registry.algorithms.names()

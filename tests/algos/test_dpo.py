@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from bakeoff.algos.base import Algorithm
-from bakeoff.algos.build import build
+from bakeoff.algos.core.algorithm import Algorithm
+from bakeoff.algos.core.build import build
+from bakeoff.algos.core.rollout import collect
 from bakeoff.algos.dpo import DPO
-from bakeoff.algos.judged import judge
 from bakeoff.algos.kto import KTO
-from bakeoff.algos.losses import preference_loss
+from bakeoff.algos.losses.policy_gradient import preference_loss
 from bakeoff.algos.online_dpo import OnlineDPO
-from bakeoff.algos.pairs import Pairs
-from bakeoff.algos.preference_labels import label_pairs
-from bakeoff.algos.rollouts import collect
+from bakeoff.algos.preference_data.judgements import judge
+from bakeoff.algos.preference_data.labels import label_pairs
+from bakeoff.algos.preference_data.pairs import Pairs
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.tasks import Task
+from bakeoff.envs.tasks.base import Task
 from bakeoff.errors import ConfigError, UserError
 
 PAIRS = [

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from bakeoff.algos.advantages import group_advantages, leave_one_out_advantages
-from bakeoff.algos.base import Algorithm
-from bakeoff.algos.build import build
+from bakeoff.algos.core.algorithm import Algorithm
+from bakeoff.algos.core.build import build
+from bakeoff.algos.core.rollout import Rollout, collect, mean_metrics, minibatch_rows
 from bakeoff.algos.grpo import GRPO
-from bakeoff.algos.imitation import imitate
-from bakeoff.algos.kl import k3
-from bakeoff.algos.losses import completion_average, score_function_loss, sequence_surrogate
+from bakeoff.algos.losses.advantages import group_advantages, leave_one_out_advantages
+from bakeoff.algos.losses.kl import k3
+from bakeoff.algos.losses.policy_gradient import completion_average, score_function_loss, sequence_surrogate
+from bakeoff.algos.preference_data.sft_step import imitate
 from bakeoff.algos.reinforce import Reinforce
 from bakeoff.algos.rejection_sampling import RejectionSampling
-from bakeoff.algos.rollouts import Rollout, collect, mean_metrics, minibatch_rows
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.tasks import Task
+from bakeoff.envs.tasks.base import Task
 from bakeoff.errors import ConfigError
 
 GROUPED = ["grpo", "rloo"]

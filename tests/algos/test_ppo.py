@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from bakeoff.algos.build import build
+from bakeoff.algos.core.build import build
 from bakeoff.algos.ppo import PPO
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.tasks import Task
+from bakeoff.envs.tasks.base import Task
 
 
 def make(task: Task, **settings: Any) -> PPO:

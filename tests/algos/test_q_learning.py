@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bakeoff.algos.build import build
+from bakeoff.algos.core.build import build
+from bakeoff.algos.core.rollout import Rollout, collect
 from bakeoff.algos.q_learning import QLearning
-from bakeoff.algos.rollouts import Rollout, collect
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.tasks import Task, make_task
+from bakeoff.envs.tasks.base import Task, make_task
 from bakeoff.errors import ConfigError
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bakeoff.algos.replay import SMALLEST_PRIORITY, ReplayBuffer
-from bakeoff.algos.rollouts import Rollout
-from bakeoff.envs.completions import Completions, PromptBatch
+from bakeoff.algos.core.replay_buffer import SMALLEST_PRIORITY, ReplayBuffer
+from bakeoff.algos.core.rollout import Rollout
+from bakeoff.envs.language_model.completions import Completions, PromptBatch
 
 PROMPT_WIDTH, LENGTH = 3, 4
 

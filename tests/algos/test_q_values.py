@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from bakeoff.algos.base import Algorithm
-from bakeoff.algos.build import build
-from bakeoff.algos.decoding import GuidedDecoder
+from bakeoff.algos.core.algorithm import Algorithm
+from bakeoff.algos.core.build import build
+from bakeoff.algos.core.guided_decoding import GuidedDecoder
 from bakeoff.algos.dqn import DQN
 from bakeoff.algos.ilql import ILQL
-from bakeoff.algos.logged import read_logged
 from bakeoff.algos.mc_returns import MCReturns
+from bakeoff.algos.preference_data.logged import read_logged
 from bakeoff.algos.q_heads import QHeads
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.tasks import Task
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.envs.tasks.base import Task
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 

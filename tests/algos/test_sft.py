@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from bakeoff.algos.build import build
-from bakeoff.algos.demonstrations import encode_demonstrations, read_demonstrations
+from bakeoff.algos.core.build import build
+from bakeoff.algos.preference_data.demonstrations import encode_demonstrations, read_demonstrations
 from bakeoff.algos.sft import SFT
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.tasks import Task
+from bakeoff.envs.tasks.base import Task
 from bakeoff.errors import ConfigError
 
 ROWS = [{"prompt": "a b", "completion": "c d"}, {"prompt": "c d", "completion": "e f g a b c"}]

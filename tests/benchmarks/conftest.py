@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from bakeoff import registry
-from bakeoff.benchmarks.runner import Workshop
+from bakeoff.benchmarks.cells.cell_runner import Workshop
 
 PLUGIN = '''
 import os, sys
-from bakeoff.algos.base import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
 
 class Player(Algorithm):
     """Plays batches and learns nothing."""

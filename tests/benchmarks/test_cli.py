@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 import torch
 
-from bakeoff.benchmarks import files, run_folder
-from bakeoff.benchmarks.executors import Event, Job
-from bakeoff.benchmarks.jobs import Outcome, perform
+from bakeoff.benchmarks.cells.cell_runner import Workshop, run_cell
+from bakeoff.benchmarks.cells.jobs import Outcome, perform
+from bakeoff.benchmarks.evaluation.sample_cell import sample_cell
+from bakeoff.benchmarks.executors.local import Event, Job
 from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.run import _record_failure, run_suite
-from bakeoff.benchmarks.runner import Workshop, run_cell
-from bakeoff.benchmarks.sampling import sample_cell
-from bakeoff.benchmarks.store import Status
-from bakeoff.benchmarks.suite_checks import load_suite
+from bakeoff.benchmarks.spec.validation import load_suite
+from bakeoff.benchmarks.storage import atomic_files, run_folder
+from bakeoff.benchmarks.storage.cell_store import Status
 from bakeoff.cli import main
 from bakeoff.errors import UserError
 from bakeoff.reports import Results
-from bakeoff.reports.store_reader import read_run
-from bakeoff.reports.verdict import caveats
+from bakeoff.reports.analysis.verdict import caveats
+from bakeoff.reports.data.store_reader import read_run
 from bakeoff.terminal import printable
 
 SUITE = """\
@@ -136,21 +136,21 @@ def test_whose_folder_it_is(tmp_path: Path) -> None:
     several = load_suite(suite, ["accelerate.processes=2"])
     with pytest.raises(run_folder.RunFolderError, match=r"\(\"small\"; accelerate differ\)"):
         run_folder.open_folder(out, several, 1, "command")
-    files.write_json(out / "manifest.json", {**manifest, "suite": several.document()})
+    atomic_files.write_json(out / "manifest.json", {**manifest, "suite": several.document()})
     with pytest.raises(run_folder.RunFolderError, match=r"\(\"small\"; accelerate differ\)"):  # the other way round
         run_folder.open_folder(out, suite, 1, "command")
-    files.write_json(out / "manifest.json", manifest)
+    atomic_files.write_json(out / "manifest.json", manifest)
     (out / ".incoming-killed").mkdir()
     run_folder.open_folder(out, suite, 1, "command")
     assert not (out / ".incoming-killed").exists()
     with run_folder.locked(out), pytest.raises(run_folder.RunFolderError, match="another bakeoff run"):  # noqa: SIM117
         with run_folder.locked(out):
             pass
-    files.write_json(out / "manifest.json", {**manifest, "schema": 99})
+    atomic_files.write_json(out / "manifest.json", {**manifest, "schema": 99})
     with pytest.raises(run_folder.RunFolderError, match="schema is 99"):
         run_folder.open_folder(out, suite, 1, "command")
     for broken in ({**manifest, "cells": None}, {**manifest, "machine": {}}, []):
-        files.write_json(out / "manifest.json", broken)
+        atomic_files.write_json(out / "manifest.json", broken)
         with pytest.raises(run_folder.RunFolderError, match="damaged"):
             run_folder.open_folder(out, suite, 1, "command")
     (out / "manifest.json").write_text("{")
@@ -176,7 +176,7 @@ evaluate: {every: {reward_queries: 100}, completions: 8, samples: 1}
     assert output.out == f"run folder: {out}\nreport:     {out / 'report' / 'index.html'}\n"
     assert "Traceback" not in output.err
     cells = out / "cells" / "exact"
-    status = {path.name: files.read_json(path / "seed-0" / "status.json") for path in cells.iterdir()}
+    status = {path.name: atomic_files.read_json(path / "seed-0" / "status.json") for path in cells.iterdir()}
     hungry = status.pop("hungry")
     assert hungry["status"] == "failed"
     assert "memory" in hungry["error"]
@@ -193,11 +193,11 @@ evaluate: {every: {reward_queries: 100}, completions: 8, samples: 1}
     assert "5 cells failed, in no average" in text
     for name in ("fails", "dies", "exits", "killed"):
         assert f"failed: cells/exact/{name}/seed-0: {status[name]['error']}\n" in output.err
-    rows = list(files.read_rows(cells / "fails" / "seed-0" / "metrics.jsonl"))
+    rows = list(atomic_files.read_rows(cells / "fails" / "seed-0" / "metrics.jsonl"))
     assert [row["step"] for row in rows] == [0, 1]  # what was measured before stays
     assert main(["run", str(suite), "--out", str(out), "--only", "player", "--no-report"]) == 0
     assert "report:" not in capsys.readouterr().out
-    assert files.read_json(cells / "player" / "seed-0" / "status.json") == status["player"]
+    assert atomic_files.read_json(cells / "player" / "seed-0" / "status.json") == status["player"]
 
 
 def test_a_task_that_cannot_be_built_is_bad_input(
@@ -212,7 +212,7 @@ def test_a_task_that_cannot_be_built_is_bad_input(
 
 def test_nothing_is_lost_of_a_folder_by_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = SUITE.replace("[exact]", "{mine: {task: custom, model: MODEL, prompts: PROMPTS, reward: length}}")
-    model = Path(run_folder.__file__).parents[1] / "envs" / "exact" / "model"
+    model = Path(run_folder.__file__).parents[2] / "envs" / "tasks" / "exact" / "model"
     text = text.replace("MODEL", str(model.resolve())).replace(
         "ppo: {batch_size: 16}", "best_of_n: {batch_size: 16, n: 2}"
     )
@@ -235,7 +235,7 @@ def test_nothing_is_lost_of_a_folder_by_a_mistake(tmp_path: Path, capsys: pytest
     assert "does the cell again" in str(cell.error)
     assert main(command) == 0
     assert rows(folder) == [{**json.loads(line), "seconds": None} for line in whole.splitlines()]
-    assert files.read_json(folder / "status.json")["attempts"] == 2
+    assert atomic_files.read_json(folder / "status.json")["attempts"] == 2
 
     # Other prompts are another task.
     capsys.readouterr()
@@ -251,9 +251,9 @@ def test_nothing_is_lost_of_a_folder_by_a_mistake(tmp_path: Path, capsys: pytest
     assert (out / "manifest.json").read_bytes() == before
 
     # Other versions are noted, once.
-    manifest = files.read_json(out / "manifest.json")
+    manifest = atomic_files.read_json(out / "manifest.json")
     manifest["versions"]["torch"] = "0.0"
-    files.write_json(out / "manifest.json", manifest)
+    atomic_files.write_json(out / "manifest.json", manifest)
     for _ in range(2):
         suite = load_suite(path)
         now = run_folder.open_folder(out, suite, 1, "command")
@@ -329,7 +329,7 @@ def test_progress_counts_each_run_by_itself() -> None:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return [{**row, "seconds": None} for row in files.read_rows(folder / "metrics.jsonl")]
+    return [{**row, "seconds": None} for row in atomic_files.read_rows(folder / "metrics.jsonl")]
 
 
 def interrupted(tmp_path: Path, number: int, to_group: bool) -> tuple[int, str]:
@@ -358,13 +358,13 @@ def test_interrupted_and_gone_on_with(number: int, workshop: Workshop, tmp_path:
     else:
         assert code == 130
         assert error.splitlines()[-1] == "bakeoff: interrupted; the same command goes on from here"
-        assert files.read_json(cell_folder / "status.json")["status"] == "pending"
+        assert atomic_files.read_json(cell_folder / "status.json")["status"] == "pending"
     assert 5 <= len(rows(cell_folder)) < 15  # 10 updates and 5 evaluations
     assert main(["run", str(path), "--out", str(tmp_path / "out"), "--only", "ppo", "--no-report", "--quiet"]) == 0
     (this,) = [cell for cell in load_suite(path).cells() if cell.label == "ppo"]
     run_cell(this, tmp_path / "whole", workshop)
     assert rows(cell_folder) == rows(tmp_path / "whole")
-    assert files.read_json(cell_folder / "status.json")["attempts"] == 2
+    assert atomic_files.read_json(cell_folder / "status.json")["attempts"] == 2
     assert not (cell_folder / "checkpoint").exists()
 
 
@@ -406,7 +406,7 @@ def test_api(tmp_path: Path) -> None:
     overrides = {"evaluate.completions": 8}
     results = bakeoff.run(values, tmp_path / "out", progress=False, workers=1, overrides=overrides)
     assert set(results.frame["seed"]) == {0, 1}
-    manifest = files.read_json(tmp_path / "out" / "manifest.json")
+    manifest = atomic_files.read_json(tmp_path / "out" / "manifest.json")
     assert manifest["suite"]["evaluate"]["completions"] == 8
     assert manifest["command"].startswith("bakeoff.run('api', out=")
     assert len(bakeoff.load(tmp_path / "out").frame) == len(results.frame)
@@ -438,7 +438,7 @@ def custom(folder: Path, **changes: Any) -> dict[str, Any]:
     (folder / "reward.py").write_text(REWARD)
     task = {
         "task": "custom",
-        "model": str(Path(__file__).parents[2] / "envs" / "exact" / "model"),
+        "model": str(Path(__file__).parents[2] / "envs" / "tasks" / "exact" / "model"),
         "prompts": str(folder / "prompts.txt"),
         "reward": f"{folder / 'reward.py'}:kind",
         "max_new_tokens": 3,

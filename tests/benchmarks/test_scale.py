@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bakeoff.benchmarks.cell import Cell
-from bakeoff.benchmarks.evaluation import Evaluator
-from bakeoff.benchmarks.jobs import perform
-from bakeoff.benchmarks.runner import Workshop
+from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.cells.jobs import perform
+from bakeoff.benchmarks.evaluation.evaluator import Evaluator
+from bakeoff.benchmarks.spec.cell import Cell
 
 
 def resident() -> float:
@@ -27,7 +27,7 @@ def trivial(seed: int) -> dict[str, Any]:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_is_flat_over_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bakeoff.envs.exact.enumeration import Enumeration
+    from bakeoff.envs.tasks.exact.enumeration import Enumeration
 
     monkeypatch.setattr(Enumeration, "objective", lambda self, logprobs: {})  # the cells' own work, a tenth of a second
     monkeypatch.setattr(Enumeration, "sequence_logprobs", lambda self, model: None)
@@ -48,7 +48,7 @@ def test_memory_is_flat_over_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_harness_takes_little_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In processor time, since others share this machine."""
     from bakeoff import registry
-    from bakeoff.algos import build as algorithms
+    from bakeoff.algos.core import build as algorithms
 
     name = "ppo"
     evaluate = {"every": {"reward_queries": 640}, "completions": 256, "samples": 8}

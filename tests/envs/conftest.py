@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bakeoff.envs.completions import Completions, PromptBatch
-from bakeoff.envs.text_env import TextGenerationEnv
-from bakeoff.envs.token_mdp import TextGenerationVectorEnv
+from bakeoff.envs.language_model.completions import Completions, PromptBatch
+from bakeoff.envs.text_generation.env import TextGenerationEnv
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import PromptError
 
 LETTERS = "abcdef"

@@ -2,7 +2,7 @@
 
 import torch
 
-from bakeoff.algos.advantages import masked_mean
+from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.envs.meter import Meter
 
 masked_mean("not a tensor", torch.ones(1))

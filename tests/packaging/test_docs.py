@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from bakeoff.benchmarks.suite_checks import load_suite
+from bakeoff.benchmarks.spec.validation import load_suite
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

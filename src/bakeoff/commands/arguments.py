@@ -52,6 +52,6 @@ def ray_address(options: argparse.Namespace) -> list[str]:
     """
     if options.ray_address is not None and options.executor != "ray":
         raise UserError("--ray-address is Ray's; add --executor ray, or leave it out")
-    from bakeoff.benchmarks.suite_file import assigned
+    from bakeoff.benchmarks.spec.reader import assigned
 
     return [] if options.ray_address is None else [assigned("ray.address", options.ray_address)]

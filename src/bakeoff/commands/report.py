@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
     from bakeoff.processors import cores
-    from bakeoff.reports.report import write_report
+    from bakeoff.reports.page.report import write_report
 
     print(write_report(options.runs, options.out, processes=cores()))
     return DONE

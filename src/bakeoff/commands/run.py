@@ -52,8 +52,8 @@ def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.run import run_suite
-    from bakeoff.benchmarks.suite_checks import load_suite
-    from bakeoff.benchmarks.suite_file import assigned
+    from bakeoff.benchmarks.spec.reader import assigned
+    from bakeoff.benchmarks.spec.validation import load_suite
     from bakeoff.plugins import loaded
 
     given = ray_address(options)
@@ -75,7 +75,7 @@ def execute(options: argparse.Namespace) -> int:
     print(f"run folder: {options.out}")
     if not options.no_report:
         from bakeoff.processors import cores
-        from bakeoff.reports.report import write_report
+        from bakeoff.reports.page.report import write_report
 
         print(f"report:     {write_report([options.out], processes=cores())}")
     return SOME_FAILED if outcome.failed else DONE

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
-    from bakeoff.benchmarks.sampling import sample_cell
+    from bakeoff.benchmarks.evaluation.sample_cell import sample_cell
 
     found = sample_cell(
         options.cell,

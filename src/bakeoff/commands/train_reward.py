@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
-    from bakeoff.envs.preferences import load_pairs
+    from bakeoff.envs.preferences.load import load_pairs
     from bakeoff.errors import UserError
 
     config = _config(options)
@@ -72,7 +72,7 @@ def execute(options: argparse.Namespace) -> int:
     if evaluation:
         say(evaluation.summary())
 
-    from bakeoff.algos.reward_model import train_reward_model
+    from bakeoff.algos.reward_models.training import train_reward_model
     from bakeoff.reports.figures.reliability import save_reliability
 
     report = train_reward_model(
@@ -101,7 +101,7 @@ def _config(options: argparse.Namespace) -> Any:
     import yaml
     from pydantic import ValidationError
 
-    from bakeoff.algos.reward_config import RewardModelConfig
+    from bakeoff.algos.reward_models.config import RewardModelConfig
     from bakeoff.errors import ConfigError, did_you_mean
 
     settings: dict[str, Any] = {"trainable": options.trainable, "members": options.members, "seed": options.seed}

@@ -41,8 +41,8 @@ def add(commands: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
     from bakeoff.benchmarks.progress import Display
-    from bakeoff.benchmarks.suite_checks import load_suite
-    from bakeoff.benchmarks.tuning import tune
+    from bakeoff.benchmarks.spec.validation import load_suite
+    from bakeoff.benchmarks.tuning.search import tune
     from bakeoff.plugins import loaded
 
     with loaded(options.plugins) as plugins:

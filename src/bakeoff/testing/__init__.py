@@ -8,7 +8,7 @@
         checked = check_algorithm("my_algorithm")
         assert checked.passed, str(checked)
 
-``bakeoff check NAME`` prints the same. The checks themselves are in :mod:`bakeoff.testing.contract`.
+``bakeoff check NAME`` prints the same. The checks themselves are in :mod:`bakeoff.testing.checks`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from bakeoff.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from bakeoff.algos.base import Algorithm
-    from bakeoff.envs.tasks import Task
+    from bakeoff.algos.core.algorithm import Algorithm
+    from bakeoff.envs.tasks.base import Task
 
 __all__ = ["CHECKS", "Check", "Checked", "check_algorithm"]
 
@@ -108,36 +108,36 @@ def check_algorithm(
         UserError: the algorithm or a plugin cannot be loaded, or it is no subclass of ``Algorithm``.
     """
     from bakeoff.plugins import loaded
-    from bakeoff.testing import contract
+    from bakeoff.testing import checks
 
     chosen = list(only) or list(CHECKS)
     for name in chosen:
         if name not in CHECKS:
             raise NotFoundError("check", name, CHECKS)
     with loaded(list(plugins)):
-        subject = contract.Subject.of(algorithm, settings, task)
+        subject = checks.Subject.of(algorithm, settings, task)
         outcome: Literal["failed", "skipped"] = "skipped"
         try:
             missing = subject.kind.unavailable()
         except Exception as error:
-            outcome, missing = "failed", f"its unavailable() raised {contract.told(error, subject.kind)}"
+            outcome, missing = "failed", f"its unavailable() raised {checks.told(error, subject.kind)}"
         if missing is not None:
             return Checked(subject.name, tuple(Check(name, outcome, missing, 0.0) for name in chosen))
         return Checked(subject.name, tuple(_run(name, subject) for name in chosen))
 
 
 def _run(name: str, subject: Any) -> Check:
-    from bakeoff.testing import contract
+    from bakeoff.testing import checks
 
     start = time.perf_counter()
     outcome: Literal["passed", "failed", "skipped"] = "passed"
     reason = ""
     try:
-        contract.BY_NAME[name](subject)
-    except contract.Broken as broken:
+        checks.BY_NAME[name](subject)
+    except checks.Broken as broken:
         outcome, reason = "failed", str(broken)
-    except contract.NotPromised as broken:
+    except checks.NotPromised as broken:
         outcome, reason = "skipped", str(broken)
     except (Exception, SystemExit) as error:  # the algorithm's own
-        outcome, reason = "failed", contract.told(error, subject.kind)
+        outcome, reason = "failed", checks.told(error, subject.kind)
     return Check(name, outcome, reason, time.perf_counter() - start)

@@ -1,0 +1,232 @@
+"""The contract between an algorithm and everything else. A plugin subclasses :class:`Algorithm`: one file, one entry point."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from bakeoff.algos.core.state import is_plain, restore_like, unserializable
+from bakeoff.envs.language_model.completions import Completions
+from bakeoff.errors import UserError
+
+if TYPE_CHECKING:
+    from bakeoff.algos.core.policy import Policy
+    from bakeoff.envs.tasks.base import Task
+    from bakeoff.envs.tasks.exact.enumeration import Enumeration
+    from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
+
+
+Trainable = Literal["full", "lora", "top_layers"]
+
+MODE_OF = {"lora_rank": "lora", "lora_alpha": "lora", "lora_targets": "lora", "top_layers": "top_layers"}
+"""The value of `trainable` that each of these settings belongs to."""
+
+
+class DataSource(enum.Enum):
+    """Where an algorithm's training data come from."""
+
+    NONE = "none"
+    """It does not train."""
+    ONLINE = "online"
+    """Fresh completions of the current policy."""
+    REPLAY = "replay"
+    """Completions of earlier policies as well."""
+    PREFERENCES = "preferences"
+    """Pairs of completions, one preferred."""
+    DEMONSTRATIONS = "demonstrations"
+    """Given text to imitate; no reward is queried."""
+    FEEDBACK = "feedback"
+    """The model's own judgement; no reward is queried."""
+
+
+class AlgorithmConfig(BaseModel):
+    """Settings that every algorithm has. Subclasses add theirs, each with a line of help under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    batch_size: PositiveInt = 64
+    """Completions collected in one update: the number of parallel environments."""
+    kl_coef: float | None = Field(default=None, ge=0)
+    """Beta, the price of one nat of KL to the reference; the task's own where none is given."""
+    kl_budget: float | None = Field(default=None, gt=0)
+    """Stop learning once the KL to the reference is seen to reach this many nats a completion, in an update or an evaluation;
+    null never does. The update that is over the limit counts, so a run ends a little beyond it."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """Adam's step size at the start; `auto` derives it from the model's width (see docs/settings.md)."""
+    learning_rate_schedule: Literal["linear", "constant"] = "linear"
+    """`linear` falls to 0 as the budget is spent; `constant` stays."""
+    warmup_steps: int = Field(default=20, ge=0)
+    """Steps over which the rate rises linearly: Adam's first steps are as long as the rate allows, whatever the gradient."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this global norm."""
+    micro_batch_size: PositiveInt | None = None
+    """Completions in one forward and backward pass; gradients add up over a minibatch, so the update stays the same and
+    needs less memory. All at once where none is given."""
+    gradient_checkpointing: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again: less memory, about a third slower."""
+    trainable: Trainable = "full"
+    """Which weights move: all (`full`), low-rank adapters (`lora`), or the highest blocks (`top_layers`)."""
+    lora_rank: PositiveInt = 16
+    """Rank of the adapters (`trainable: lora`)."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """Adapters are scaled by this over the rank (`trainable: lora`)."""
+    lora_targets: tuple[str, ...] | None = None
+    """Names of the linear layers that get adapters (`trainable: lora`); every one but the head where none are given."""
+    top_layers: PositiveInt = 2
+    """How many of the highest blocks move, with the final norm (`trainable: top_layers`)."""
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_mode(self) -> AlgorithmConfig:
+        """A changed setting that the chosen mode does not read is a mistake, not a wish to be ignored."""
+        for name, mode in MODE_OF.items():
+            if self.trainable != mode and getattr(self, name) != AlgorithmConfig.model_fields[name].default:
+                raise ValueError(f'"{name}" belongs to trainable: {mode}, and trainable is {self.trainable}')
+        return self
+
+
+class Contestant(Protocol):
+    """What evaluation needs to know of a contestant: how it answers, and how far it is from the reference."""
+
+    def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
+        """One completion for each prompt that ``envs`` now shows (``envs.prompt_batch``); not yet played."""
+
+    def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
+        """Figures of each completion that it sampled, each (B,).
+
+        `kl`, an estimate of KL(contestant || reference) in nats, has to be there; `entropy` (mean nats a token) and
+        `reference_nll` (nats a token) are expected, and what else there is becomes a metric too.
+        """
+
+    def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
+        """Log-probability of every enumerable completion, shape (prompts, N)."""
+
+
+class Algorithm(ABC):
+    """One contestant while it learns.
+
+    The harness calls :meth:`update` until the budget is spent or :attr:`finished` is true. An algorithm gets completions
+    by playing in ``envs`` and nowhere else, so the meter in there sees all it does.
+    """
+
+    Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    """The settings it takes."""
+    data_source: ClassVar[DataSource]
+    """Where its training data come from."""
+    starts_as_reference: ClassVar[bool] = True
+    """Before its first update it answers as the reference does, with default settings."""
+    saves_language_model: ClassVar[bool] = True
+    """:meth:`save` leaves what plain transformers loads; False where what was trained is something else."""
+
+    resumes_exactly: ClassVar[bool] = True
+    """A killed run goes on bit for bit from a checkpoint; False where its state cannot be kept: such a cell writes no
+    checkpoints, and one that is killed starts again from its beginning."""
+
+    runs_as_several: ClassVar[bool] = True
+    """A cell of it may run as several processes (``accelerate.processes``); False where a library underneath would take them for
+    its own."""
+
+    def __init__(
+        self, config: AlgorithmConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            config: an instance of this class's ``Config``.
+            policy: the language model that learns, with its frozen reference.
+            envs: the environments to play in; ``envs.num_envs == config.batch_size``.
+            rng: the only source of randomness an algorithm may use.
+        """
+        self.config, self.policy, self.envs, self.rng = config, policy, envs, rng
+        self.kl_coef: float = envs.kl_coef if config.kl_coef is None else config.kl_coef
+
+    @abstractmethod
+    def update(self) -> Mapping[str, float]:
+        """Collect and learn once; returns metrics of this update."""
+
+    @property
+    def finished(self) -> bool:
+        """True when another update would change nothing."""
+        return False
+
+    @property
+    def progress(self) -> float:
+        """How far it has come by its own plan, 0 to 1; 0 where the budget alone decides. Shown to who waits for it."""
+        return 0.0
+
+    def records(self) -> list[dict[str, Any]]:
+        """What it wrote on its way since the last call, as JSON objects; the harness keeps them in ``chains.jsonl``.
+
+        Where an object has ``prompt``, ``prompt_index`` (of the train split) and ``texts``, a mapping of names to completions,
+        the harness adds ``scores``: what the task's judges say of each. The algorithm never sees them.
+        """
+        return []
+
+    @classmethod
+    def example_settings(cls, task: Task) -> dict[str, Any]:
+        """Settings to try it with on ``task``, where it cannot run without any: data of its own, say.
+
+        Tests over all algorithms and ``bakeoff check`` use them; a run never does.
+        """
+        return {}
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Why it cannot be used here, in one line with the fix (a package to install); None where it can.
+
+        Lets a module be imported, and its settings be listed, where what it needs is not installed.
+        """
+        return None
+
+    def contestant(self) -> Contestant:
+        """Who answers when this algorithm is judged; the policy, unless a subclass says otherwise."""
+        return self.policy
+
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
+        """The weights that updates move; those of the policy, unless a subclass says otherwise."""
+        return self.policy.parameters()
+
+    def save(self, folder: str | Path) -> None:
+        """Save what it has trained: a language model that plain transformers loads (but see :attr:`saves_language_model`)."""
+        self.policy.save(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a killed run needs to go on bit for bit: nested dicts of tensors and JSON values.
+
+        Saved are all attributes of this object that can tell their state (``state_dict``), generators, and plain data: numbers,
+        text, tensors, arrays, and lists, tuples and dicts of them. A subclass that keeps anything else adds it here.
+
+        Raises:
+            UserError: a list, set or dict of something else, which would be lost silently.
+        """
+        state: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Generator):
+                state[name] = value.get_state()
+            elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
+                state[name] = value.state_dict()
+            elif is_plain(value):
+                state[name] = value
+            elif (held := unserializable(value)) is not None:
+                raise UserError(
+                    f"{type(self).__name__}.{name} collects {held}, which a checkpoint cannot hold; use a list or dict of numbers, "
+                    "text and tensors, keep it in an object with state_dict and load_state_dict, or add it in state_dict()"
+                )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        for name, saved in state.items():
+            value = vars(self).get(name)
+            if isinstance(value, torch.Generator):
+                value.set_state(saved)
+            elif value is not None and hasattr(value, "load_state_dict"):
+                value.load_state_dict(saved)
+            elif name in vars(self) or not hasattr(self, name):  # what an update made comes back, too
+                setattr(self, name, restore_like(saved, value, self.policy.model.device))

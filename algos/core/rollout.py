@@ -1,0 +1,113 @@
+"""Fresh completions of the policy with all that a policy gradient needs to know of them, and the walk over them.
+
+Shared by the algorithms without a value function: the whole completion is one action with one return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.losses.kl import k1
+from bakeoff.envs.language_model.completions import Completions
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
+from bakeoff.errors import ConfigError
+
+KLPlacement = Literal["reward", "k3_loss"]
+
+
+class GroupConfig(AlgorithmConfig):
+    """Settings of the algorithms that compare completions of one prompt with each other."""
+
+    group_size: int = Field(8, ge=2)
+    """Completions of each prompt; `batch_size` is a multiple of it."""
+    epochs: PositiveInt = 4
+    """Passes over each batch of completions."""
+    minibatches: PositiveInt = 2
+    """Updates a pass; `batch_size` completions are shared out over them."""
+    clip: float = Field(0.2, gt=0)
+    """How far the probability ratio may leave 1 before its gradient stops."""
+    kl_placement: KLPlacement = "reward"
+    """`reward`: beta * log(pi/ref) is taken off the reward, which is the objective's own gradient; `k3_loss`: beta * k3
+    is added to the loss, as in the GRPO paper: another gradient, with another fixed point."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A batch of completions, scored."""
+
+    completions: Completions
+    """What was played."""
+    scores_B: Tensor
+    """What the reward said of each."""
+    logprobs_BT: Tensor
+    """Log-probabilities under the policy that sampled them; 0 outside the mask."""
+    reference_logprobs_BT: Tensor
+    """Log-probabilities under the reference; 0 outside the mask."""
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    @property
+    def log_ratios_B(self) -> Tensor:
+        """log(pi/ref) of each whole completion in nats: the k1 estimate of the sequence KL."""
+        return k1(self.logprobs_BT, self.reference_logprobs_BT).sum(1)
+
+    def returns_B(self, kl_coef: float) -> Tensor:
+        """Score - beta * log-ratio of each completion; its mean is the objective J."""
+        return self.scores_B - kl_coef * self.log_ratios_B
+
+    def select(self, rows: Tensor) -> Rollout:
+        """The named rows."""
+        parts = (self.scores_B, self.logprobs_BT, self.reference_logprobs_BT)
+        return Rollout(self.completions.select(rows), *(part[rows] for part in parts))
+
+    def metrics(self, kl_coef: float) -> dict[str, float]:
+        """What one wants to know of a batch, under the names that all algorithms use."""
+        return {
+            "reward": float(self.scores_B.mean()),
+            "kl": float(self.log_ratios_B.mean()),
+            "kl_coef": kl_coef,
+            "objective": float(self.returns_B(kl_coef).mean()),
+            "length": float(self.completions.lengths_B.float().mean()),
+        }
+
+
+def collect(
+    policy: Policy, envs: TextGenerationVectorEnv, generator: torch.Generator, *, group_size: int = 1
+) -> Rollout:
+    """Complete a batch of prompts in the environment; ``group_size`` neighbouring rows share a prompt."""
+    envs.reset(options={"group_size": group_size})
+    completions = policy.sample(envs.prompt_batch, envs.max_new_tokens, generator)
+    if completions.logprobs_BT is None:
+        raise ValueError("these completions carry no log-probabilities; the policy that samples must give its own")
+    scores_B = envs.play(completions).rewards_B
+    return Rollout(completions, scores_B, completions.logprobs_BT, policy.reference_logprobs(completions))
+
+
+def check_groups(algorithm: str, batch_size: int, setting: str, group_size: int) -> None:
+    """Refuse a batch that does not consist of whole groups.
+
+    Raises:
+        ConfigError: names the algorithm and both settings.
+    """
+    if batch_size % group_size:
+        raise ConfigError(algorithm, [f"batch_size {batch_size} is not a multiple of {setting} {group_size}"])
+
+
+def minibatch_rows(count: int, epochs: int, minibatches: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of each minibatch: every row once an epoch, in an order drawn anew for each."""
+    for _ in range(epochs):
+        yield from torch.randperm(count, generator=generator).tensor_split(min(minibatches, count))
+
+
+def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over some steps that all have the same ones."""
+    return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}

@@ -1,0 +1,1 @@
+"""Pure maths, tensors in, tensors out: advantages, KL estimators, policy-gradient, preference and value losses."""

@@ -1,0 +1,132 @@
+"""Losses. Pure functions: tensors in, a scalar and its diagnostics out.
+
+Letters: B completions, T tokens. Every mask is True on real completion tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bakeoff.algos.losses.advantages import masked_mean
+from bakeoff.algos.losses.preference import PreferenceLoss as PreferenceLoss
+from bakeoff.algos.losses.preference import kto_loss as kto_loss
+from bakeoff.algos.losses.preference import preference_loss as preference_loss
+
+Reduce = Callable[[Tensor, Tensor], Tensor]
+"""From values and their mask, each (B, T), to a scalar."""
+
+LengthNormalisation = Literal["completion", "batch", "limit"]
+
+
+def completion_average(values_BT: Tensor, mask_BT: Tensor, *, by: LengthNormalisation, limit: int) -> Tensor:
+    """Average a per-token loss over a batch of completions of different lengths (a scalar).
+
+    Args:
+        values_BT: the loss of each token.
+        mask_BT: the real tokens.
+        by: ``completion``: mean over each completion's own tokens, then over completions (GRPO, Shao et al. 2024,
+            equation 3), so a token of a long completion counts less; ``batch``: mean over all tokens (DAPO, Yu et al.
+            2025, equation 8); ``limit``: sum over tokens divided by B and by a constant (Dr. GRPO, Liu et al. 2025).
+        limit: that constant, the length limit.
+    """
+    if by == "batch":
+        return masked_mean(values_BT, mask_BT)
+    sums_B = (values_BT * mask_BT).sum(1)
+    return (sums_B / (mask_BT.sum(1).clamp_min(1) if by == "completion" else limit)).mean()
+
+
+@dataclass(frozen=True)
+class SurrogateLoss:
+    """The clipped surrogate and what it was made of."""
+
+    loss: Tensor
+    """Scalar to minimise."""
+    ratio_mean: Tensor
+    """Mean probability ratio; 1 while the policy is the one that sampled."""
+    clip_fraction: Tensor
+    """Share of tokens at which the clipped term is the one that counts."""
+    approximate_kl: Tensor
+    """Mean of r - 1 - log r a token: KL(old || new), the k3 estimate on the old policy's samples."""
+
+    def figures(self) -> dict[str, Tensor]:
+        """The figures under the names that all algorithms use."""
+        return {
+            "policy_loss": self.loss,
+            "ratio": self.ratio_mean,
+            "clip_fraction": self.clip_fraction,
+            "approximate_kl": self.approximate_kl,
+        }
+
+
+def clipped_surrogate(
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip: float,
+    reduce: Reduce = masked_mean,
+) -> SurrogateLoss:
+    """PPO's policy loss, -min(r A, clip(r, 1 - e, 1 + e) A) averaged over real tokens (Schulman et al. 2017, equation 7).
+
+    Args:
+        logprobs_BT: of the sampled tokens under the policy being trained.
+        old_logprobs_BT: under the policy that sampled them; no gradient.
+        advantages_BT: how much better than expected each token was.
+        mask_BT: the real tokens.
+        clip: e, how far the ratio may leave 1 before its gradient stops.
+        reduce: how token losses are averaged.
+    """
+    log_ratio = (logprobs_BT - old_logprobs_BT) * mask_BT
+    ratio = log_ratio.exp()
+    unclipped = -advantages_BT * ratio
+    clipped = -advantages_BT * ratio.clamp(1 - clip, 1 + clip)
+    with torch.no_grad():
+        return_ratio = masked_mean(ratio, mask_BT)
+        clip_fraction = masked_mean((clipped > unclipped).to(ratio.dtype), mask_BT)
+        approximate_kl = masked_mean(ratio - 1 - log_ratio, mask_BT)
+    return SurrogateLoss(
+        reduce(torch.maximum(unclipped, clipped), mask_BT), return_ratio, clip_fraction, approximate_kl
+    )
+
+
+def sequence_surrogate(
+    logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_B: Tensor, *, clip: float
+) -> SurrogateLoss:
+    """The clipped surrogate with the whole completion as one action: r is the ratio of its probabilities.
+
+    Args:
+        logprobs_BT: of the sampled tokens under the policy being trained, 0 on padding.
+        old_logprobs_BT: under the policy that sampled them, 0 on padding; no gradient.
+        advantages_B: how much better than expected each completion was.
+        clip: how far the ratio may leave 1.
+    """
+    whole_B1 = torch.ones_like(advantages_B, dtype=torch.bool)[:, None]
+    logprobs_B1, old_logprobs_B1 = logprobs_BT.sum(1, keepdim=True), old_logprobs_BT.sum(1, keepdim=True)
+    return clipped_surrogate(logprobs_B1, old_logprobs_B1, advantages_B[:, None], whole_B1, clip=clip)
+
+
+def score_function_loss(logprobs_BT: Tensor, advantages_B: Tensor) -> Tensor:
+    """-A log pi(completion), averaged over completions (a scalar): its gradient is REINFORCE's (Williams 1992).
+
+    Args:
+        logprobs_BT: of the sampled tokens, 0 on padding.
+        advantages_B: return less baseline of each completion; no gradient.
+    """
+    return -(advantages_B * logprobs_BT.sum(1)).mean()
+
+
+def clipped_value_loss(
+    values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, *, clip: float | None
+) -> Tensor:
+    """Half the mean squared error of the values, the larger of plain and clipped (Ziegler et al. 2019; no clip where None)."""
+    error = (values_BT - returns_BT) ** 2
+    if clip is not None:
+        near_old = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
+        error = torch.maximum(error, (near_old - returns_BT) ** 2)
+    return 0.5 * masked_mean(error, mask_BT)

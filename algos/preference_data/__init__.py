@@ -1,0 +1,1 @@
+"""From offline text to tensors: preference pairs, judgements, logged completions, and how they are drawn."""

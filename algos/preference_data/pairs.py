@@ -1,0 +1,194 @@
+"""Pairs of completions of one prompt, the first preferred to the second: tokens, labels, and what the reference says of them.
+
+The reference never changes, so its log-probabilities are computed once, when a pair is made, and kept. Both sides of a batch of
+pairs go through the policy as one batch, which reads their prompt once where that pays. Letters: B pairs, 2 sides (chosen,
+rejected), T completion length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.preference_data.buffer import RowMemory
+from bakeoff.envs.language_model.completions import Completions, PromptBatch
+
+REFERENCE_ROWS = 64
+"""Completions that the reference reads at once."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch of pairs."""
+
+    chosen: Completions
+    """The better ones, by their labels."""
+    rejected: Completions
+    """The worse ones, of the same prompts row by row."""
+    reference_logps_B2: Tensor
+    """Log-probability of each whole completion under the reference, float32."""
+    preference_B: Tensor
+    """Probability that the chosen one is the better: 1 for a plain label, float32."""
+    reward_margin_B: Tensor
+    """Reward of the chosen one less that of the rejected one, float32; NaN where unknown. For the record: no loss reads it."""
+
+    @classmethod
+    def of(
+        cls,
+        policy: Policy,
+        chosen: Completions,
+        rejected: Completions,
+        *,
+        preference_B: Tensor | None = None,
+        reward_margin_B: Tensor | None = None,
+        reference_logps_B2: Tensor | None = None,
+    ) -> Pairs:
+        """Pairs with the log-probabilities of ``policy``'s reference.
+
+        Args:
+            policy: whose reference reads them.
+            chosen: the better ones.
+            rejected: the worse ones, of the same prompts.
+            preference_B: how sure that is; 1 where left out.
+            reward_margin_B: difference of rewards, where known.
+            reference_logps_B2: the reference's log-probabilities, where they are known already.
+        """
+        count = len(chosen)
+        if reference_logps_B2 is None:
+            sides_together = torch.arange(2 * count).reshape(2, count).T.flatten()  # which share a prompt
+            both = join([chosen, rejected]).select(sides_together)
+            reference_logps_B2 = reference_logps(policy, both).reshape(count, 2)
+        return cls(
+            chosen,
+            rejected,
+            reference_logps_B2.float().cpu(),
+            torch.ones(count) if preference_B is None else preference_B.float().cpu(),
+            torch.full((count,), math.nan) if reward_margin_B is None else reward_margin_B.float().cpu(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def lengths_B2(self) -> Tensor:
+        """Real tokens of each completion, int64."""
+        return torch.stack([self.chosen.lengths_B, self.rejected.lengths_B], 1)
+
+    @property
+    def joined(self) -> Completions:
+        """All completions as one batch of 2 B: the chosen ones, then the rejected ones."""
+        return join([self.chosen, self.rejected])
+
+    def select(self, rows: Tensor) -> Pairs:
+        """The named rows."""
+        return Pairs(
+            self.chosen.select(rows),
+            self.rejected.select(rows),
+            *(x[rows] for x in (self.reference_logps_B2, self.preference_B, self.reward_margin_B)),
+        )
+
+    def on_cpu(self) -> Pairs:
+        """What is kept of them."""
+        return dataclasses.replace(self, chosen=plain(self.chosen), rejected=plain(self.rejected))
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Several batches as one."""
+        chosen, rejected = join([p.chosen for p in parts]), join([p.rejected for p in parts])
+        names = ("reference_logps_B2", "preference_B", "reward_margin_B")
+        rest = [torch.cat([getattr(p, name) for p in parts]) for name in names]
+        return cls(chosen, dataclasses.replace(rejected, prompts=chosen.prompts), *rest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors, by name."""
+        prompts = self.chosen.prompts
+        return {
+            "prompt_tokens": prompts.tokens_BP,
+            "prompt_mask": prompts.mask_BP,
+            "prompt_indices": prompts.indices_B,
+            "chosen_tokens": self.chosen.tokens_BT,
+            "chosen_mask": self.chosen.mask_BT,
+            "rejected_tokens": self.rejected.tokens_BT,
+            "rejected_mask": self.rejected.mask_BT,
+            "reference_logps": self.reference_logps_B2,
+            "preference": self.preference_B,
+            "reward_margin": self.reward_margin_B,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Pairs:
+        """The inverse of :meth:`state_dict`."""
+        prompts = PromptBatch(state["prompt_tokens"], state["prompt_mask"], state["prompt_indices"])
+        chosen = Completions(prompts, state["chosen_tokens"], state["chosen_mask"])
+        rejected = Completions(prompts, state["rejected_tokens"], state["rejected_mask"])
+        return cls(chosen, rejected, state["reference_logps"], state["preference"], state["reward_margin"])
+
+
+class PairMemory(RowMemory[Pairs]):
+    """Pairs to learn from, on the CPU: the newest ``capacity`` of those that were added."""
+
+    def __init__(self, capacity: int | None = None) -> None:
+        """Without a ``capacity`` all are kept."""
+        super().__init__(Pairs, capacity)
+
+    @property
+    def pairs(self) -> Pairs:
+        """All that are kept, oldest first."""
+        return self.rows
+
+
+def join(batches: Sequence[Completions]) -> Completions:
+    """Several batches as one, each part padded to the widest.
+
+    Log-probabilities are dropped, activations kept where all have them.
+    """
+    width = max(c.prompts.tokens_BP.shape[1] for c in batches)
+    length = max(c.tokens_BT.shape[1] for c in batches)
+
+    def prompts(name: str) -> Tensor:
+        parts = [getattr(c.prompts, name) for c in batches]
+        return torch.cat([pad(x, (width - x.shape[1], 0)) for x in parts])
+
+    def completions(name: str) -> Tensor:
+        parts = [getattr(c, name) for c in batches]
+        return torch.cat([pad(x, (0, length - x.shape[1])) for x in parts])
+
+    # Activations are of the columns of prompt and completion: they fit only where nothing was padded further.
+    kept = [c.features_BSD for c in batches if c.features_BSD is not None and _columns(c) == width + length]
+    return Completions(
+        PromptBatch(prompts("tokens_BP"), prompts("mask_BP"), torch.cat([c.prompts.indices_B for c in batches])),
+        completions("tokens_BT"),
+        completions("mask_BT"),
+        None,
+        torch.cat(kept) if len(kept) == len(batches) else None,
+    )
+
+
+def _columns(completions: Completions) -> int:
+    return completions.prompts.tokens_BP.shape[1] + completions.tokens_BT.shape[1]
+
+
+def reference_logps(policy: Policy, completions: Completions) -> Tensor:
+    """Log-probability of each whole completion under ``policy``'s reference, float32 (B,) on the CPU."""
+    parts = torch.split(torch.arange(len(completions)), REFERENCE_ROWS)
+    return torch.cat([policy.reference_logprobs(completions.select(rows)).sum(1).float().cpu() for rows in parts])
+
+
+def pair_logps(policy: Policy, pairs: Pairs) -> Tensor:
+    """Log-probability of each whole completion under the policy, read as one batch, shape (B, 2); differentiable."""
+    return policy.model.token_logprobs(pairs.joined).sum(1).reshape(2, len(pairs)).T
+
+
+def plain(completions: Completions) -> Completions:
+    """On the CPU, without what only the policy that sampled knows (log-probabilities, activations)."""
+    prompts = completions.prompts
+    parts = (x.cpu() for x in (prompts.tokens_BP, prompts.mask_BP, prompts.indices_B))
+    return Completions(PromptBatch(*parts), completions.tokens_BT.cpu(), completions.mask_BT.cpu())

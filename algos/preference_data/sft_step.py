@@ -1,0 +1,36 @@
+"""Supervised fine-tuning's one step: raise the likelihood of given completions. Whoever imitates uses it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.losses.advantages import masked_mean
+from bakeoff.envs.language_model.completions import Completions
+
+
+def imitate(
+    policy: Policy, optimizer: Optimizer, completions: Completions, rows: Tensor, progress: float
+) -> dict[str, float]:
+    """One step down the mean negative log-likelihood of the tokens of some completions.
+
+    Args:
+        policy: the model that learns.
+        optimizer: over the policy's parameters.
+        completions: what to imitate; prompt tokens are read and not learned.
+        rows: which of them, shape (N,).
+        progress: share of the training that is done, for the learning rate.
+
+    Returns:
+        `nll` and `entropy` in nats a token before the step, and `grad_norm`.
+    """
+
+    def loss_of(part: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen = completions.select(part)
+        logprobs_BT, entropy_BT, _ = policy.model.token_outputs(chosen, entropy_gradient=False)
+        mask_BT = chosen.mask_BT.to(logprobs_BT.device)
+        nll = -masked_mean(logprobs_BT, mask_BT)
+        return nll, {"nll": nll, "entropy": masked_mean(entropy_BT, mask_BT)}
+
+    return optimizer.step_rows(rows, completions.lengths_B[rows], loss_of, progress)

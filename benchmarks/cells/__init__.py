@@ -1,0 +1,1 @@
+"""How one cell runs: the runner, its worker process and further processes."""

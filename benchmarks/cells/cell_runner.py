@@ -1,0 +1,312 @@
+"""Running one cell from its first evaluation to its last, and going on where a killed one stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bakeoff import distributed, randomness
+from bakeoff.algos.core import build as algorithms
+from bakeoff.algos.core.algorithm import Algorithm
+from bakeoff.benchmarks.cells.cell_processes import OnlookerStore
+from bakeoff.benchmarks.evaluation import score_records
+from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far, watched
+from bakeoff.benchmarks.evaluation.evaluator import Evaluator
+from bakeoff.benchmarks.spec.cell import Cell
+from bakeoff.benchmarks.storage.cell_store import SCHEMA, CellStore
+from bakeoff.benchmarks.trackers import Tracking
+from bakeoff.envs.meter import Budget, Meter
+from bakeoff.envs.tasks.base import Task, make_task
+from bakeoff.errors import BakeoffError
+
+_IDLE_UPDATES = 10_000
+"""Updates in a row that may leave every meter but the clock as it is before a cell counts as stuck."""
+_CHECKPOINT_SHARE = 50
+"""Between two checkpoints passes at least this many times what one takes, so that they cost 2 % at most."""
+
+
+class Stopped(BakeoffError):  # noqa: N818 - not an error: the cell was asked to stop and can go on later
+    """The cell was asked to stop; its checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a cell has come."""
+
+    share: float
+    """Spent share of the budget, 0 to 1."""
+    step: int
+    """Updates so far."""
+    metrics: Mapping[str, float]
+    """The last evaluation's."""
+
+
+class Workshop:
+    """Builds tasks and evaluators, and keeps the last of each: neighbouring cells share them."""
+
+    def __init__(self) -> None:
+        self._task: tuple[Any, Task] | None = None
+        self._evaluator: tuple[Any, Evaluator] | None = None
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._task = self._evaluator = None
+
+    def task(self, name: str, settings: Mapping[str, Any]) -> Task:
+        """The task, freshly built unless it was the last one."""
+        key = (name, repr(sorted(settings.items())))
+        if self._task is None or self._task[0] != key:
+            self._task = self._evaluator = None  # let go of the old model before loading the next
+            self._task = (key, watched(make_task(name, **settings)))
+        return self._task[1]
+
+    def evaluator(self, cell: Cell) -> Evaluator:
+        """The evaluator of a cell's task and seed."""
+        task = self.task(cell.task_name, cell.task_settings)
+        completions, samples = cell.evaluate["completions"], cell.evaluate["samples"]
+        seeds = cell.evaluation_seed("answers"), cell.evaluation_seed("reference")
+        key = (id(task), completions, samples, seeds)
+        if self._evaluator is None or self._evaluator[0] != key:
+            self._evaluator = (key, Evaluator(task, completions, samples, *seeds))
+        return self._evaluator[1]
+
+
+def run_cell(
+    cell: Cell,
+    folder: Path,
+    workshop: Workshop,
+    *,
+    checkpoint_every: float = 60.0,
+    report: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    kept: Callable[[], None] = lambda: None,
+    trackers: Sequence[str] = (),
+) -> float:
+    """Run a cell to its end, from its last checkpoint where there is one; returns its wall-clock seconds so far.
+
+    Args:
+        cell: what to run.
+        folder: its folder.
+        workshop: builds the task, or has it already.
+        checkpoint_every: wall-clock seconds between checkpoints; 0 for one after every update.
+        report: is told of progress, after every update.
+        should_stop: asked after every update; True writes a checkpoint and raises :class:`Stopped`. An algorithm that
+            cannot resume exactly writes none, and starts from its beginning the next time.
+        kept: called when a checkpoint is on disk.
+        trackers: where else to show what is measured; see :mod:`bakeoff.benchmarks.trackers`.
+
+    Raises:
+        Stopped: as asked.
+        Exception: whatever the task, the reward or the algorithm raises.
+    """
+    open_store = CellStore if distributed.is_first() else OnlookerStore
+    with closing(open_store(folder)) as store, closing(_Run(cell, store, workshop, report, trackers)) as run:
+        run.begin()
+        last, cost = time.perf_counter(), 0.0
+        while not distributed.from_first(run.over):
+            run.update()
+            stopping = distributed.from_first(should_stop())
+            if stopping or time.perf_counter() - last >= max(checkpoint_every, cost if checkpoint_every else 0.0):
+                start = time.perf_counter()
+                if run.checkpoint():
+                    kept()
+                last = time.perf_counter()
+                cost = _CHECKPOINT_SHARE * (last - start)
+            if stopping:
+                raise Stopped(f"{cell.title}: stopped after update {run.step}")
+        run.finish()
+        return run.seconds
+
+
+def _checked(metrics: Any, title: str) -> Mapping[str, float]:
+    """An update's metrics, if they are some."""
+    if not isinstance(metrics, Mapping):
+        raise BakeoffError(
+            f"{title}: update() returned {type(metrics).__name__}, expected a mapping of names to numbers"
+        )
+    for name, value in metrics.items():
+        try:
+            float(value)
+        except (TypeError, ValueError) as error:
+            raise BakeoffError(f'{title}: update() returned {value!r} as metric "{name}", expected a number') from error
+    return metrics
+
+
+class _Run:
+    """A cell while it runs. Everything in ``state`` below decides the numbers to come."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        store: CellStore,
+        workshop: Workshop,
+        report: Callable[[Progress], None],
+        trackers: Sequence[str],
+    ) -> None:
+        self.cell, self.store, self._report = cell, store, report
+        self._tracking = Tracking(trackers, store.folder, cell)
+        self._started, self._seconds_before = time.perf_counter(), 0.0
+        self.evaluator = workshop.evaluator(cell)
+        self.budget = Budget.of(cell.budget)
+        seed, task = cell.training_seed(), self.evaluator.task
+        randomness.seed_global_randomness(seed)
+        scored, began = scored_so_far(task), time.perf_counter()
+        self.algorithm: Algorithm = algorithms.build(cell.algorithm, cell.settings, task, self.budget, seed)
+        self.meter: Meter = self.algorithm.envs.meter
+        self.meter.seconds += time.perf_counter() - began  # what its constructor does is its work, too
+        self.audit = Audit(task, self.algorithm, scored)
+        ((self._every_meter, self._every),) = cell.evaluate["every"].items()
+        self.step = self._evaluated_step = self._idle = 0
+        self._far_enough = self._answers_with_more = False
+        self._next_evaluation = self._every
+        self._last_metrics: dict[str, float] = {}
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to spend, or to learn, or the policy has gone as far as it may."""
+        return self.budget.exhausted(self.meter) or self.algorithm.finished or self._far_enough
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of this attempt and of those before its checkpoint."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def begin(self) -> None:
+        """Take up the checkpoint, or record what this cell is and evaluate the untrained policy."""
+        state = self.store.resume()
+        if state is not None:
+            self._load(state)
+        self.store.write_config(self._config())
+        self._tracking.start(self.step)
+        if state is None:
+            self.evaluate()
+        self._tell()
+
+    def update(self) -> None:
+        """One update of the algorithm, and an evaluation when one is due."""
+        before = {**self.meter.snapshot(), "seconds": None}
+        with self.audit.watching(), self.meter.clock():
+            metrics = _checked(self.algorithm.update(), self.cell.title)
+        self.meter.seconds = distributed.from_first(self.meter.seconds)
+        distributed.check_together(self.algorithm.policy.parameters())
+        self.step += 1
+        self._record("train", metrics)
+        self._watch_kl(metrics)
+        records = self.algorithm.records()
+        with self.audit.excused():
+            written = score_records.with_scores(records, self.evaluator.task)
+        self.store.append_chains([{"step": self.step, **row} for row in written])
+        self._idle = self._idle + 1 if before == {**self.meter.snapshot(), "seconds": None} else 0
+        if self._idle >= _IDLE_UPDATES:
+            raise BakeoffError(
+                f"{self.cell.title}: {_IDLE_UPDATES} updates in a row spent nothing, yet it is not finished"
+            )
+        spent = getattr(self.meter, self._every_meter)
+        if spent >= self._next_evaluation:
+            self._next_evaluation = (spent // self._every + 1) * self._every
+            self.evaluate()
+        self._tell()
+
+    def finish(self) -> None:
+        """Evaluate the final policy, unless that was just done, and keep its model."""
+        if self._evaluated_step != self.step:
+            self.evaluate()
+        self.store.write_config(self._config())  # who answers may have changed while it learned
+        self.store.replace_model(self.algorithm.save)
+        self._tell()
+
+    def evaluate(self) -> None:
+        """Append an evaluation of the contestant as it is now."""
+        with self.audit.watching():  # what it plays or asks to choose who answers is its own
+            contestant = self.algorithm.contestant()
+        self._answers_with_more = contestant is not self.algorithm.policy
+        with self.meter.pause(), self.audit.excused():
+            found = self.evaluator.evaluate(contestant)
+        self._evaluated_step, self._last_metrics = self.step, found.metrics
+        self._record("eval", found.metrics)
+        self._watch_kl(found.metrics)
+        self.store.append_samples({"step": self.step, **row} for row in found.samples)
+
+    def _record(self, phase: str, metrics: Mapping[str, float]) -> None:
+        meter = self.meter.snapshot()
+        self.store.append_metrics(self.step, phase, meter, metrics)
+        self._tracking.log(self.step, phase, meter, metrics)
+
+    def close(self) -> None:
+        """Look on no longer."""
+        self.audit.close()
+        self._tracking.close()
+
+    def _watch_kl(self, metrics: Mapping[str, float]) -> None:
+        """Note when the policy has reached the KL that its settings allow it; not every algorithm tells its KL as it
+        learns, but every evaluation does."""
+        limit = self.algorithm.config.kl_budget
+        if limit is not None and metrics.get("kl", 0.0) >= limit:
+            self._far_enough = True
+
+    def checkpoint(self) -> bool:
+        """Keep everything that decides the numbers to come, and say so; nothing where the algorithm says that its state is more."""
+        if not (self.algorithm.resumes_exactly and distributed.is_first()):
+            return False
+        state = {
+            "algorithm": self.algorithm.state_dict(),
+            "meter": self.meter.snapshot(),
+            "audit": self.audit.state_dict(),
+            "step": self.step,
+            "evaluated_step": self._evaluated_step,
+            "next_evaluation": self._next_evaluation,
+            "idle": self._idle,
+            "far_enough": self._far_enough,
+            "answers_with_more": self._answers_with_more,
+            "last_metrics": self._last_metrics,
+            "randomness": randomness.global_randomness(),
+            "wall_seconds": self.seconds,
+        }
+        self.store.save_checkpoint(self.step, state)
+        return True
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.meter.restore(state["meter"])
+        self.audit.load_state_dict(state["audit"])
+        self.step, self._evaluated_step = state["step"], state["evaluated_step"]
+        self._next_evaluation, self._idle = state["next_evaluation"], state["idle"]
+        self._far_enough, self._answers_with_more = state["far_enough"], state["answers_with_more"]
+        self._last_metrics, self._seconds_before = state["last_metrics"], state["wall_seconds"]
+        randomness.restore_global_randomness(state["randomness"])
+
+    def _tell(self) -> None:
+        share = 1.0 if self.over else max(self.budget.progress(self.meter), self.algorithm.progress)
+        if self.budget.seconds is not None:
+            share = max(share, min(1.0, self.meter.seconds / self.budget.seconds))
+        self._report(Progress(share, self.step, self._last_metrics))
+
+    def _config(self) -> dict[str, Any]:
+        cell, algorithm = self.cell, self.algorithm
+        notes = []
+        if not algorithm.saves_language_model:
+            notes.append("saves no language model, but what chooses among the reference's tokens")
+        elif self._answers_with_more:
+            notes.append("answers with more than the model it saves")
+        outside = self.audit.found()
+        if outside:
+            notes.append(in_words(outside))
+        return {
+            "schema": SCHEMA,
+            "task": cell.task,
+            "task_name": cell.task_name,
+            "task_settings": dict(cell.task_settings),
+            "label": cell.label,
+            "algorithm": cell.algorithm,
+            "settings": algorithm.config.model_dump(mode="json"),
+            "seed": cell.seed,
+            "budget": dict(cell.budget),
+            "data_source": algorithm.data_source.value,
+            "evaluate": dict(cell.evaluate),
+            "outside_meter": outside,
+            "notes": notes,
+        }

@@ -1,0 +1,194 @@
+"""What a worker does, in whatever process it lives: build a task, or run a cell and keep its status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bakeoff.benchmarks.cells.cell_processes import partners
+from bakeoff.benchmarks.cells.cell_runner import Progress, Stopped, Workshop, run_cell
+from bakeoff.benchmarks.spec.cell import Cell
+from bakeoff.benchmarks.storage.cell_store import Status, now, row_sums
+from bakeoff.errors import BakeoffError, RunFolderError
+from bakeoff.plugins import PluginFile, take_in
+
+_TELL_EVERY = 0.25
+_ERROR_LENGTH = 2000
+
+Tell = Callable[..., None]
+"""Takes an event's name and its details as keywords."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: ``done``, ``failed`` or ``stopped``."""
+
+    kind: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def perform(
+    job: Mapping[str, Any],
+    folder: Path,
+    workshop: Workshop,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    kept: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Do one job; nothing that goes wrong in it gets out.
+
+    Args:
+        job: ``check`` (build a task and describe it) or ``cell`` (run one).
+        folder: the run folder to write to.
+        workshop: keeps what neighbouring jobs share.
+        tell: is told ``progress``.
+        should_stop: asked after every update.
+        kept: called when a checkpoint of the cell is on disk.
+    """
+    try:
+        for plugin in job.get("plugins", ()):
+            take_in(PluginFile(**plugin))
+        if job["job"] == "check":
+            return _check(job, workshop)
+        return _cell(job, folder, workshop, tell, should_stop, kept)
+    except BaseException as error:  # a plugin may even call sys.exit
+        workshop.clear()  # what failed may have left the task's model in any state, and holds memory
+        return Outcome("failed", {"error": one_line(error)})
+
+
+def _check(job: Mapping[str, Any], workshop: Workshop) -> Outcome:
+    """Build a task and tell what a report needs to know of it."""
+    from bakeoff.benchmarks.storage import task_info
+
+    task = workshop.task(job["task"], job["settings"])
+    for texts in (task.prompts.train, task.prompts.evaluation):  # as every cell will
+        task.language_model.check_prompt_length(
+            task.language_model.encode(list(texts)), list(texts), task.max_new_tokens
+        )
+    return Outcome("done", {"seconds": 0.0, "info": task_info.describe(job["label"], task, job["settings"])})
+
+
+def _cell(
+    job: Mapping[str, Any],
+    home: Path,
+    workshop: Workshop,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    kept: Callable[[], None],
+) -> Outcome:
+    cell = Cell.from_json(job["cell"])
+    folder = home / cell.path
+    if not home.is_dir():  # and it shall not be made again: that would be half of a run
+        raise RunFolderError(f"{home}: was moved or removed while it was run")
+    before = Status.read(folder)
+    if before.is_done(folder):  # its worker died, or ran out of time, before it could say so
+        _drop_leftovers(folder)
+        return Outcome("done", {"seconds": before.seconds})
+    attempts, began, started = before.attempts + 1, now(), time.perf_counter()
+    told = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal told
+        if time.perf_counter() - told >= _TELL_EVERY or progress.share >= 1:
+            told = time.perf_counter()
+            metrics = {name: value for name, value in progress.metrics.items() if value - value == 0}
+            tell("progress", share=progress.share, step=progress.step, metrics=metrics)
+
+    def status(state: str, seconds: float, **details: Any) -> Status:
+        return Status(state, attempts=attempts, seconds=seconds, started=began, ended=now(), **details)
+
+    try:
+        Status("running", attempts=attempts, seconds=before.seconds, started=began).write(folder)
+        if job.get("processes", 1) > 1:
+            workshop.clear()  # partners have nothing kept either, and all have to do the same
+        with _as_it_was(), _output_to(folder / "log.txt"), partners(job, folder):
+            seconds = run_cell(
+                cell,
+                folder,
+                workshop,
+                checkpoint_every=job["checkpoint_every"],
+                report=report,
+                should_stop=should_stop,
+                kept=kept,
+                trackers=job["trackers"],
+            )
+        status("done", seconds, sums=row_sums(folder)).write(folder)
+    except Stopped:
+        status("pending", before.seconds + time.perf_counter() - started).write(folder)
+        return Outcome("stopped")
+    except BaseException as error:
+        took = before.seconds + time.perf_counter() - started
+        with contextlib.suppress(OSError):  # a full disk, or no folder any more: the event still says it
+            home.stat()
+            status("failed", took, error=one_line(error), traceback=traceback.format_exc()).write(folder)
+        raise
+    _drop_leftovers(folder)
+    return Outcome("done", {"seconds": seconds})
+
+
+def _drop_leftovers(folder: Path) -> None:
+    """A finished cell needs no checkpoint, and no log that says nothing."""
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    log = folder / "log.txt"
+    if log.exists() and log.stat().st_size == 0:
+        log.unlink()
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send whatever is printed, by C libraries too, to a file."""
+    _flush()
+    with path.open("ab") as log:
+        saved = [os.dup(1), os.dup(2)]
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        _flush()
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a full disk; closed, or none at all
+            stream.flush()
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Put back what a reward or an algorithm may change for the whole process, and so for the cells after it."""
+    import torch
+
+    kind, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    folder = None
+    with contextlib.suppress(OSError):  # it may be gone
+        folder = os.getcwd()
+    streams = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
+        torch.set_default_dtype(kind)
+        torch.set_grad_enabled(gradients)
+        sys.stdout, sys.stderr = streams
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line, with its type where it is not one of ours."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, BakeoffError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:_ERROR_LENGTH]

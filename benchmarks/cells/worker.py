@@ -1,0 +1,98 @@
+"""A worker process: takes jobs as lines of JSON on its standard input, and tells on its standard output how they go.
+
+A fresh interpreter and not a fork, so no lock or thread of the parent is copied; and not ``multiprocessing``, so a
+user's script needs no ``if __name__ == "__main__"``. It ends when its input ends: whoever started it is gone then.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+
+class Worker:
+    """The jobs of one process."""
+
+    def __init__(self, wire: TextIO) -> None:
+        """Args:
+        wire: where events go.
+        """
+        from bakeoff.benchmarks.cells.cell_runner import Workshop
+
+        self._wire = wire
+        self._workshop = Workshop()
+        self.stop = threading.Event()
+
+    def tell(self, event: str, **details: Any) -> None:
+        """Send one event to the parent; without one to hear it, end at once, as if killed."""
+        try:
+            self._wire.write(json.dumps({"event": event, **details}) + "\n")
+            self._wire.flush()
+        except BrokenPipeError:
+            end_with_children(1)
+
+    def do(self, job: Mapping[str, Any]) -> None:
+        """Do one job and tell its end."""
+        from bakeoff.benchmarks.cells.jobs import perform
+
+        outcome = perform(job, Path(job["folder"]), self._workshop, self.tell, self.stop.is_set)
+        self.tell(outcome.kind, **outcome.details)
+
+
+def end_with_children(code: int) -> NoReturn:
+    """End at once, and whatever a reward has started with it: this process leads a group of its own."""
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+    os._exit(code)
+
+
+def silence_input() -> None:
+    """From now on the standard input has nothing to read."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
+def main() -> None:
+    """Serve jobs until the input ends."""
+    # Keep the wires to the parent for ourselves: print() must not reach it, nor input() or a child process read from it.
+    wire = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(2, 1)
+    silence_input()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
+    faulthandler.enable()
+    options = json.loads(sys.argv[1])
+
+    import torch
+
+    torch.set_num_threads(options["threads"])
+    worker = Worker(wire)
+    jobs: queue.Queue[Mapping[str, Any]] = queue.Queue()
+
+    def listen() -> None:
+        for line in orders:
+            job = json.loads(line)
+            if job["job"] == "stop":
+                worker.stop.set()
+            else:
+                jobs.put(job)
+        end_with_children(0)  # the parent has closed the line, or is gone: nobody would hear the rest
+
+    threading.Thread(target=listen, daemon=True).start()
+    worker.tell("ready")
+    while True:
+        worker.do(jobs.get())
+
+
+if __name__ == "__main__":
+    main()

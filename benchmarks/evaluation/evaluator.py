@@ -1,0 +1,197 @@
+"""How good a contestant is: the same prompts, the same uniform random numbers and the same judges for all.
+
+Nothing here touches the contestant's meter or any random generator but its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bakeoff.algos.core.algorithm import Contestant
+from bakeoff.benchmarks.evaluation import text_metrics
+from bakeoff.benchmarks.evaluation.audit import scored_so_far
+from bakeoff.benchmarks.evaluation.score_completions import judged
+from bakeoff.benchmarks.evaluation.token_ratios import token_ratios
+from bakeoff.envs.language_model.completions import Completions
+from bakeoff.envs.tasks.base import Measure, Task
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
+from bakeoff.randomness import untouched_global_randomness
+
+EXACT_COMPLETIONS = 64
+"""Completions sampled where the exact figures are known anyway and samples only show the text."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found."""
+
+    metrics: dict[str, float]
+    """By the public names."""
+    samples: list[dict[str, Any]]
+    """Rows for ``samples.jsonl``, without their step."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Completions and what the judges gave them."""
+
+    completions: Completions
+    prompts: tuple[str, ...]
+    texts: tuple[str, ...]
+    proxy_scores: npt.NDArray[np.float64]
+    gold_scores: npt.NDArray[np.float64] | None
+    proxy_parts: Mapping[str, npt.NDArray[np.float64]]
+    measured: Mapping[str, Mapping[int, float]]
+    """By measure: row to value, for the rows that it concerns."""
+
+    @property
+    def judged_scores(self) -> npt.NDArray[np.float64]:
+        """The score that decides who wins: gold where there is one."""
+        return self.proxy_scores if self.gold_scores is None else self.gold_scores
+
+
+class Evaluator:
+    """Judges any contestant of one task and seed."""
+
+    def __init__(self, task: Task, completions: int, samples: int, answer_seed: int, reference_seed: int) -> None:
+        """Prepare; the reference's completions are sampled when first needed.
+
+        Args:
+            task: what is played.
+            completions: how many are sampled at each evaluation.
+            samples: how many of them become rows.
+            answer_seed: seeds the contestant's generator, the same at every evaluation.
+            reference_seed: seeds the reference's one set of completions; another one, so that both are independent.
+        """
+        self.task = task
+        count = completions if task.enumeration is None else min(completions, EXACT_COMPLETIONS)
+        self._prompt_rows = evaluation_rows(len(task.prompts.evaluation), count)
+        self._samples = samples
+        self._answer_seed, self._reference_seed = answer_seed, reference_seed
+        self._envs = TextGenerationVectorEnv.from_task(task, count, split="evaluation", seed=0)
+        self._reference: _Scored | None = None
+
+    @torch.no_grad()
+    def evaluate(self, contestant: Contestant) -> Evaluation:
+        """All metrics of a contestant as it is now. Pause its meter around this."""
+        with untouched_global_randomness():
+            reference = self._reference_completions()
+            self._reset()
+            asked = scored_so_far(self.task)
+            answers = contestant.answer(self._envs, torch.Generator().manual_seed(self._answer_seed))
+            asked = scored_so_far(self.task) - asked
+            scored = self._score(answers)
+            statistics = dict(contestant.statistics(answers))
+            kl_B = statistics.pop("kl")
+            wins_B = (np.sign(scored.judged_scores - reference.judged_scores) + 1) / 2
+            metrics = self._metrics(scored, kl_B, wins_B)
+            metrics |= {name: float(values.double().mean()) for name, values in statistics.items()}
+            if asked:  # counted, whatever it says itself
+                metrics["queries_per_answer"] = asked / len(answers)
+            if self.task.enumeration is not None:
+                logprobs_QN = contestant.sequence_logprobs(self.task.enumeration)
+                metrics |= self.task.enumeration.objective(logprobs_QN)
+        return Evaluation(metrics, self._rows(scored, kl_B, wins_B, reference))
+
+    def _metrics(self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64]) -> dict[str, float]:
+        kl, proxy = float(kl_B.double().mean()), float(scored.proxy_scores.mean())
+        metrics = {
+            "proxy": proxy,
+            "kl": kl,
+            "kl_se": float(kl_B.double().std()) / math.sqrt(len(kl_B)),
+            "objective": proxy - self.task.kl_coef * kl,
+            "win_rate": float(wins_B.mean()),
+            "length": float(scored.completions.lengths_B.double().mean()),
+            "distinct_1": text_metrics.distinct(scored.texts, 1),
+            "distinct_2": text_metrics.distinct(scored.texts, 2),
+            "repetition": text_metrics.repetition(scored.texts),
+        }
+        metrics |= {f"proxy/{name}": float(values.mean()) for name, values in scored.proxy_parts.items()}
+        if scored.gold_scores is not None:
+            metrics["gold"] = float(scored.gold_scores.mean())
+            metrics["gold_se"] = float(scored.gold_scores.std(ddof=1)) / math.sqrt(len(scored.gold_scores))
+        for name, values in scored.measured.items():
+            if values:
+                found = np.array(list(values.values()))
+                spread = float(found.std(ddof=1)) if len(found) > 1 else 0.0
+                metrics |= {
+                    f"measure_{name}": float(found.mean()),
+                    f"measure_{name}_se": spread / math.sqrt(len(found)),
+                }
+        return metrics
+
+    def _rows(
+        self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64], reference: _Scored
+    ) -> list[dict[str, Any]]:
+        shown = min(self._samples, len(scored.texts))
+        lengths_B = scored.completions.lengths_B
+        ratios = token_ratios(self.task.language_model, scored.completions.select(range(shown)))
+        return [
+            {
+                "prompt": scored.prompts[row],
+                "prompt_index": int(self._prompt_rows[row]),
+                "completion": scored.texts[row],
+                "proxy": float(scored.proxy_scores[row]),
+                "gold": None if scored.gold_scores is None else float(scored.gold_scores[row]),
+                "kl": float(kl_B[row]) if math.isfinite(float(kl_B[row])) else None,
+                "length": int(lengths_B[row]),
+                "win": float(wins_B[row]),
+                "reference_completion": reference.texts[row],
+                "tokens": ratios[row].tokens,
+                "log_ratios": ratios[row].log_ratios,
+                **_row_parts(scored.proxy_parts, row),
+                **self._measures_of(row, scored),
+            }
+            for row in range(shown)
+        ]
+
+    def _measures_of(self, row: int, scored: _Scored) -> dict[str, Any]:
+        if not self.task.measures:
+            return {}
+        return {"measures": {name: values[row] for name, values in scored.measured.items() if row in values}}
+
+    def _reset(self) -> None:
+        self._envs.reset(options={"prompt_indices": self._prompt_rows})
+
+    def _reference_completions(self) -> _Scored:
+        if self._reference is None:
+            self._reset()
+            generator = torch.Generator().manual_seed(self._reference_seed)
+            model, prompts = self.task.language_model, self._envs.prompt_batch
+            self._reference = self._score(model.sample(prompts, self.task.max_new_tokens, generator))
+        return self._reference
+
+    def _score(self, completions: Completions) -> _Scored:
+        """Play the completions in the environment, so that the proxy is what algorithms get, and ask the other judges."""
+        played = self._envs.play(completions)
+        tokens, mask = completions.tokens_BT.cpu(), completions.mask_BT.cpu()
+        ids = [t[m].tolist() for t, m in zip(tokens, mask, strict=True)]
+        columns = self.task.prompts.of_split("evaluation")[1]
+
+        def ask(measure: Measure) -> dict[int, float]:
+            return judged(measure, played.prompts, played.texts, ids, self._prompt_rows.tolist(), columns)
+
+        gold = None if self.task.gold is None else np.array(list(ask(Measure(self.task.gold)).values()))
+        measured = {name: ask(measure) for name, measure in self.task.measures.items()}
+        proxy = played.rewards_B.cpu().double().numpy()
+        return _Scored(completions, played.prompts, played.texts, proxy, gold, played.parts, measured)
+
+
+def _row_parts(parts: Mapping[str, npt.NDArray[np.float64]], row: int) -> dict[str, dict[str, float]]:
+    """What a sample's row says of the proxy's parts: nothing where it has none."""
+    return {"proxy_parts": {name: float(values[row]) for name, values in parts.items()}} if parts else {}
+
+
+def evaluation_rows(prompts: int, completions: int) -> npt.NDArray[np.int64]:
+    """Which prompt each completion answers: all in turn, or an even spread where prompts outnumber completions."""
+    if completions >= prompts:
+        return np.arange(completions, dtype=np.int64) % prompts
+    return np.arange(completions, dtype=np.int64) * prompts // completions

@@ -1,0 +1,285 @@
+"""Where cells run. ``local``: worker processes on this machine; whatever happens to one, the others go on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bakeoff.errors import BakeoffError
+
+
+@dataclass
+class Job:
+    """Something for a worker to do."""
+
+    title: str
+    """What it is, for people."""
+    message: Mapping[str, Any]
+    """What the worker is sent: its kind (``job``), the run's ``folder``, and what that kind needs."""
+    affinity: str
+    """Jobs of equal affinity share what a worker has loaded, so they go to the same one where possible."""
+    timeout: float | None = None
+    """Wall-clock seconds for one attempt."""
+    retries: int = 0
+    """Further attempts after a failure."""
+    attempts: int = 0
+    """Attempts so far."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a job: ``started``, ``progress``, ``retry``, ``stopping``; in the end ``done``, ``failed``, ``stopped``."""
+
+    kind: str
+    job: Job
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
+
+
+class Interrupted(BakeoffError):  # noqa: N818 - Ctrl-C is no error
+    """The run was interrupted; what was done is kept."""
+
+
+class Executor(Protocol):
+    """Runs jobs; returns when each has ended, one way or another."""
+
+    threads: int
+    """PyTorch's threads in each worker."""
+
+    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
+        """Run all jobs.
+
+        Raises:
+            Interrupted: Ctrl-C; running cells have written a checkpoint.
+        """
+
+    def close(self) -> None:
+        """Let go of the workers."""
+
+
+class LocalExecutor:
+    """Worker processes on this machine, each with an equal share of the cores."""
+
+    def __init__(self, workers: int, threads: int, module: str = "bakeoff.benchmarks.cells.worker") -> None:
+        """Args:
+        workers: how many processes at most.
+        threads: PyTorch's threads in each.
+        module: what a worker process runs.
+        """
+        self.workers, self.threads, self._module = workers, threads, module
+        self._processes: list[_Process] = []
+
+    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
+        """Run all jobs; see :class:`Executor`."""
+        waiting = deque(jobs)
+        try:
+            with selectors.DefaultSelector() as selector:
+                for process in self._processes:
+                    selector.register(process.output, selectors.EVENT_READ, process)
+                while waiting or any(process.job for process in self._processes):
+                    self._hand_out(waiting, selector, listener)
+                    for key, _ in selector.select(timeout=0.2):
+                        self._hear(key.data, waiting, selector, listener)
+                    self._bury_the_dead(waiting, selector, listener)
+                    self._stop_the_late(waiting, selector, listener)
+        except KeyboardInterrupt:
+            self._interrupt(listener)
+            raise Interrupted("interrupted; the same command goes on from here") from None
+
+    def close(self) -> None:
+        """End all workers: idle ones by themselves, busy ones by force."""
+        for process in self._processes:
+            process.end()
+        self._processes.clear()
+
+    def _hand_out(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
+        busy = sum(process.job is not None for process in self._processes)
+        while len(self._processes) < min(self.workers, busy + len(waiting)):
+            process = _Process(self.threads, self._module)
+            self._processes.append(process)
+            selector.register(process.output, selectors.EVENT_READ, process)
+        for process in self._processes:
+            if process.ready and process.job is None and waiting:
+                job = next((job for job in waiting if job.affinity == process.affinity), waiting[0])
+                waiting.remove(job)
+                job.attempts += 1
+                process.start(job)
+                listener(Event("started", job))
+
+    def _hear(
+        self, process: _Process, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener
+    ) -> None:
+        failed = False
+        for message in process.read():
+            kind, job = message.pop("event"), process.job
+            if kind == "ready":
+                process.ready = True
+            elif job is not None:
+                if kind == "progress":
+                    listener(Event(kind, job, message))
+                else:
+                    process.job = None
+                    failed |= kind == "failed"
+                    self._ended(kind, job, message, waiting, listener)
+        if failed:  # whatever broke its job may have broken more: the next one gets a new process
+            process.kill()
+        if failed or process.closed:
+            self._bury(process, "", waiting, selector, listener)
+
+    def _bury(
+        self, process: _Process, reason: str, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener
+    ) -> None:
+        """A process is dead: its job failed, and another process takes its place when needed."""
+        selector.unregister(process.output)
+        self._processes.remove(process)
+        job, story = process.job, process.end()
+        if job is not None:
+            error = reason or f"its worker process died ({story})"
+            self._ended("failed", job, {"error": error, "traceback": None, "died": True}, waiting, listener)
+        elif not process.ready:
+            raise BakeoffError(f"a worker process cannot start ({story}): {process.last_words}")
+
+    def _bury_the_dead(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
+        """Notice deaths that close no pipe, since something that the worker has started holds it open."""
+        for process in list(self._processes):
+            if process.dead and not process.has_said_more():
+                process.kill()
+                self._bury(process, "", waiting, selector, listener)
+
+    def _ended(self, kind: str, job: Job, details: Mapping[str, Any], waiting: deque[Job], listener: Listener) -> None:
+        if kind == "failed" and job.attempts <= job.retries:
+            listener(Event("retry", job, details))
+            waiting.append(job)
+        else:
+            listener(Event(kind, job, details))
+
+    def _stop_the_late(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
+        for process in list(self._processes):
+            job = process.job
+            if job is not None and job.timeout is not None and time.monotonic() - process.since > job.timeout:
+                process.kill()
+                self._bury(process, f"timed out after {job.timeout:g} s", waiting, selector, listener)
+
+    def _interrupt(self, listener: Listener) -> None:
+        """Ask for checkpoints, and wait for them however long the updates take; a second Ctrl-C ends everything at once."""
+        busy = [process for process in self._processes if process.job is not None]
+        with contextlib.suppress(KeyboardInterrupt):
+            for process in busy:
+                process.send({"job": "stop"})
+                if process.job is not None:
+                    listener(Event("stopping", process.job))
+            while any(process.job for process in busy):
+                for process in busy:
+                    for message in process.read(timeout=0.05):
+                        if message["event"] in ("done", "failed", "stopped") and process.job is not None:
+                            listener(Event(message.pop("event"), process.job, message))
+                            process.job = None
+                    if process.closed or (process.dead and not process.has_said_more()):
+                        process.job = None
+        for process in self._processes:
+            process.kill()
+        self.close()
+
+
+class _Process:
+    """One worker process, seen from here."""
+
+    def __init__(self, threads: int, module: str) -> None:
+        self.job: Job | None = None
+        self.affinity = ""
+        self.since = 0.0
+        self.ready = self.closed = False
+        self.last_words = ""
+        self._pending = b""
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        options = json.dumps({"threads": threads})
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_DISABLE": "1",
+        }
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", module, options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+            bufsize=0,
+            start_new_session=True,  # a terminal's Ctrl-C is ours to handle
+        )
+        assert self._popen.stdout is not None
+        self.output = self._popen.stdout
+
+    def start(self, job: Job) -> None:
+        self.job, self.affinity, self.since = job, job.affinity, time.monotonic()
+        self.send(job.message)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # its death is noticed on its output
+            assert self._popen.stdin is not None
+            self._popen.stdin.write(json.dumps(message).encode() + b"\n")
+
+    def read(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """The messages that have come; waits for some up to ``timeout``, for ever without one."""
+        if timeout is not None:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.output, selectors.EVENT_READ)
+                if not selector.select(timeout):
+                    return
+        chunk = os.read(self.output.fileno(), 1 << 16)
+        self.closed = not chunk
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process has ended."""
+        return self._popen.poll() is not None
+
+    def has_said_more(self) -> bool:
+        """Whether something is there to read, its end included."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.output, selectors.EVENT_READ)
+            return bool(selector.select(0))
+
+    def kill(self) -> None:
+        """End it at once, and whatever it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+
+    def end(self) -> str:
+        """Close the line, wait for the end, and say how it ended."""
+        with contextlib.suppress(BrokenPipeError, OSError):
+            assert self._popen.stdin is not None
+            self._popen.stdin.close()
+        try:
+            code = self._popen.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._popen.wait()
+        self.kill()  # what a reward has started may have outlived it
+        self.output.close()
+        with self._stderr as file:
+            file.seek(0)
+            self.last_words = (file.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        if code == -signal.SIGKILL:
+            return "killed by signal 9; out of memory?"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

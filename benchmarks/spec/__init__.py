@@ -1,0 +1,1 @@
+"""What is to be run: suites, their parts, the YAML reader, validation, and cells."""

@@ -1,0 +1,253 @@
+"""A cell's folder: what it was, how it stands, what was measured, and from where to go on (see docs/run-folder.md).
+
+Rows are appended and never changed. A checkpoint remembers how long the row files were; resuming cuts them back to
+that length, so the rows after it are written again, equal, and never twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bakeoff import distributed
+from bakeoff.benchmarks.storage import atomic_files
+from bakeoff.errors import RunFolderError
+
+SCHEMA = 1
+"""Version of the run folder; readers refuse a higher one."""
+ROW_FILES = ("metrics.jsonl", "samples.jsonl")
+CHAINS = "chains.jsonl"
+"""Rows of what an algorithm wrote on its way; a file that is there only where one has any."""
+_KEPT = 2
+_LOCK_SECONDS = 60.0
+"""How long a cell waits for its last writer: one on a node that was cut off may live a little longer than its node."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a cell stands; ``status.json``."""
+
+    status: str = "pending"
+    """``pending``, ``running``, ``done`` or ``failed``."""
+    error: str | None = None
+    """One line, where it failed."""
+    traceback: str | None = None
+    """The whole story, where there is one."""
+    attempts: int = 0
+    """How often it was started."""
+    seconds: float = 0.0
+    """Wall-clock seconds, evaluation included: of a cell that is done, those its rows took, what a resumed attempt did again
+    counted once; of another, those of all attempts as far as they are known."""
+    started: str | None = None
+    """When the last attempt began (ISO 8601, UTC)."""
+    ended: str | None = None
+    """When it ended."""
+    sums: Mapping[str, str] | None = None
+    """SHA-256 of the row files of a cell that is done, by name."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Status:
+        """The status of a cell's folder; pending where there is none."""
+        value = atomic_files.read_json(folder / "status.json")
+        if not isinstance(value, dict):
+            return cls()
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
+
+    def is_done(self, folder: Path) -> bool:
+        """Whether it is done, and its rows are those that it left."""
+        return self.status == "done" and (self.sums is None or row_sums(folder) == self.sums)
+
+    def write(self, folder: Path) -> None:
+        """Replace the status of a cell's folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_files.write_json(folder / "status.json", vars(self))
+
+
+def now() -> str:
+    """The time as the store writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def row_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the row files of a cell, by name."""
+    return {name: atomic_files.checksum(folder / name) for name in (*ROW_FILES, CHAINS) if (folder / name).is_file()}
+
+
+_open: weakref.WeakSet[CellStore] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """A child that a reward has forked must not hold the lock of a cell after its worker."""
+    for store in list(_open):
+        for file in store.files:
+            with contextlib.suppress(OSError, ValueError):
+                file.close()
+
+
+if hasattr(os, "register_at_fork"):  # not where processes cannot fork
+    os.register_at_fork(after_in_child=_close_in_child)
+
+
+class CellStore:
+    """The folder of one cell, open for writing by the one process that runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a cell's folder, which is made where it is missing.
+
+        Raises:
+            RunFolderError: another process is writing it.
+        """
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in ROW_FILES}
+        try:
+            atomic_files.lock(self._files[ROW_FILES[0]], _LOCK_SECONDS)
+        except TimeoutError:
+            self.close()
+            raise RunFolderError(f"{folder}: another process is writing this cell; wait for it or end it") from None
+        _open.add(self)
+        if (folder / CHAINS).exists():  # the last writer may have made it while this one waited
+            self._files[CHAINS] = (folder / CHAINS).open("ab")
+
+    @property
+    def files(self) -> Sequence[BinaryIO]:
+        """What it holds open."""
+        return list(self._files.values())
+
+    def close(self) -> None:
+        """Flush to disk and close."""
+        with contextlib.ExitStack() as stack:
+            for file in self._files.values():
+                stack.callback(file.close)
+            self._sync_rows()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Replace ``config.json``."""
+        atomic_files.write_json(self.folder / "config.json", config)
+
+    def append_metrics(self, step: int, phase: str, meter: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        """Append one row to ``metrics.jsonl``."""
+        self._append(
+            "metrics.jsonl", [{"step": step, "phase": phase, **meter, "metrics": atomic_files.finite(metrics)}]
+        )
+
+    def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to ``samples.jsonl``."""
+        self._append("samples.jsonl", rows)
+
+    def append_chains(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows to ``chains.jsonl``, which is made when the first one comes."""
+        if rows:
+            if CHAINS not in self._files:
+                self._files[CHAINS] = (self.folder / CHAINS).open("ab")
+            self._append(CHAINS, rows)
+
+    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        # ASCII escapes keep every character of a model's text, lone surrogates included, and a line one line.
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        file = self._files[name]
+        file.write(text.encode())
+        file.flush()
+
+    def _sync_rows(self) -> None:
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Keep a whole state in ``checkpoint/<step>``; older ones go, but for the last good one."""
+        from bakeoff.benchmarks.storage import checkpoint
+
+        self._sync_rows()
+        lengths = {name: file.tell() for name, file in self._files.items()}
+        home = self.folder / "checkpoint"
+        home.mkdir(exist_ok=True)
+        fresh, final = home / ".new", home / f"{step:09d}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        try:
+            checkpoint.save_state({"rows": lengths, "state": state}, fresh)
+            sums = atomic_files.checksums(fresh)
+            (fresh / "checksums.json").write_text(json.dumps(sums), encoding="utf-8")
+            atomic_files.sync_files(fresh)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        atomic_files.replace_folder(fresh, final)
+        for old in self._checkpoints()[_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def resume(self) -> Any | None:
+        """The newest whole checkpoint's state, the row files cut back to it; None to start afresh, with them empty.
+
+        A checkpoint that is torn, altered, or ahead of the rows is passed over for the one before it, and goes: rows that are
+        written again may have other lengths.
+        """
+        from bakeoff.benchmarks.storage import checkpoint
+
+        seen: list[Path] = []
+        for candidate in self._checkpoints():
+            seen.append(candidate)
+            recorded = atomic_files.read_json(candidate / "checksums.json")
+            if not isinstance(recorded, dict):
+                continue
+            actual = {
+                name: value for name, value in atomic_files.checksums(candidate).items() if name != "checksums.json"
+            }
+            if actual != recorded:
+                continue
+            saved = checkpoint.load_state(candidate)
+            lengths = saved["rows"]
+            if all(self._length(name) >= length for name, length in lengths.items()):
+                for newer in seen[:-1]:
+                    shutil.rmtree(newer, ignore_errors=True)
+                self._truncate(lengths)
+                distributed.from_first(candidate.name)  # partners take up the same one
+                return saved["state"]
+        distributed.from_first(None)
+        self.drop_checkpoints()
+        self._truncate({})
+        return None
+
+    def drop_checkpoints(self) -> None:
+        """Remove all checkpoints: the cell is done, or starts anew."""
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    def _checkpoints(self) -> list[Path]:
+        """Newest first."""
+        home = self.folder / "checkpoint"
+        return sorted((path for path in home.glob("[0-9]*") if path.is_dir()), reverse=True) if home.is_dir() else []
+
+    def _length(self, name: str) -> int:
+        file = self._files.get(name)
+        return 0 if file is None else file.seek(0, os.SEEK_END)
+
+    def _truncate(self, lengths: Mapping[str, int]) -> None:
+        for name, file in self._files.items():
+            file.truncate(lengths.get(name, 0))
+            file.seek(0, os.SEEK_END)
+        self._sync_rows()
+
+    def replace_model(self, save: Any) -> None:
+        """Write ``model/`` by calling ``save(folder)``, whole or not at all."""
+        fresh = self.folder / ".model.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        save(fresh)
+        atomic_files.replace_folder(fresh, self.folder / "model")
+
+
+def check_schema(manifest: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a folder that a newer version wrote."""
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise RunFolderError(f"{folder}: its schema is {schema!r}, this version writes {SCHEMA}; use another --out")

@@ -1,0 +1,1 @@
+"""Hyperparameter search with Optuna, the same number of trials for each algorithm."""

@@ -1,0 +1,1 @@
+"""A Hugging Face causal language model and its tokenizer: loading, sampling, log-probabilities, padded batches."""

@@ -1,0 +1,1 @@
+"""Tasks: the built-in ones and the one that users declare."""

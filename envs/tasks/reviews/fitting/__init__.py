@@ -1,0 +1,1 @@
+"""How the shipped review model, judge and proxies were made and measured; not needed to play the tasks."""

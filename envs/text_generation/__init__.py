@@ -1,0 +1,1 @@
+"""Text generation as Gymnasium environments, single and vector, with their wrappers and adapters."""

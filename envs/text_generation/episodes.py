@@ -1,0 +1,226 @@
+"""The bookkeeping of B episodes played side by side, shared by the vector and the single environment.
+
+Stepping is writing one token a row into preallocated arrays; nothing here runs a language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bakeoff.envs.language_model.completions import PromptBatch
+from bakeoff.envs.text_generation.episode_config import OWN_PROMPT, Prompt, Rules
+from bakeoff.envs.text_generation.rendering import printable
+from bakeoff.errors import ActionError, EpisodeEndedError
+
+Rows = npt.NDArray[np.intp]
+"""Which sub-environments, by number."""
+Observation = dict[str, npt.NDArray[Any]]
+"""``tokens`` (int64) and ``mask`` (int8, 1 on real tokens), prompt on the left, completion on the right."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Episodes that have just ended."""
+
+    rows: Rows
+    """Which they are (N,)."""
+    rewards_N: npt.NDArray[np.float64]
+    """The reward of each completion."""
+    infos: list[dict[str, Any]]
+    """What the last step's ``info`` says of each: ``prompt``, ``prompt_index``, ``completion``."""
+
+
+class Episodes:
+    """B episodes: their tokens, how far they are and which have ended."""
+
+    def __init__(self, num_rows: int, rules: Rules) -> None:
+        """Make room for ``num_rows`` episodes; none has begun."""
+        self.rules, self.num_rows = rules, num_rows
+        self.all_rows: Rows = np.arange(num_rows)
+        self._clear()
+
+    def _clear(self) -> None:
+        shape = (self.num_rows, self.rules.prompt_length + self.rules.max_new_tokens)
+        self._tokens_BS = np.full(shape, self.rules.language_model.pad_id, dtype=np.int64)
+        self._mask_BS = np.zeros(shape, dtype=np.int8)
+        self._lengths_B = np.zeros(self.num_rows, dtype=np.intp)
+        self.ended_B = np.ones(self.num_rows, dtype=bool)
+        self.prompts: list[Prompt | None] = [None] * self.num_rows
+
+    @property
+    def begun(self) -> bool:
+        """True once every row has had a prompt."""
+        return None not in self.prompts
+
+    def begin(self, rows: Rows, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+        """Start new episodes in some rows; returns an info for each: ``prompt`` and ``prompt_index``."""
+        length = self.rules.prompt_length
+        self._tokens_BS[rows] = self.rules.language_model.pad_id
+        self._mask_BS[rows] = 0
+        self._lengths_B[rows] = 0
+        self.ended_B[rows] = False
+        for row, prompt in zip(rows, prompts, strict=True):
+            self._tokens_BS[row, length - len(prompt.ids) : length] = prompt.ids
+            self._mask_BS[row, length - len(prompt.ids) : length] = 1
+            self.prompts[row] = prompt
+        return [_prompt_info(prompt) for prompt in prompts]
+
+    def advance(
+        self, actions_N: npt.NDArray[Any], rows: Rows | None = None
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Append one token in each of the rows (all of them by default).
+
+        Returns:
+            Which of these rows have terminated (end-of-sequence) and which are truncated (length limit), each (N,). An
+            end-of-sequence token in the last place terminates.
+        """
+        rows = self.all_rows if rows is None else rows
+        self.rules.check_tokens(actions_N, "sub-environment")
+        columns = self._lengths_B[rows]
+        columns += self.rules.prompt_length
+        self._tokens_BS[rows, columns] = actions_N
+        self._mask_BS[rows, columns] = 1
+        self._lengths_B[rows] += 1
+        terminated: npt.NDArray[np.bool_] = self.rules.ends_V[actions_N]
+        truncated = (self._lengths_B[rows] == self.rules.max_new_tokens) & ~terminated
+        self.ended_B[rows] = terminated | truncated
+        self.rules.meter.add_generated(len(rows))
+        return terminated, truncated
+
+    def fill(self, tokens_BT: npt.NDArray[Any], mask_BT: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Play whole completions in all rows at once; returns which of them terminate (the others are truncated).
+
+        Raises:
+            EpisodeEndedError: some episode is not at its start.
+            ActionError: a completion that no sequence of steps could have made.
+        """
+        if self.ended_B.any() or self._lengths_B.any():
+            raise EpisodeEndedError("play starts from fresh episodes; call reset() before it")
+        lengths_B = _checked_lengths(tokens_BT, mask_BT, self.num_rows, self.rules.max_new_tokens)
+        tokens_BT = tokens_BT[:, : self.rules.max_new_tokens]
+        mask_BT = mask_BT[:, : self.rules.max_new_tokens]
+        # What stands behind the mask is nobody's choice, so it may be anything.
+        tokens_BT = np.where(mask_BT, tokens_BT, self.rules.allowed_V.argmax())
+        self.rules.check_tokens(tokens_BT, "completion")
+        is_end_BT = self.rules.ends_V[tokens_BT] & mask_BT
+        last = (self.all_rows, lengths_B - 1)
+        terminated: npt.NDArray[np.bool_] = is_end_BT[last]
+        if (is_end_BT.sum(1) > terminated).any():
+            row = int(np.argmax(is_end_BT.sum(1) > terminated))
+            raise ActionError(f"completion {row} goes on after an end-of-sequence token; cut it there")
+        short = ~terminated & (lengths_B < self.rules.max_new_tokens)
+        if short.any():
+            row = int(np.argmax(short))
+            raise ActionError(
+                f"completion {row} has {lengths_B[row]} tokens and no end-of-sequence token at its end; "
+                f"an episode ends with one or after {self.rules.max_new_tokens} tokens"
+            )
+        start = self.rules.prompt_length
+        filled = slice(start, start + tokens_BT.shape[1])
+        self._tokens_BS[:, filled] = np.where(mask_BT, tokens_BT, self.rules.language_model.pad_id)
+        self._mask_BS[:, filled] = mask_BT
+        self._lengths_B[:] = lengths_B
+        self.ended_B[:] = True
+        self.rules.meter.add_generated(int(lengths_B.sum()))
+        return terminated
+
+    def finish(self, rows: Rows, *, scored: bool = True) -> Finished:
+        """Score the episodes of some rows in one call of the reward; their rewards are NaN where that is not wanted."""
+        prompts = [self._prompt(row) for row in rows]
+        start = self.rules.prompt_length
+        tokens_BT, mask_BT = self._tokens_BS[rows, start:], self._mask_BS[rows, start:].astype(bool)
+        if scored:
+            rewards, texts = self.rules.judge(prompts, tokens_BT, mask_BT)
+        else:
+            rewards, texts = np.full(len(rows), np.nan), self.rules.texts(tokens_BT, mask_BT)
+        infos = [{**_prompt_info(prompt), "completion": text} for prompt, text in zip(prompts, texts, strict=True)]
+        return Finished(rows, rewards, infos)
+
+    def observation(self) -> Observation:
+        """A copy of all rows: later steps do not change it."""
+        return {"tokens": self._tokens_BS.copy(), "mask": self._mask_BS.copy()}
+
+    def row_observation(self, row: int) -> Observation:
+        """A copy of one row."""
+        return {"tokens": self._tokens_BS[row].copy(), "mask": self._mask_BS[row].copy()}
+
+    def prompt_batch(self) -> PromptBatch:
+        """The prompts of the current episodes, on the model's device."""
+        start = self.rules.prompt_length
+        device = self.rules.language_model.device
+        return PromptBatch(
+            torch.from_numpy(self._tokens_BS[:, :start].copy()).to(device),
+            torch.from_numpy(self._mask_BS[:, :start].astype(bool)).to(device),
+            torch.tensor([self._prompt(row).index for row in self.all_rows], device=device),
+        )
+
+    def render(self, row: int) -> str:
+        """One line: how far it is, prompt and completion."""
+        if self.prompts[row] is None:
+            return "(not reset)"
+        start, length = self.rules.prompt_length, int(self._lengths_B[row])
+        tokens = torch.from_numpy(self._tokens_BS[row : row + 1, start : start + length].copy())
+        text = self.rules.language_model.decode(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
+        mark = "ended" if self.ended_B[row] else "open"
+        place = f"{length:>3}/{self.rules.max_new_tokens} {mark}"
+        return f"[{place}] {printable(self._prompt(row).text)} | {printable(text)}"
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Episodes in progress as JSON values; None when every one has ended."""
+        if self.ended_B.all():
+            return None
+        start = self.rules.prompt_length
+        rows = [self._tokens_BS[row, start : start + int(self._lengths_B[row])].tolist() for row in self.all_rows]
+        prompts = [None if prompt is None else [prompt.index, prompt.text] for prompt in self.prompts]
+        return {"prompts": prompts, "completions": rows, "ended": self.ended_B.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self._clear()
+        if state is None:
+            return
+        for row, saved in enumerate(state["prompts"]):
+            if saved is None:
+                continue
+            index, text = saved
+            prompt = self.rules.prompts[index] if index != OWN_PROMPT else self.rules.prompt_of_text(text)
+            self.begin(self.all_rows[row : row + 1], [prompt])
+            completion = state["completions"][row]
+            start = self.rules.prompt_length
+            self._tokens_BS[row, start : start + len(completion)] = completion
+            self._mask_BS[row, start : start + len(completion)] = 1
+            self._lengths_B[row] = len(completion)
+        self.ended_B[:] = state["ended"]
+
+    def _prompt(self, row: int) -> Prompt:
+        prompt = self.prompts[row]
+        if prompt is None:
+            raise EpisodeEndedError("no episode has begun; call reset() first")
+        return prompt
+
+
+def _prompt_info(prompt: Prompt) -> dict[str, Any]:
+    return {"prompt": prompt.text, "prompt_index": prompt.index}
+
+
+def _checked_lengths(
+    tokens_BT: npt.NDArray[Any], mask_BT: npt.NDArray[np.bool_], rows: int, limit: int
+) -> npt.NDArray[np.intp]:
+    if tokens_BT.shape != mask_BT.shape or tokens_BT.ndim != 2 or len(tokens_BT) != rows:
+        raise ActionError(
+            f"completions have tokens of shape {tokens_BT.shape} and a mask of shape {mask_BT.shape}, "
+            f"expected ({rows}, T) twice"
+        )
+    lengths_B: npt.NDArray[np.intp] = mask_BT.sum(1, dtype=np.intp)
+    if lengths_B.size and (lengths_B.min() < 1 or lengths_B.max() > limit):
+        row = int(np.argmax((lengths_B < 1) | (lengths_B > limit)))
+        raise ActionError(f"completion {row} has {lengths_B[row]} tokens, expected 1 to {limit}")
+    if (mask_BT != (np.arange(mask_BT.shape[1]) < lengths_B[:, None])).any():
+        raise ActionError("a completion's mask has a hole; it must be True from its first token to its last")
+    return lengths_B

@@ -1,0 +1,1 @@
+"""Estimates, intervals, comparisons and ratings, on numpy and scipy alone."""

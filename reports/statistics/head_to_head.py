@@ -1,0 +1,128 @@
+"""Contestant against contestant on the same prompts: whose stored answers the judge prefers, and a rating from that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bakeoff.reports.statistics.comparisons import bradley_terry_ratings
+from bakeoff.reports.statistics.estimates import win_rate
+
+if TYPE_CHECKING:
+    from bakeoff.reports.data.results import Results
+
+Array = NDArray[np.float64]
+REFERENCE_KL = 1e-4
+"""A policy that is nearer to the reference than this, in nats, is taken for the reference."""
+
+
+@dataclass(frozen=True)
+class HeadToHead:
+    """All pairs of a task's contestants, K of them, best rating first."""
+
+    labels: Sequence[str]
+    """Who plays."""
+    judge: str
+    """``gold`` where the task has such a reward, else ``proxy``."""
+    rates: Array
+    """How often the row's contestant beats the column's, ties one half, shape (K, K); NaN where they never met."""
+    errors: Array
+    """Standard errors over the pairs of answers, shape (K, K)."""
+    games: NDArray[np.int64]
+    """Pairs of answers, shape (K, K)."""
+    ratings: Array
+    """Bradley-Terry log-odds, shape (K,), 0 for the reference where it plays, else of mean 0. One imaginary tie between
+    every two keeps the unbeaten finite. A lead of 1 means winning 73 % of the time."""
+
+    def overall(self) -> list[tuple[float, int]]:
+        """Each contestant's win rate against all others together, and from how many pairs of answers."""
+        played = self.games.sum(axis=1)
+        won = np.nansum(self.rates * self.games, axis=1)
+        return [(float(w / n) if n else np.nan, int(n)) for w, n in zip(won, played, strict=True)]
+
+
+def head_to_head(results: Results, task: str) -> HeadToHead | None:
+    """Pair the final answers of every two contestants: same seed, same place in the evaluation, same prompt.
+
+    Contestants meet the evaluation prompts in the same order with the same random numbers, so the pairs are matched.
+    ``None`` with fewer than two contestants that have scored answers.
+    """
+    key = ("head_to_head", task)
+    if key not in results.memo:
+        results.memo[key] = _head_to_head(results, task)
+    found: HeadToHead | None = results.memo[key]
+    return found
+
+
+def _head_to_head(results: Results, task: str) -> HeadToHead | None:
+    rows = final_samples(results, task)
+    judge = "gold" if rows["gold"].notna().any() else "proxy"
+    # Answers without a score have their places, too.
+    place = rows.groupby(["run", "label", "seed"], observed=True, sort=False).cumcount()
+    matched = (
+        rows.assign(place=place)
+        .dropna(subset=[judge])
+        .pivot_table(index=["seed", "place", "prompt"], columns="label", values=judge, observed=True, aggfunc="first")
+    )
+    labels = [label for label in results.labels(task) if label in matched]
+    if len(labels) < 2:
+        return None
+    scores = matched[labels].to_numpy(dtype=np.float64)
+    shape = (len(labels), len(labels))
+    rates, errors, games = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
+    for i in range(len(labels)):
+        for j in range(i):
+            met = np.isfinite(scores[:, i]) & np.isfinite(scores[:, j])
+            if met.any():
+                found = win_rate((np.sign(scores[met, i] - scores[met, j]) + 1) / 2)
+                rates[i, j], rates[j, i] = found.rate, 1 - found.rate
+                errors[i, j] = errors[j, i] = found.standard_error
+                games[i, j] = games[j, i] = found.n
+    ratings = bradley_terry_ratings(np.nan_to_num(rates) * games, prior=1, tolerance=1e-9)
+    order = np.argsort(-ratings, kind="stable")
+    base = [place for place, label in enumerate(labels) if label in results.untrained]
+    ratings = ratings - (ratings[base[0]] if base else 0.0)
+    square = np.ix_(order, order)
+    return HeadToHead(
+        [labels[place] for place in order], judge, rates[square], errors[square], games[square], ratings[order]
+    )
+
+
+def final_samples(results: Results, task: str) -> pd.DataFrame:
+    """Stored answers of the last evaluation of each finished cell of a task, in the order in which they were stored."""
+    rows = results.end_samples
+    rows = rows[rows["task"] == task]
+    last = rows.groupby(["run", "label", "seed"], observed=True)["step"].transform("max")
+    return rows[rows["step"] == last]
+
+
+def reference_samples(results: Results, task: str) -> pd.DataFrame:
+    """Stored answers of the reference itself: of contestants that are it, and of first evaluations that still were."""
+    rows = results.end_samples
+    rows = rows[rows["task"] == task]
+    first = rows.groupby(["run", "label", "seed"], observed=True)["step"].transform("min")
+    still = (rows["step"] == first) & (rows["kl"].astype(float).fillna(np.inf).abs() < REFERENCE_KL)
+    return rows[still | rows["label"].isin(results.untrained)]
+
+
+def prompt_gains(results: Results, task: str, metric: str = "proxy") -> pd.DataFrame:
+    """How much each contestant gained on each stored evaluation prompt, over what the reference scores there.
+
+    Columns: label, prompt_index, gain (mean over answers and seeds, less the reference's mean on that prompt). Empty where
+    no answer of the reference to these prompts is stored; contestants that are the reference are left out.
+    """
+    start = reference_samples(results, task)
+    final = final_samples(results, task)
+    if metric not in start or metric not in final:
+        return pd.DataFrame(columns=["label", "prompt_index", "gain"])
+    final = final[~final["label"].isin(results.untrained)]
+    base = start.dropna(subset=[metric]).groupby("prompt")[metric].mean()
+    keys = ["label", "prompt_index", "prompt"]
+    scores = final.dropna(subset=[metric]).groupby(keys, observed=True, sort=False)[metric].mean().reset_index()
+    scores["gain"] = scores[metric].astype(float) - scores["prompt"].map(base).astype(float)
+    return scores.dropna(subset=["gain"])[["label", "prompt_index", "gain"]].reset_index(drop=True)

@@ -1,0 +1,425 @@
+"""The checks of the contract suite, each a function that raises :class:`Broken` with the reason."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+import math
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bakeoff import registry
+from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.build import build
+from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far, watched
+from bakeoff.benchmarks.storage import checkpoint
+from bakeoff.envs.language_model.model import LanguageModel
+from bakeoff.envs.meter import METERS, Budget
+from bakeoff.envs.tasks.base import Task, make_task
+from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
+from bakeoff.errors import BakeoffError, UserError
+
+SHORT = Budget(reward_queries=512)
+LONG = Budget(reward_queries=6_000)
+GAIN = 0.3
+"""Of the way from the reference to the optimum: far below what any built-in reaches on ``LONG``, far above chance (0)."""
+
+GAIN_FROM_LABELS = 0.05
+"""The same where a pair's label is all that is heard: one noisy bit for two queries. The built-ins gain .13 to .29 (five runs)."""
+
+ENDLESS = 2_000_000
+"""Trained tokens without a new reward query, after which none will come; every built-in that stops asking ends below it."""
+
+Row = dict[str, float]
+
+
+class Broken(Exception):  # noqa: N818 - what it says is the contract's state
+    """The algorithm breaks the contract; the message says how, and what to do."""
+
+
+class NotPromised(Exception):  # noqa: N818
+    """The algorithm says that it does not do this."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An algorithm under test."""
+
+    name: str
+    """Its registered name, or its class's."""
+    kind: type[Algorithm]
+    """Its class."""
+    settings: Mapping[str, Any] | None
+    """Values for its ``Config``; its own example where there are none."""
+    task: Task
+    """Where it plays; enumerable."""
+
+    @classmethod
+    def of(cls, algorithm: str | type[Algorithm], settings: Mapping[str, Any] | None, task: Task | None) -> Subject:
+        """Look it up; see :func:`bakeoff.testing.check_algorithm`."""
+        kind = registry.algorithms.load(algorithm) if isinstance(algorithm, str) else algorithm
+        name = algorithm if isinstance(algorithm, str) else algorithm.__name__
+        if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
+            raise UserError(f'algorithm "{name}" is {kind!r}, not a subclass of bakeoff.Algorithm')
+        task = make_task("exact") if task is None else task
+        if task.enumeration is None:
+            raise UserError(f'task "{task.name}" cannot be enumerated; check an algorithm on "exact"')
+        return cls(name, kind, settings, task)
+
+    def make(self, seed: int = 0, budget: Budget = SHORT, task: Task | None = None) -> Algorithm:
+        """A new one of it."""
+        task = self.task if task is None else task
+        # Of the task as it is, since making an example may ask its reward, and nobody shall be charged for that.
+        settings = self.kind.example_settings(self.task) if self.settings is None else self.settings
+        return build(self.kind, settings, task, budget, seed)
+
+    def score(self, algorithm: Algorithm, metric: str) -> float:
+        """An exact figure of the contestant as it is now."""
+        assert self.task.enumeration is not None
+        with algorithm.envs.meter.pause(), torch.no_grad():
+            logprobs_QN = algorithm.contestant().sequence_logprobs(self.task.enumeration)
+        return float(self.task.enumeration.objective(logprobs_QN)[metric])
+
+
+def play(algorithm: Algorithm, updates: int) -> list[Row]:
+    """Metrics and meter of each update, without the seconds."""
+    rows: list[Row] = []
+    for _ in range(updates):
+        if algorithm.finished:
+            break
+        metrics = algorithm.update()
+        totals = {name: value for name, value in algorithm.envs.meter.snapshot().items() if name != "seconds"}
+        rows.append({**metrics, **totals})
+    return rows
+
+
+# ---------------------------------------------------------------- the checks
+
+
+def settings(subject: Subject) -> None:
+    """Every setting has a line of help, and the configuration survives JSON."""
+    if not issubclass(subject.kind.Config, AlgorithmConfig):
+        raise Broken(f"Config is {subject.kind.Config!r}; make it a subclass of bakeoff.AlgorithmConfig")
+    if not isinstance(getattr(subject.kind, "data_source", None), DataSource):
+        raise Broken("it has no data_source; say where its training data come from, such as DataSource.ONLINE")
+    fields = subject.kind.Config.model_fields
+    undocumented = [name for name, field in fields.items() if not (field.description or "").strip()]
+    if undocumented:
+        raise Broken(f"{', '.join(undocumented)}: no line of help; write a docstring under each field of the Config")
+    required = [name for name, field in fields.items() if field.is_required()]
+    if required:
+        raise Broken(f"{', '.join(required)}: no default; a suite may name an algorithm without settings")
+    config = subject.kind.Config()
+    again = subject.kind.Config.model_validate_json(config.model_dump_json())
+    if again != config:
+        raise Broken(f"the default Config comes back from JSON as another: {again} instead of {config}")
+    if not (subject.kind.__doc__ or "").strip():
+        raise Broken(f"class {subject.kind.__name__} has no docstring; its first line is the algorithm's description")
+
+
+def starts(subject: Subject) -> None:
+    """It starts as the reference, or says that it does not."""
+    kl = subject.score(subject.make(), "exact_kl")
+    if subject.kind.starts_as_reference and not abs(kl) < 1e-4:
+        raise Broken(f"it starts {kl:.4g} nats from the reference; start there, or say starts_as_reference = False")
+    if not subject.kind.starts_as_reference and not 0.01 < kl < math.inf:
+        raise Broken(f"it says starts_as_reference = False and starts {kl:.4g} nats from it; leave that line out")
+
+
+def repeats(subject: Subject) -> None:
+    """All randomness comes from the seed."""
+    played = [subject.make(seed) for seed in (0, 0, 1)]
+    first, again, other = (play(algorithm, 2) for algorithm in played)
+    difference = _difference(first, again) or _other_weights(played[0], played[1])
+    if difference is not None:
+        raise Broken(f"the same seed gave {difference}; draw all randomness from self.rng")
+    if subject.kind.data_source is not DataSource.NONE and first == other:
+        raise Broken("another seed gave the same trace; draw from self.rng, and play what self.envs.reset() shows")
+
+
+def reference(subject: Subject) -> None:
+    """The reference's weights stay, those that are trained move."""
+    module = subject.task.language_model.module
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    algorithm = subject.make()
+    trained = [p.detach().clone() for p in algorithm.trained_parameters()]
+    try:
+        play(algorithm, 2)
+        changed = [name for name, p in module.named_parameters() if not torch.equal(p, before[name])]
+    finally:  # a task that the caller shares must not stay spoilt
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(before[name])
+    if changed:
+        raise Broken(f"the reference's {changed[0]} changed; train self.policy, never task.language_model")
+    if algorithm.envs.meter.trained_tokens:
+        if not trained:
+            raise Broken("tokens were trained, but trained_parameters() gives no weight; give those that move")
+        still = sum(torch.equal(p, old) for p, old in zip(algorithm.trained_parameters(), trained, strict=True))
+        if still:
+            raise Broken(
+                f"{still} of {len(trained)} trained weights did not move in two updates; use them, or freeze them"
+            )
+
+
+def resumes(subject: Subject) -> None:
+    """What a checkpoint holds is everything that decides the numbers to come."""
+    if not subject.kind.resumes_exactly:
+        raise NotPromised("says resumes_exactly = False: a cell that is killed starts again from its beginning")
+    unstopped = subject.make()
+    whole = play(unstopped, 3)
+    first = subject.make()
+    rows = play(first, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save_state({"algorithm": first.state_dict(), "meter": first.envs.meter.snapshot()}, Path(folder))
+        state = checkpoint.load_state(Path(folder))
+    second = subject.make(seed=99)
+    second.load_state_dict(state["algorithm"])
+    second.envs.meter.restore(state["meter"])
+    difference = _difference(whole, rows + play(second, 2)) or _other_weights(unstopped, second)
+    if difference is None and not _same(unstopped.state_dict(), second.state_dict()):
+        difference = "another state_dict()"
+    if difference is not None:
+        raise Broken(
+            f"a run that went on from its checkpoint gave {difference}; "
+            "keep what decides it in state_dict() (plain attributes are kept for you), or say resumes_exactly = False"
+        )
+
+
+def meter(subject: Subject) -> None:
+    """Nothing is spent beside the meter, which only rises."""
+    task = watched(subject.task)
+    scored = scored_so_far(task)
+    algorithm = subject.make(task=task)
+    audit = Audit(task, algorithm, scored)
+    totals = algorithm.envs.meter
+    before = totals.snapshot()
+    with _watching(algorithm) as seen:
+        for number in range(1, 5):
+            if algorithm.finished:
+                break
+            with audit.watching():
+                metrics = algorithm.update()
+            if not isinstance(metrics, Mapping):
+                raise Broken(f"update {number} returned {type(metrics).__name__}; return a mapping of names to numbers")
+            bad = [name for name, value in metrics.items() if not _finite(value)]
+            if bad:
+                raise Broken(f"update {number}: metric {bad[0]} is {metrics[bad[0]]!r}; metrics are finite numbers")
+            after = totals.snapshot()
+            fell = [name for name in METERS if after[name] < before[name]]
+            if fell or totals.paused:
+                raise Broken(
+                    f"update {number}: {fell[0] + ' fell' if fell else 'the meter is paused'}; leave the meter alone"
+                )
+            before = after
+    audit.close()
+    _refuse_what_is_outside(audit)
+    for what, found, counted_tokens in (
+        ("tokens were sampled", seen["generated_tokens"], totals.generated_tokens),
+        ("tokens were trained on", seen["trained_tokens"], totals.trained_tokens),
+    ):
+        if found > counted_tokens:
+            raise Broken(
+                f"{found} {what}, and the meter shows {counted_tokens}; get completions by playing in self.envs, "
+                "and train self.policy itself"
+            )
+
+
+def saves(subject: Subject) -> None:
+    """What is left is safe to load, and what it claims to be."""
+    from transformers import AutoModelForCausalLM
+
+    algorithm = subject.make()
+    play(algorithm, 1)
+    quiet = contextlib.redirect_stderr(io.StringIO())  # progress bars
+    with quiet, tempfile.TemporaryDirectory() as folder:
+        algorithm.save(folder)
+        files = [file for file in Path(folder).rglob("*") if file.is_file()]
+        pickles = [file.name for file in files if file.suffix in {".pkl", ".pickle", ".pt", ".pth", ".bin", ".zip"}]
+        if pickles:
+            raise Broken(f"it saves {pickles[0]}, which only pickle reads; save safetensors and JSON")
+        if not any(file.suffix == ".safetensors" for file in files):
+            raise Broken("it saves no .safetensors file; the base class's save() does")
+        if not subject.kind.saves_language_model:
+            return
+        plain = AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        theirs, ours = plain(tokens).logits, algorithm.policy.model.module(tokens).logits
+    if not torch.allclose(theirs, ours, rtol=1.3e-6, atol=1e-5):
+        apart = float((theirs - ours).abs().max())
+        raise Broken(f"what it saves answers otherwise than its policy (logits differ by {apart:.3g})")
+
+
+def learns(subject: Subject) -> None:
+    """The way to the optimum that it makes on the exact task.
+
+    What does not start as the reference has to gain as much on where it starts.
+    """
+    task = watched(subject.task)
+    scored = scored_so_far(task)
+    algorithm = subject.make(budget=LONG, task=task)
+    audit = Audit(task, algorithm, scored)
+    reference, kept = algorithm.policy.reference, _weights(algorithm.policy.reference)
+    start = subject.score(algorithm, "normalized_score")
+    trained = 0  # tokens, since it last asked the reward
+    while not (algorithm.finished or LONG.exhausted(algorithm.envs.meter)):
+        before = algorithm.envs.meter.snapshot()
+        with audit.watching():
+            algorithm.update()
+        after = algorithm.envs.meter.snapshot()
+        if after == before and not algorithm.finished:
+            raise Broken("an update spent nothing, and it is not finished; play in self.envs, or say finished")
+        asked = after["reward_queries"] > before["reward_queries"]
+        trained = 0 if asked else trained + int(after["trained_tokens"] - before["trained_tokens"])
+        if trained > ENDLESS:
+            raise Broken(
+                f"it trained {ENDLESS:,} tokens and neither asked the reward nor said that it is finished; say finished"
+            )
+    audit.close()
+    _refuse_what_is_outside(audit)
+    if algorithm.policy.reference is not reference or not _same(_weights(reference), kept):
+        raise Broken("the reference that it is judged by is another at the end; leave self.policy.reference as it is")
+    _check_kl(subject, algorithm)
+    gain = subject.score(algorithm, "normalized_score") - start
+    if subject.kind.data_source is DataSource.NONE:
+        if abs(gain) > 1e-6:
+            raise Broken(f"it says that it does not train (DataSource.NONE), and its score changed by {gain:.3g}")
+    elif subject.kind.data_source is DataSource.FEEDBACK:  # what it learns is not this reward
+        spent = algorithm.envs.meter
+        if not algorithm.finished or spent.reward_queries or not spent.trained_tokens:
+            raise Broken(
+                f"it says that it learns from its own judgement (DataSource.FEEDBACK), and spent {spent.reward_queries} reward "
+                f"queries and {spent.trained_tokens} trained tokens; query no reward, train, and say when it is finished"
+            )
+        return
+    wanted = GAIN_FROM_LABELS if subject.kind.data_source is DataSource.PREFERENCES else GAIN
+    if subject.kind.data_source is not DataSource.NONE and not gain > wanted:
+        raise Broken(
+            f"with {LONG.reward_queries} reward queries it came {gain:.0%} of the way from the reference to the optimum; "
+            f"expected more than {wanted:.0%}"
+        )
+
+
+BY_NAME: Mapping[str, Callable[[Subject], None]] = {
+    check.__name__: check for check in (settings, starts, repeats, reference, resumes, meter, saves, learns)
+}
+
+
+# ---------------------------------------------------------------- helpers
+
+
+@contextmanager
+def _watching(algorithm: Algorithm) -> Iterator[dict[str, int]]:
+    """Count what language models sample, and what passes with gradients through any copy of the policy's, on our own."""
+    seen = {"generated_tokens": 0, "trained_tokens": 0}
+    trunk = type(algorithm.policy.model.trunk)
+    sample, forward = LanguageModel.sample, trunk.forward
+
+    def counted_sample(self: LanguageModel, *args: Any, **kwargs: Any) -> Any:
+        completions = sample(self, *args, **kwargs)
+        seen["generated_tokens"] += int(completions.mask_BT.sum())
+        return completions
+
+    def counted_forward(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+            mask = kwargs.get("attention_mask")
+            tokens: Tensor | None = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+            if tokens is not None and isinstance(mask, Tensor) and mask.dim() == 2:
+                seen["trained_tokens"] += int(mask[:, -tokens.shape[1] :].sum())  # it covers what is in the cache, too
+            elif tokens is not None:
+                seen["trained_tokens"] += tokens.shape[:2].numel()
+        return forward(self, *args, **kwargs)
+
+    LanguageModel.sample = counted_sample  # type: ignore[method-assign]
+    trunk.forward = counted_forward
+    try:
+        yield seen
+    finally:
+        LanguageModel.sample = sample  # type: ignore[method-assign]
+        trunk.forward = forward
+
+
+def _refuse_what_is_outside(audit: Audit) -> None:
+    found = audit.found()
+    if found:
+        raise Broken(f"it {in_words(found)}; get completions by playing in self.envs, and leave the meter alone")
+
+
+def _check_kl(subject: Subject, algorithm: Algorithm) -> None:
+    """The KL that the contestant tells of its own answers may be a bound, and may not be less than the exact one."""
+    exact = subject.score(algorithm, "exact_kl")
+    contestant = algorithm.contestant()
+    envs = TextGenerationVectorEnv.from_task(subject.task, 512, split="evaluation", seed=0)
+    envs.reset(options={"prompt_indices": [row % len(subject.task.prompts.evaluation) for row in range(512)]})
+    with torch.no_grad(), algorithm.envs.meter.pause():
+        answers = contestant.answer(envs, torch.Generator().manual_seed(0))
+        told_B = contestant.statistics(answers)["kl"].double()
+    noise = 5 * float(told_B.std()) / len(told_B) ** 0.5
+    if math.isfinite(exact) and float(told_B.mean()) < exact - noise - 0.01:
+        raise Broken(
+            f"it tells a KL of {float(told_B.mean()):.3g} nats to the reference, and the exact one is {exact:.3g}; "
+            "contestant().statistics() gives an estimate, or an upper bound"
+        )
+
+
+def _weights(model: LanguageModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.module.named_parameters()}
+
+
+def _other_weights(one: Algorithm, other: Algorithm) -> str | None:
+    """Words for trained weights that are not equal bit for bit."""
+    same = _same(list(one.trained_parameters()), list(other.trained_parameters()))
+    return None if same else "other weights in the end"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether nested data are equal, tensors and arrays bit for bit."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    return bool(one == other or (one != one and other != other))
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _difference(expected: list[Row], found: list[Row]) -> str | None:
+    """The first difference between two traces, in words."""
+    if len(expected) != len(found):
+        return f"{len(found)} updates instead of {len(expected)}"
+    for number, (old, new) in enumerate(zip(expected, found, strict=True), 1):
+        for name in dict.fromkeys([*old, *new]):
+            if json.dumps(old.get(name)) != json.dumps(new.get(name)):
+                return f"{name} {new.get(name)!r} instead of {old.get(name)!r} in update {number}"
+    return None
+
+
+def told(error: BaseException, kind: type) -> str:
+    """An exception in one line, with the last place in the algorithm's own file that it passed through."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, BakeoffError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    file = None
+    with contextlib.suppress(TypeError, OSError):  # a class from a notebook may have no file
+        file = inspect.getfile(kind)
+    own = [frame for frame in frames if frame.filename == file] or frames
+    return f"{text} ({Path(own[-1].filename).name}:{own[-1].lineno})"

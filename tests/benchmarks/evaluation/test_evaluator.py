@@ -1,0 +1,146 @@
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from bakeoff import randomness
+from bakeoff.algos.core.build import build
+from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.evaluation import text_metrics
+from bakeoff.benchmarks.evaluation.evaluator import Evaluator, evaluation_rows
+from bakeoff.envs.meter import Budget
+
+
+def test_distinct_and_repetition_by_hand() -> None:
+    texts = ["a b a b", "a c"]
+    assert text_metrics.distinct(texts, 1) == 3 / 6  # a b c of a b a b a c
+    assert text_metrics.distinct(texts, 2) == 3 / 4  # ab ba ac of ab ba ab ac
+    assert text_metrics.repetition(texts) == pytest.approx((1 / 3 + 0) / 2)  # ab comes twice among three pairs
+    assert text_metrics.repetition(["one", ""]) == text_metrics.distinct(["", " "], 1) == 0
+    assert text_metrics.repetition(["best this best this best"]) == pytest.approx(1 - 2 / 4)
+
+
+def test_prompts_are_taken_in_turn_or_spread() -> None:
+    assert evaluation_rows(3, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert evaluation_rows(10, 4).tolist() == [0, 2, 5, 7]
+
+
+@pytest.fixture(scope="module")
+def task(workshop: Workshop):
+    return workshop.task("exact", {})
+
+
+def test_the_untrained_policy_is_the_reference(task) -> None:
+    algorithm = build("ppo", {}, task, Budget(reward_queries=1000), 0)
+    found = Evaluator(task, 32, 5, 1, 2).evaluate(algorithm.contestant())
+    assert found.metrics["kl"] == found.metrics["kl_se"] == 0
+    assert found.metrics["exact_kl"] == pytest.approx(0, abs=1e-6)
+    assert found.metrics["normalized_score"] == pytest.approx(0, abs=1e-6)
+    assert found.metrics["objective"] == found.metrics["proxy"]
+    assert set(found.metrics) == {
+        "proxy", "kl", "kl_se", "objective", "win_rate", "entropy", "length", "distinct_1", "distinct_2", "repetition",
+        "reference_nll", "exact_reward", "exact_kl", "exact_objective", "normalized_score",
+    }  # fmt: skip
+    assert [sample["prompt_index"] for sample in found.samples] == [0, 1, 2, 3, 0]
+    assert found.samples[0].keys() == {
+        "prompt", "prompt_index", "completion", "proxy", "gold", "kl", "length", "win", "reference_completion",
+        "tokens", "log_ratios",
+    }  # fmt: skip
+    assert all(sample["log_ratios"] == [0.0] * sample["length"] for sample in found.samples)
+
+
+def test_same_prompts_and_uniforms_at_every_evaluation(task) -> None:
+    contestant = build("reference", {}, task, Budget(reward_queries=10), 0).contestant()
+    evaluator = Evaluator(task, 32, 32, 1, 2)
+    again = Evaluator(task, 32, 32, 1, 2).evaluate(contestant)
+    assert evaluator.evaluate(contestant) == evaluator.evaluate(contestant) == again
+    other = Evaluator(task, 32, 32, 3, 2).evaluate(contestant)
+    texts = [[sample["completion"] for sample in found.samples] for found in (evaluator.evaluate(contestant), other)]
+    assert texts[0] != texts[1]
+
+
+class Fixed:
+    """Answers with completions that were sampled before, and claims a KL of 1, 2, 3, ..."""
+
+    def __init__(self, answer) -> None:
+        self._answer = answer
+
+    def answer(self, envs, generator):
+        return self._answer
+
+    def statistics(self, completions) -> Mapping[str, torch.Tensor]:
+        count = len(completions)
+        return {"kl": torch.arange(1.0, count + 1), "entropy": torch.full((count,), 0.5)}
+
+    def sequence_logprobs(self, enumeration):
+        return enumeration.reference_logprobs_QN
+
+
+def test_metrics_by_hand(task) -> None:
+    judged = dataclasses.replace(task, enumeration=None, gold=lambda completions, prompt_index: prompt_index)
+    evaluator = Evaluator(judged, 8, 8, 1, 2)
+    reference = evaluator._reference_completions()
+    found = evaluator.evaluate(Fixed(reference.completions))
+    assert found.metrics["kl"] == 4.5
+    assert found.metrics["kl_se"] == pytest.approx(math.sqrt(6) / math.sqrt(8))  # the variance of 1..8 is 6
+    assert found.metrics["objective"] == pytest.approx(found.metrics["proxy"] - task.kl_coef * 4.5)
+    assert found.metrics["gold"] == 1.5  # prompts 0 1 2 3, twice
+    assert found.metrics["gold_se"] == pytest.approx(math.sqrt(10 / 7 / 8))  # squares about 1.5 sum to 10
+    assert found.metrics["win_rate"] == 0.5  # all ties, by the gold judge
+    assert found.metrics["entropy"] == 0.5
+    better = Evaluator(dataclasses.replace(task, enumeration=None), 8, 8, 1, 2)
+    best = task.enumeration.rewards_QN.argmax(1)
+    rows = torch.arange(8) % 4
+    assert better.evaluate(Fixed(task.enumeration.completions(rows, best[rows]))).metrics["win_rate"] == 1.0
+
+
+def test_evaluation_leaves_meter_and_generators_alone(task) -> None:
+    algorithm = build("best_of_n", {"n": 4}, task, Budget(reward_queries=1000), 0)
+    algorithm.update()
+    before = algorithm.meter_state = algorithm.envs.meter.snapshot(), algorithm.rng.get_state().clone()
+    torch.manual_seed(5)
+    random_before = randomness.global_randomness()
+    with algorithm.envs.meter.pause():
+        Evaluator(task, 16, 2, 1, 2).evaluate(algorithm.contestant())
+    assert algorithm.envs.meter.snapshot() == before[0]
+    assert torch.equal(algorithm.rng.get_state(), before[1])
+    assert torch.equal(randomness.global_randomness()["torch"], random_before["torch"])
+    assert np.array_equal(randomness.global_randomness()["numpy"][1], random_before["numpy"][1])
+
+
+def test_log_ratios_are_those_of_the_contestant_to_the_reference(task) -> None:
+    algorithm = build("rloo", {"learning_rate": 0.01, "warmup_steps": 0}, task, Budget(reward_queries=1000), 0)
+    algorithm.update()
+    evaluator = Evaluator(task, 16, 16, 1, 2)
+    samples = evaluator.evaluate(algorithm.contestant()).samples
+    evaluator._reset()
+    answers = algorithm.policy.answer(evaluator._envs, torch.Generator().manual_seed(1))
+    ours_BT = algorithm.policy.model.token_logprobs(answers)
+    theirs_BT = task.language_model.token_logprobs(answers)
+    for sample, ours, theirs, mask in zip(samples, ours_BT, theirs_BT, answers.mask_BT, strict=True):
+        np.testing.assert_allclose(sample["log_ratios"], (ours - theirs)[mask].detach().numpy(), atol=6e-4)
+        ended = sample["tokens"][-1] == task.language_model.tokenizer.eos_token
+        assert "".join(sample["tokens"][:-1] if ended else sample["tokens"]) == sample["completion"]
+    assert max(abs(ratio) for sample in samples for ratio in sample["log_ratios"]) > 0.01
+
+
+def test_who_has_no_log_probabilities_tells_none(task) -> None:
+    algorithm = build("best_of_n", {"n": 4}, task, Budget(reward_queries=1000), 0)
+    algorithm.update()
+    (sample,) = Evaluator(task, 16, 1, 1, 2).evaluate(algorithm.contestant()).samples
+    assert sample["log_ratios"] is None
+    assert len(sample["tokens"]) == sample["length"]
+
+
+def test_long_answers_are_told_up_to_a_limit_and_ratios_without_value_are_null(task, monkeypatch) -> None:
+    from bakeoff.benchmarks.evaluation import token_ratios
+
+    monkeypatch.setattr(token_ratios, "MOST_TOKENS", 2)
+    answers = task.enumeration.completions(torch.tensor([0]), torch.tensor([task.enumeration.tree.num_leaves - 1]))
+    answers = dataclasses.replace(answers, logprobs_BT=torch.full(answers.tokens_BT.shape, -torch.inf))
+    (told,) = token_ratios.token_ratios(task.language_model, answers)
+    assert len(told.tokens) == 2
+    assert told.log_ratios == [None, None]
