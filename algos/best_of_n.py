@@ -48,7 +48,7 @@ class BestOfNSampler:
         """
         self._policy, self.n = policy, n
 
-    def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
+    def generate(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
         """For each prompt the best of n completions by the env's reward; the first of them where several are best."""
         prompts = envs.prompt_batch.repeat_interleave(self.n)
         candidates = self._policy.sample(prompts, envs.max_new_tokens, generator)
@@ -68,7 +68,7 @@ class BestOfNSampler:
 
 
 def best_of_each(scores_B: Tensor, n: int) -> Tensor:
-    """Row numbers of the best in each run of ``n`` neighbours, shape (B / n,)."""
+    """Row numbers of the best in each run of ``n`` neighbors, shape (B / n,)."""
     groups = scores_B.reshape(-1, n)
     return groups.argmax(1) + torch.arange(len(groups), device=groups.device) * n
 

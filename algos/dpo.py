@@ -1,7 +1,7 @@
-"""Direct preference optimisation (Rafailov et al. 2023): offline, from pairs of completions of which one is preferred.
+"""Direct preference optimization (Rafailov et al. 2023): offline, from pairs of completions of which one is preferred.
 
 Where labels are Bradley-Terry's in the reward, the policy itself is the reward model: its implicit reward is beta log(pi/ref), and
-the maximum-likelihood fit of the labels has its optimum where the KL-regularised objective has (docs/preference-optimisation.md).
+the maximum-likelihood fit of the labels has its optimum where the KL-regularized objective has (docs/preference-optimization.md).
 
 Pairs are given, or made by the reference in the environment and judged by the proxy. Departures from the paper: the rate falls
 over the budget or the passes; pairs made here may grow while they are learned from.
@@ -24,11 +24,11 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class DPOConfig(OfflinePreferenceConfig):
-    """Settings of direct preference optimisation."""
+    """Settings of direct preference optimization."""
 
 
 class DPO(Algorithm):
-    """Direct preference optimisation on pairs."""
+    """Direct preference optimization on pairs."""
 
     Config = DPOConfig
     data_source: ClassVar[DataSource] = DataSource.PREFERENCES
@@ -46,7 +46,7 @@ class DPO(Algorithm):
         """Get pairs, and learn from all there are."""
         made = self.data.collect(self.rng)
         steps: list[dict[str, float]] = []
-        while len(steps) < self.config.updates_per_batch and not self.finished:
+        while len(steps) < self.config.gradient_steps and not self.finished:
             pairs, progress = self.data.draw(self.rng), self.data.progress
             steps.append(learn_pairs(self.policy, self.optimizer, pairs, self.objective, progress))
         return {**made, **mean_pair_metrics(steps), "learning_rate": self.optimizer.rate(self.data.progress)}
@@ -64,14 +64,14 @@ class SimPOConfig(DPOConfig):
     """Of the loss, here in nats a token; the paper has 2 to 10."""
     target_margin: float = Field(default=1.0, ge=0)
     """Gamma: by how much beta times the margin should exceed 0; the paper has .3 to 1.6 times beta."""
-    length_normalisation: bool = True
+    length_normalization: bool = True
     """Log-probabilities are means over a completion's tokens in place of sums; changes the objective."""
     reference_free: bool = True
     """Leave the reference out of the loss; changes the objective."""
 
 
 class SimPO(DPO):
-    """Simple preference optimisation (Meng et al. 2024): DPO without a reference, on mean log-probabilities, with a target margin.
+    """Simple preference optimization (Meng et al. 2024): DPO without a reference, on mean log-probabilities, with a target margin.
 
     Nothing holds it near the reference but how little it trains; kl_coef is not used.
     """

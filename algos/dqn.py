@@ -1,6 +1,6 @@
 """DQN on tokens: the textbook method (Mnih et al. 2015), for those who want to see why it is not used on language models.
 
-Epsilon-greedy behaviour, a replay memory, a slowly moving target network, one-step targets r + max_a Q(s', a), double estimation
+Epsilon-greedy behavior, a replay memory, a slowly moving target network, one-step targets r + max_a Q(s', a), double estimation
 (van Hasselt et al. 2016) and dueling streams (Wang et al. 2016). Q is the language model's own output: beta times its logits,
 around a state value where it is dueling. So it starts at beta log ref(a|s), and the saved model answers as DQN does when it is
 decoded greedily.
@@ -28,7 +28,7 @@ from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
 from bakeoff.algos.core.rollout import Rollout, mean_metrics
-from bakeoff.algos.core.target_network import TargetModel, polyak
+from bakeoff.algos.core.target_network import TargetModel, soft_update
 from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.losses.value import max_backup, next_state_values, terminal_rewards
 from bakeoff.envs.language_model.logprobs import over_chunks
@@ -57,17 +57,17 @@ class DQNConfig(AlgorithmConfig):
     """Share of the budget over which it falls linearly."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount a token; below 1 changes the objective."""
-    polyak: float = Field(default=0.2, gt=0, le=1)
+    tau: float = Field(default=0.2, gt=0, le=1)
     """How far the target network moves towards the network after each step."""
     replay_capacity: PositiveInt = 16_384
     """Completions to remember."""
-    replay_batch: PositiveInt = 128
+    train_batch_size: PositiveInt = 128
     """Completions a step, drawn from the memory."""
-    updates_per_batch: PositiveInt = 16
+    gradient_steps: PositiveInt = 16
     """Steps after each batch of fresh completions."""
-    priority_exponent: float = Field(default=0.0, ge=0, le=1)
+    priority_alpha: float = Field(default=0.0, ge=0, le=1)
     """Completions are drawn in proportion to (largest TD error in it)^this; 0 draws uniformly."""
-    priority_correction: float = Field(default=1.0, ge=0, le=1)
+    priority_beta: float = Field(default=1.0, ge=0, le=1)
     """How much importance weights take back of that; 1 is all."""
 
 
@@ -80,7 +80,7 @@ class DQN(Algorithm):
 
     def __init__(self, config: DQNConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
-        self.replay = ReplayBuffer(config.replay_capacity, priority_exponent=config.priority_exponent)
+        self.replay = ReplayBuffer(config.replay_capacity, priority_alpha=config.priority_alpha)
         self.scale = self.kl_coef if self.kl_coef > 0 else 1.0
         self.target = TargetModel(policy)
         self.level, self.target_level = (_level(policy.model.width).to(policy.model.device) for _ in range(2))
@@ -91,7 +91,7 @@ class DQN(Algorithm):
         """Act, remember, learn."""
         rollout = self.collect()
         self.replay.add(rollout)
-        steps = [self.step() for _ in range(self.config.updates_per_batch)]
+        steps = [self.step() for _ in range(self.config.gradient_steps)]
         self.trained = True
         return {
             "reward": float(rollout.scores_B.mean()),
@@ -111,7 +111,7 @@ class DQN(Algorithm):
     def collect(self) -> Rollout:
         """Complete a batch of prompts, epsilon-greedily."""
         self.envs.reset()
-        actor = GuidedDecoder(self.policy, self.behaviour(self.epsilon))
+        actor = GuidedDecoder(self.policy, self.behavior(self.epsilon))
         completions = actor.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         assert completions.logprobs_BT is not None
         scores_B = self.envs.play(completions).rewards_B
@@ -119,9 +119,9 @@ class DQN(Algorithm):
 
     def step(self) -> dict[str, float]:
         """One step on completions drawn from the memory; the target network follows."""
-        rows = self.replay.sample(self.config.replay_batch, self.rng)
+        rows = self.replay.sample(self.config.train_batch_size, self.rng)
         batch = self.replay.batch(rows, self.policy.model.device)
-        weights_B = self.replay.correction(rows, self.config.priority_correction).to(self.policy.model.device)
+        weights_B = self.replay.correction(rows, self.config.priority_beta).to(self.policy.model.device)
         errors_B = torch.zeros(len(rows))
 
         def loss_of(part: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -131,10 +131,10 @@ class DQN(Algorithm):
 
         places, lengths = torch.arange(len(rows)), batch.completions.lengths_B.cpu()
         logs = self.optimizer.step_rows(places, lengths, loss_of, self.envs.progress)
-        if self.config.priority_exponent > 0:
-            self.replay.prioritise(rows, distributed.filled_in(errors_B))
-        self.target.follow(self.config.polyak)
-        polyak(self.target_level.parameters(), self.level.parameters(), self.config.polyak)
+        if self.config.priority_alpha > 0:
+            self.replay.prioritize(rows, distributed.all_reduce_rows(errors_B))
+        self.target.soft_update(self.config.tau)
+        soft_update(self.target_level.parameters(), self.level.parameters(), self.config.tau)
         return logs
 
     def loss(self, part: Rollout, weights_B: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -176,13 +176,13 @@ class DQN(Algorithm):
 
         return over_chunks(one, (online_ND, target_ND), self.policy.model.vocab_size)[:, 0]
 
-    def behaviour(self, epsilon: float) -> EpsilonGreedy:
+    def behavior(self, epsilon: float) -> EpsilonGreedy:
         """The greedy token, or with probability epsilon one to explore: log-probabilities (N, V) from hidden states."""
         return EpsilonGreedy(self.policy, epsilon, self.config.explore)
 
     def contestant(self) -> Contestant:
         """The reference until anything was learned, then the greedy policy."""
-        return GuidedDecoder(self.policy, self.behaviour(0.0)) if self.trained else self.policy
+        return GuidedDecoder(self.policy, self.behavior(0.0)) if self.trained else self.policy
 
     def _action_values(self, logits_NV: Tensor, level: nn.Module, hidden_ND: Tensor) -> Tensor:
         if not self.config.dueling:

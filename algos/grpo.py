@@ -1,11 +1,11 @@
-"""Group relative policy optimisation (Shao et al. 2024, "DeepSeekMath").
+"""Group relative policy optimization (Shao et al. 2024, "DeepSeekMath").
 
 PPO without a value function: each prompt is completed several times, and a completion's advantage is its return in
 standard deviations of its group, the same at each of its tokens.
 
 Departures from the paper: the KL penalty stands in the reward (`kl_placement: k3_loss` puts it in the loss, as in the
-paper; its fixed point is another one), and the reference is the task's model throughout. `normalise_variance: false`
-with `length_normalisation: limit` is Dr. GRPO (Liu et al. 2025).
+paper; its fixed point is another one), and the reference is the task's model throughout. `normalize_variance: false`
+with `length_normalization: limit` is Dr. GRPO (Liu et al. 2025).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, mean_metrics, minibatch_rows
 from bakeoff.algos.losses.advantages import group_advantages, masked_mean
 from bakeoff.algos.losses.kl import k3
-from bakeoff.algos.losses.policy_gradient import LengthNormalisation, clipped_surrogate, completion_average
+from bakeoff.algos.losses.policy_gradient import LengthNormalization, clipped_surrogate, completion_average
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class GRPOConfig(GroupConfig):
     """GRPO's settings."""
 
-    normalise_variance: bool = True
+    normalize_variance: bool = True
     """Divide advantages by the group's standard deviation; Dr. GRPO does not."""
-    length_normalisation: LengthNormalisation = "completion"
+    length_normalization: LengthNormalization = "completion"
     """Token losses are averaged over each `completion` first (GRPO), over all tokens of the `batch` (DAPO), or summed
     and divided by the length `limit` (Dr. GRPO)."""
 
 
 class GRPO(Algorithm):
-    """Group relative policy optimisation."""
+    """Group relative policy optimization."""
 
     Config = GRPOConfig
     data_source: ClassVar[DataSource] = DataSource.ONLINE
@@ -48,7 +48,7 @@ class GRPO(Algorithm):
         super().__init__(config, policy, envs, rng)
         check_groups("grpo", config.batch_size, "group_size", config.group_size)
         self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
-        self.reduce = partial(completion_average, by=config.length_normalisation, limit=envs.max_new_tokens)
+        self.reduce = partial(completion_average, by=config.length_normalization, limit=envs.max_new_tokens)
 
     def update(self) -> Mapping[str, float]:
         """Collect groups, compare within each, learn in a few epochs."""
@@ -62,12 +62,12 @@ class GRPO(Algorithm):
     def advantages(self, rollout: Rollout) -> Tensor:
         """Each completion's return relative to its group, shape (B,)."""
         returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
-        return group_advantages(returns_B, self.config.group_size, normalise=self.config.normalise_variance)
+        return group_advantages(returns_B, self.config.group_size, normalize=self.config.normalize_variance)
 
     def step(self, rollout: Rollout, advantages_B: Tensor, rows: Tensor) -> dict[str, float]:
         """One minibatch; whether its loss is a mean over tokens or over completions is a setting."""
         lengths = rollout.completions.lengths_B[rows]
-        weights = lengths if self.config.length_normalisation == "batch" else torch.ones_like(lengths)
+        weights = lengths if self.config.length_normalization == "batch" else torch.ones_like(lengths)
         return self.optimizer.step_rows(
             rows, weights, lambda part: self.loss(rollout.select(part), advantages_B[part]), self.envs.progress
         )

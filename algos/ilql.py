@@ -26,7 +26,7 @@ from bakeoff.algos.core.guided_decoding import GuidedDecoder
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import Rollout, mean_metrics
-from bakeoff.algos.core.target_network import polyak
+from bakeoff.algos.core.target_network import soft_update
 from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.losses.value import (
     conservative_term,
@@ -50,7 +50,7 @@ class ILQLConfig(OfflineConfig):
     """Which expectile of Q among the data's tokens V is: .5 is their mean, near 1 their maximum."""
     cql_coef: float = Field(default=0.01, ge=0)
     """Weight of the conservative term."""
-    polyak: float = Field(default=0.2, gt=0, le=1)
+    tau: float = Field(default=0.2, gt=0, le=1)
     """How far the target Q heads move towards the Q heads after each step."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount a token; below 1 changes the objective."""
@@ -82,7 +82,7 @@ class ILQL(Algorithm):
     def update(self) -> Mapping[str, float]:
         """Get data, and learn from all there are."""
         metrics = self.data.grow(self.rng)
-        steps = [self.step(self.data.draw(self.rng)) for _ in range(self.config.updates_per_batch)]
+        steps = [self.step(self.data.draw(self.rng)) for _ in range(self.config.gradient_steps)]
         return {**metrics, **mean_metrics(steps), "learning_rate": self.optimizer.rate(self.data.progress)}
 
     def step(self, batch: Rollout) -> dict[str, float]:
@@ -91,7 +91,7 @@ class ILQL(Algorithm):
         logs = self.optimizer.step_rows(
             rows, batch.completions.lengths_B.cpu(), lambda part: self.loss(batch.select(part)), self.data.progress
         )
-        polyak(self.target.parameters(), self.heads.parameters(), self.config.polyak)
+        soft_update(self.target.parameters(), self.heads.parameters(), self.config.tau)
         return logs
 
     def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
@@ -114,8 +114,8 @@ class ILQL(Algorithm):
         value_loss = masked_mean(expectile_loss(judged_BT - values_BT, self.config.expectile), mask_BT)
         conservative = td_loss.new_zeros(())
         if self.config.cql_coef > 0:
-            normaliser_N2 = self.heads.logsumexp(hidden_BTD[mask_BT])
-            conservative = conservative_term(normaliser_N2, chosen_BT2[mask_BT]).sum(-1).mean()
+            normalizer_N2 = self.heads.logsumexp(hidden_BTD[mask_BT])
+            conservative = conservative_term(normalizer_N2, chosen_BT2[mask_BT]).sum(-1).mean()
         nll = -masked_mean(imitation_BT * logprobs_BT, mask_BT)
         loss = td_loss + value_loss + self.config.cql_coef * conservative + self.config.extraction_coef * nll
         return loss, {

@@ -1,10 +1,10 @@
-"""Kahneman-Tversky optimisation (Ethayarajh et al. 2024): offline, from single completions that are judged good or bad.
+"""Kahneman-Tversky optimization (Ethayarajh et al. 2024): offline, from single completions that are judged good or bad.
 
 For thumbs up and down, where nobody compared two answers to the same prompt. Good completions gain implicit reward and bad
 ones lose it, each less the further it is from a reference point, which is beta times an estimate of KL(pi || ref): the mean
 log-ratio of other prompts' completions in the batch, never below 0, without a gradient.
 
-Its optimum is not that of the KL-regularised objective. Without given data the reference answers and the proxy judges each
+Its optimum is not that of the KL-regularized objective. Without given data the reference answers and the proxy judges each
 answer by itself, one reward query each, against the mean reward so far.
 """
 
@@ -25,7 +25,7 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import mean_metrics
 from bakeoff.algos.losses.preference import kto_loss
 from bakeoff.algos.preference_data.buffer import RowMemory
-from bakeoff.algos.preference_data.judgements import Judgements, judge, read_judged
+from bakeoff.algos.preference_data.judgments import Judgments, judge, read_judged
 from bakeoff.algos.preference_data.labels import Labels
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.text_generation.prompt_order import PromptOrder
@@ -34,7 +34,7 @@ from bakeoff.errors import ConfigError
 
 
 class KTOConfig(AlgorithmConfig):
-    """Settings of Kahneman-Tversky optimisation."""
+    """Settings of Kahneman-Tversky optimization."""
 
     data: Path | tuple[dict[str, Any], ...] | None = None
     """A `.jsonl` file or a list of objects with `prompt`, `completion` and `label` (true for a good one). Where none is given, each
@@ -43,9 +43,9 @@ class KTOConfig(AlgorithmConfig):
     """With `data`: passes over them; then it has finished. Without, the budget ends it."""
     capacity: PositiveInt = 65_536
     """Without `data`: how many judged completions to remember."""
-    row_batch: int = Field(default=128, ge=2)
+    train_batch_size: int = Field(default=128, ge=2)
     """Completions a step, drawn from those there are."""
-    updates_per_batch: PositiveInt = 4
+    gradient_steps: PositiveInt = 4
     """Steps an update."""
     beta: float | None = Field(default=None, gt=0)
     """Of the loss; kl_coef / label_temperature where none is given."""
@@ -57,11 +57,11 @@ class KTOConfig(AlgorithmConfig):
     """How the proxy judges: good with probability sigmoid((reward - mean reward) / label_temperature), drawn
     (`bradley_terry`), kept as it is (`soft`), or whether the reward is above the mean (`deterministic`)."""
     label_temperature: float = Field(default=1.0, gt=0)
-    """Tau: by how much a reward has to differ from the mean for a judgement to be clear."""
+    """Tau: by how much a reward has to differ from the mean for a judgment to be clear."""
 
 
 class KTO(Algorithm):
-    """Kahneman-Tversky optimisation."""
+    """Kahneman-Tversky optimization."""
 
     Config = KTOConfig
     data_source: ClassVar[DataSource] = DataSource.PREFERENCES
@@ -72,11 +72,11 @@ class KTO(Algorithm):
         self.beta = self.kl_coef / config.label_temperature if config.beta is None else config.beta
         if self.beta <= 0:
             raise ConfigError("kto", ['kl_coef is 0, so the loss is constant; give "beta", or a kl_coef above 0'])
-        self.memory: RowMemory[Judgements] = RowMemory(Judgements, None if config.data is not None else config.capacity)
+        self.memory: RowMemory[Judgments] = RowMemory(Judgments, None if config.data is not None else config.capacity)
         self.seen, self.reward_sum, self.cut_share = 0, 0.0, 0.0
         if config.data is not None:
             completions, desirable_B, self.cut_share = read_judged(config.data, policy.reference, envs.max_new_tokens)
-            self.memory.add(Judgements.of(policy, completions, desirable_B))
+            self.memory.add(Judgments.of(policy, completions, desirable_B))
         seed = int(torch.randint(2**62, (1,), generator=rng))
         self.order = None if config.data is None else PromptOrder(len(self.memory), seed)
         self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
@@ -85,7 +85,7 @@ class KTO(Algorithm):
         """Get judged completions, and learn from all there are."""
         made = {"cut_share": self.cut_share} if self.config.data is not None else self.make()
         steps: list[dict[str, float]] = []
-        while len(steps) < self.config.updates_per_batch and not self.finished:
+        while len(steps) < self.config.gradient_steps and not self.finished:
             rows = self.draw()
             self.seen += len(rows)
             steps.append(self.step(self.memory.rows.select(rows)))
@@ -109,7 +109,7 @@ class KTO(Algorithm):
         desirable_B = judge(rewards_B, mean, self.config.labels, self.config.label_temperature, self.rng)
         known_B = None if completions.logprobs_BT is None else completions.logprobs_BT.sum(1)
         self.memory.add(
-            Judgements.of(self.policy, completions, desirable_B, rewards_B=rewards_B, reference_logps_B=known_B)
+            Judgments.of(self.policy, completions, desirable_B, rewards_B=rewards_B, reference_logps_B=known_B)
         )
         return {
             "reward": float(rewards_B.mean()),
@@ -120,11 +120,11 @@ class KTO(Algorithm):
     def draw(self) -> Tensor:
         """Row numbers of the next batch: in passes over given data, or any of those there are while they grow."""
         if self.order is None:
-            return self.memory.draw(self.config.row_batch, self.rng)
+            return self.memory.draw(self.config.train_batch_size, self.rng)
         left = self.config.epochs * len(self.memory) - self.seen
-        return torch.from_numpy(self.order.draw(min(self.config.row_batch, len(self.memory), left)))
+        return torch.from_numpy(self.order.draw(min(self.config.train_batch_size, len(self.memory), left)))
 
-    def step(self, batch: Judgements) -> dict[str, float]:
+    def step(self, batch: Judgments) -> dict[str, float]:
         """One step; its loss is a mean over completions."""
         point = self.reference_point(batch)
         rows = torch.argsort(batch.completions.lengths_B, stable=True)  # a micro-batch holds little padding then
@@ -138,7 +138,7 @@ class KTO(Algorithm):
         return {**logs, "reference_point": point}
 
     @torch.no_grad()
-    def reference_point(self, batch: Judgements) -> float:
+    def reference_point(self, batch: Judgments) -> float:
         """beta times the mean log-ratio of each completion after the next one's prompt, not below 0."""
         completions = batch.completions
         others = completions.prompts.select(torch.arange(len(batch)).roll(-1))
@@ -149,7 +149,7 @@ class KTO(Algorithm):
             ratios.append((ours_B - self.policy.reference_logprobs(part).sum(1)).cpu())
         return self.beta * max(0.0, float(torch.cat(ratios).mean()))
 
-    def loss(self, part: Judgements, point: float, mean_reward: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, part: Judgments, point: float, mean_reward: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of some completions, and what one watches."""
         logps_B = self.policy.model.token_logprobs(part.completions).sum(1)
         reference_B, good_B = part.reference_logps_B.to(logps_B.device), part.desirable_B.to(logps_B.device)

@@ -55,7 +55,7 @@ class MCReturns(Algorithm):
     def update(self) -> Mapping[str, float]:
         """Get data, and learn from all there are."""
         metrics = self.data.grow(self.rng)
-        steps = [self.step(self.data.draw(self.rng)) for _ in range(self.config.updates_per_batch)]
+        steps = [self.step(self.data.draw(self.rng)) for _ in range(self.config.gradient_steps)]
         return {**metrics, **mean_metrics(steps), "learning_rate": self.optimizer.rate(self.data.progress)}
 
     def step(self, batch: Rollout) -> dict[str, float]:

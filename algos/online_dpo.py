@@ -50,7 +50,7 @@ class JudgedGroups:
 
 
 class OnlineDPO(Algorithm):
-    """Online direct preference optimisation."""
+    """Online direct preference optimization."""
 
     Config = OnlineDPOConfig
     data_source: ClassVar[DataSource] = DataSource.ONLINE

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation on whole completions (Schulman et al. 2017; for language models Ziegler et al. 2019).
+"""Proximal policy optimization on whole completions (Schulman et al. 2017; for language models Ziegler et al. 2019).
 
 Phase I: the policy completes a batch of prompts, and the reward model scores them. Phase II: a few epochs of minibatch
 updates of the clipped surrogate on the probability ratio, with advantages by GAE from a value function, and the KL
@@ -27,7 +27,7 @@ from bakeoff.algos.core.rollout import Rollout, collect, mean_metrics, minibatch
 from bakeoff.algos.losses import kl as kl_estimators
 from bakeoff.algos.losses.advantages import (
     explained_variance,
-    generalised_advantages,
+    generalized_advantages,
     kl_shaped_rewards,
     masked_mean,
     whiten,
@@ -60,11 +60,11 @@ class PPOConfig(AlgorithmConfig):
     critic: CriticKind = "auto"
     """`separate`: a second network, no larger than what the policy trains of its own; `shared`: a linear head on the policy's
     hidden states; `mlp`: a small network on them that does not move the policy; `auto`: `shared` for adapters, else `separate`."""
-    kl_target: float | None = Field(default=None, gt=0)
+    adaptive_kl_target: float | None = Field(default=None, gt=0)
     """Adapt the KL coefficient towards this sequence KL in nats; null keeps it fixed. Adapting changes the objective."""
     kl_horizon: PositiveInt = 10_000
     """Completions over which the adaptive coefficient reacts."""
-    stop_kl: float | None = Field(default=None, gt=0)
+    target_kl: float | None = Field(default=None, gt=0)
     """End phase II early once the mean KL(old || new) a token exceeds this; null never does."""
 
 
@@ -83,7 +83,7 @@ class Batch:
 
 
 class PPO(Algorithm):
-    """Proximal policy optimisation."""
+    """Proximal policy optimization."""
 
     Config = PPOConfig
     data_source: ClassVar[DataSource] = DataSource.ONLINE
@@ -116,7 +116,7 @@ class PPO(Algorithm):
         completions = rollout.completions
         hidden = self.policy.model.completion_hidden(completions) if self.critic.reads_policy else None
         values_BT = self.critic.values(completions, hidden)
-        advantages_BT, returns_BT = generalised_advantages(
+        advantages_BT, returns_BT = generalized_advantages(
             rewards_BT, values_BT, completions.mask_BT, gamma=self.config.gamma, lam=self.config.gae_lambda
         )
         if self.config.whiten_advantages:
@@ -131,7 +131,7 @@ class PPO(Algorithm):
             for rows in minibatch_rows(len(batch.rollout), 1, self.config.minibatches, self.rng):
                 steps.append(self.step(batch, rows))
             epochs += 1
-            if self.config.stop_kl is not None and steps[-1]["approximate_kl"] > self.config.stop_kl:
+            if self.config.target_kl is not None and steps[-1]["approximate_kl"] > self.config.target_kl:
                 break
         mask_BT = batch.rollout.completions.mask_BT
         return mean_metrics(steps) | {
@@ -173,7 +173,7 @@ class PPO(Algorithm):
 
     def adapt_kl_coefficient(self, kl: float, completions: int) -> None:
         """Move the KL coefficient towards the target, if there is one."""
-        if self.config.kl_target is not None:
+        if self.config.adaptive_kl_target is not None:
             self.kl_coef = kl_estimators.adapt_coefficient(
-                self.kl_coef, kl, self.config.kl_target, completions, self.config.kl_horizon
+                self.kl_coef, kl, self.config.adaptive_kl_target, completions, self.config.kl_horizon
             )

@@ -1,6 +1,6 @@
 """Soft Q-learning on whole completions: path consistency with replay, the language model's own logits as the Q function.
 
-In the KL-regularised token MDP the best policy is the reference tilted by its own action values (Haarnoja et al. 2017),
+In the KL-regularized token MDP the best policy is the reference tilted by its own action values (Haarnoja et al. 2017),
 
     pi*(a|s) = ref(a|s) exp((Q*(s, a) - V*(s)) / beta),
 
@@ -34,7 +34,7 @@ from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
 from bakeoff.algos.core.rollout import Rollout, check_groups, collect, mean_metrics
-from bakeoff.algos.core.target_network import polyak
+from bakeoff.algos.core.target_network import soft_update
 from bakeoff.algos.losses.value import (
     Backup,
     group_means,
@@ -65,24 +65,24 @@ class QLearningConfig(AlgorithmConfig):
     """The value network's kind, as in PPO (`value: network`)."""
     value_coef: float = Field(default=1.0, gt=0)
     """Weight of the residual's gradient in the value network (`value: network`)."""
-    polyak: float = Field(default=0.2, gt=0, le=1)
+    tau: float = Field(default=0.2, gt=0, le=1)
     """How far the value that stretches end in moves towards the value network after each step; 1 is no separate target."""
     replay_capacity: PositiveInt = 2048
     """Completions to remember."""
-    replay_batch: PositiveInt = 256
+    train_batch_size: PositiveInt = 256
     """Completions a step, drawn from the memory."""
     replay_group: PositiveInt = 32
     """Completions of one prompt that are drawn together, as far as there are as many (`value: batch_mean`)."""
-    updates_per_batch: PositiveInt = 4
+    gradient_steps: PositiveInt = 4
     """Steps after each batch of fresh completions."""
-    priority_exponent: float = Field(default=0.0, ge=0, le=1)
+    priority_alpha: float = Field(default=0.0, ge=0, le=1)
     """Completions are drawn in proportion to |residual|^this; 0 draws uniformly."""
-    priority_correction: float = Field(default=1.0, ge=0, le=1)
+    priority_beta: float = Field(default=1.0, ge=0, le=1)
     """How much importance weights take back of that; 1 is all."""
 
 
 class QLearning(Algorithm):
-    """Soft (KL-regularised) Q-learning with replay."""
+    """Soft (KL-regularized) Q-learning with replay."""
 
     Config = QLearningConfig
     data_source: ClassVar[DataSource] = DataSource.REPLAY
@@ -98,11 +98,11 @@ class QLearning(Algorithm):
             problems.append("kl_coef is 0, and without a price for KL there is no soft Q function; give one above 0")
         if config.value == "batch_mean" and config.backup != "sequence":
             problems.append(f"backup: {config.backup} ends stretches in states that need a value; add value: network")
-        if config.value == "batch_mean" and min(config.replay_group, config.replay_batch) < 2:
+        if config.value == "batch_mean" and min(config.replay_group, config.train_batch_size) < 2:
             problems.append("value: batch_mean compares completions of one prompt; give replay_group of at least 2")
         if problems:
             raise ConfigError("q_learning", problems)
-        self.replay = ReplayBuffer(config.replay_capacity, priority_exponent=config.priority_exponent)
+        self.replay = ReplayBuffer(config.replay_capacity, priority_alpha=config.priority_alpha)
         parameters = list(policy.parameters())
         self.critic: Critic | None = None
         self.target: Critic | None = None
@@ -115,7 +115,7 @@ class QLearning(Algorithm):
         """Collect, remember, and learn from what is remembered."""
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         self.replay.add(rollout)
-        steps = [self.step() for _ in range(self.config.updates_per_batch)]
+        steps = [self.step() for _ in range(self.config.gradient_steps)]
         return {
             **rollout.metrics(self.kl_coef),
             **mean_metrics(steps),
@@ -127,9 +127,9 @@ class QLearning(Algorithm):
         """One step on completions drawn from the memory."""
         config = self.config
         group = config.replay_group if self.critic is None else 1
-        rows = self.replay.sample(config.replay_batch, self.rng, group_size=group)
+        rows = self.replay.sample(config.train_batch_size, self.rng, group_size=group)
         batch = self.replay.batch(rows, self.policy.model.device)
-        weights_B = self.replay.correction(rows, config.priority_correction).to(self.policy.model.device)
+        weights_B = self.replay.correction(rows, config.priority_beta).to(self.policy.model.device)
         baseline_B = self.baseline(batch, weights_B)
         residuals_B = torch.zeros(len(rows))
 
@@ -141,10 +141,10 @@ class QLearning(Algorithm):
 
         places = torch.arange(len(rows))
         logs = self.optimizer.step_rows(places, torch.ones(len(rows)), loss_of, self.envs.progress)
-        if config.priority_exponent > 0:
-            self.replay.prioritise(rows, distributed.filled_in(residuals_B))
+        if config.priority_alpha > 0:
+            self.replay.prioritize(rows, distributed.all_reduce_rows(residuals_B))
         if self.critic is not None and self.target is not None:
-            polyak(self.target.parameters(), self.critic.parameters(), config.polyak)
+            soft_update(self.target.parameters(), self.critic.parameters(), config.tau)
         return logs
 
     @torch.no_grad()
@@ -155,7 +155,7 @@ class QLearning(Algorithm):
         """
         size = self.config.micro_batch_size
         whole = size is None or size >= len(batch)
-        if self.critic is not None or (whole and not distributed.shares(len(batch))):
+        if self.critic is not None or (whole and not distributed.should_shard(len(batch))):
             return None
         parts = [batch.select(rows) for rows in torch.split(torch.arange(len(batch)), size or len(batch))]
         logprobs = [self.policy.model.token_logprobs(part.completions).sum(1) for part in parts]

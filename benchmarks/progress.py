@@ -73,8 +73,8 @@ class Display:
 
     def _progress(self, line: _Line, details: Mapping[str, Any]) -> None:
         line.update(details)
-        if self._live is None and time.monotonic() - line.told >= _PLAIN_EVERY:
-            line.told = time.monotonic()
+        if self._live is None and time.monotonic() - line.last_reported >= _PLAIN_EVERY:
+            line.last_reported = time.monotonic()
             self.note(f"       {line.title}: {line.share:.0%}, {line.eta}{_figures(line.metrics)}")
 
     def _end(self, event: Event, title: str, line: _Line | None) -> None:
@@ -138,7 +138,7 @@ class _Line:
     def __init__(self, title: str) -> None:
         self.title, self.share = title, 0.0
         self.metrics: Mapping[str, float] = {}
-        self.started = self.told = time.monotonic()
+        self.started = self.last_reported = time.monotonic()
         self._first: tuple[float, float] | None = None
 
     def update(self, details: Mapping[str, Any]) -> None:

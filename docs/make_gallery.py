@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 SCREENS = {"desktop": (1280, 1500), "phone": (390, 1500)}
 SCHEMES = {"light": 1, "dark": 0}
-"""Blink's numbers of the preferred colour scheme."""
+"""Blink's numbers of the preferred color scheme."""
 HEAD = (
     "# Gallery\n\nEvery figure that a report can hold, and the page itself, from real runs. `python docs/make_gallery.py RUN...` "
     "draws this page; what a figure shows and how sure it is: [Reading a report](reports.md)."

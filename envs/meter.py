@@ -21,7 +21,7 @@ class Meter:
     generated_tokens: int = 0
     """Tokens that the policy chose in the environment, end-of-sequence included, padding not."""
     reward_queries: int = 0
-    """Completions that the optimised reward has scored."""
+    """Completions that the optimized reward has scored."""
     trained_tokens: int = 0
     """Real tokens that went through the trained module with gradients enabled (prompt tokens included)."""
     seconds: float = 0.0

@@ -2,12 +2,12 @@
 
 Inside :func:`pretend_gpu` what is asked to be on ``cuda`` is a :class:`GpuTensor`: it says that it is on ``cuda:0``,
 computes on the CPU, and refuses what a GPU would refuse. It stands below autograd, so the backward pass and the
-optimiser's step are looked at like the rest.
+optimizer's step are looked at like the rest.
 
 It sees: a CPU tensor and a GPU tensor in one operation, a GPU tensor turned into an array, and a CPU generator that
 is to draw on the GPU. What PyTorch allows is allowed: a CPU tensor without dimensions, CPU indices into a GPU tensor, copies.
 
-It does not see: what a GPU's kernels lack or round otherwise, which kernels attention and the optimiser would choose,
+It does not see: what a GPU's kernels lack or round otherwise, which kernels attention and the optimizer would choose,
 memory, speed, streams, a second GPU. C++ code that asks such a tensor for its device is told ``cpu``, so a few correct
 lines are refused: ``new_tensor``, ``one_hot``, and ``zeros_like(gpu, device="cpu")`` which stays on the GPU.
 """

@@ -1,1 +1,1 @@
-"""Constitutional AI: a model that criticises and revises its own answers, and prefers between them, by written principles."""
+"""Constitutional AI: a model that criticizes and revises its own answers, and prefers between them, by written principles."""

@@ -1,6 +1,6 @@
 """Constitutional AI (Bai et al. 2022): a model's own critiques, revisions and preferences in place of a reward.
 
-Stage 1, `critique_revise`: the model answers, criticises its answer by a principle and revises it, for some rounds; then it is
+Stage 1, `critique_revise`: the model answers, criticizes its answer by a principle and revises it, for some rounds; then it is
 fine-tuned on the last revisions, mixed with its own answers to ordinary prompts. Stage 2, `ai_feedback`: it answers twice, the
 critic says by several principles which answer is the better one, and the policy learns from these preferences. The reward is
 never asked.
@@ -21,9 +21,9 @@ from bakeoff.algos.constitutional.config import ConstitutionalConfig
 from bakeoff.algos.constitutional.constitution import load_constitution
 from bakeoff.algos.constitutional.ppo_stage import PreferencePPO
 from bakeoff.algos.constitutional.preference_stage import PreferenceDPO
-from bakeoff.algos.constitutional.prompting import Speaker
+from bakeoff.algos.constitutional.prompting import PromptedModel
 from bakeoff.algos.constitutional.revision_stage import CritiqueRevise
-from bakeoff.algos.constitutional.stage import Stage, Workplace
+from bakeoff.algos.constitutional.stage import Stage, StageContext
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
@@ -53,8 +53,8 @@ class Constitutional(Algorithm):
         if judge:
             check_groups("constitutional", config.batch_size, "two responses a prompt:", 2)
         seeds = torch.randint(2**62, (2,), generator=rng).tolist()
-        self.work = Workplace(
-            config, policy, envs, rng, constitution, Speaker(policy.model, envs), Speaker(critic, envs)
+        self.work = StageContext(
+            config, policy, envs, rng, constitution, PromptedModel(policy.model, envs), PromptedModel(critic, envs)
         )
         self.critique_revise = CritiqueRevise(self.work, seeds[0]) if revise else None
         feedback = PreferencePPO if config.feedback == "ppo" else PreferenceDPO

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from bakeoff.algos.constitutional.constitution import Constitution, Principle
-from bakeoff.algos.constitutional.prompting import Speaker, cleaned
+from bakeoff.algos.constitutional.prompting import PromptedModel, cleaned
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 
 
@@ -21,7 +21,7 @@ class Round:
     """One round of critique and revision over a batch."""
 
     principles: tuple[Principle, ...]
-    """What each response was criticised by."""
+    """What each response was criticized by."""
     critiques: tuple[str, ...]
     """What the critic said of the text before."""
     revisions: Completions
@@ -34,8 +34,8 @@ class Round:
 
 def critique_and_revise(
     constitution: Constitution,
-    critic: Speaker,
-    author: Speaker,
+    critic: PromptedModel,
+    author: PromptedModel,
     prompts: PromptBatch,
     prompt_texts: Sequence[str],
     responses: Sequence[str],
@@ -45,7 +45,7 @@ def critique_and_revise(
     revision_tokens: int,
     generator: torch.Generator,
 ) -> list[Round]:
-    """Criticise and revise a batch of responses, round by round.
+    """Criticize and revise a batch of responses, round by round.
 
     Args:
         constitution: principles and templates; a principle is drawn for each response in each round.
@@ -80,7 +80,7 @@ def critique_and_revise(
 
 def _critiques(
     constitution: Constitution,
-    critic: Speaker,
+    critic: PromptedModel,
     principles: Sequence[Principle],
     cases: Sequence[dict[str, str]],
     critique_tokens: int,

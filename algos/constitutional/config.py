@@ -20,7 +20,7 @@ class ConstitutionalConfig(AlgorithmConfig):
     stages: tuple[Stage, ...] = ("critique_revise", "ai_feedback")
     """Which stages run, always in this order."""
     critic: str | None = None
-    """Model that criticises and judges: a folder, a hub id, `package:NAME`; the policy's own start where none is given."""
+    """Model that criticizes and judges: a folder, a hub id, `package:NAME`; the policy's own start where none is given."""
     step_size: PositiveInt = 16
     """Completions or pairs in one step of learning, in either stage; `batch_size` is what is collected at a time."""
     chains: PositiveInt = 512

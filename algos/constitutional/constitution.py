@@ -1,4 +1,4 @@
-"""A constitution: principles to criticise, revise and choose by, and how a model is asked to apply them."""
+"""A constitution: principles to criticize, revise and choose by, and how a model is asked to apply them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Stage 2 of Constitutional AI: which of two responses the critic prefers (Bai et al. 2022, section 4).
 
 Two ways to ask. A constitution with *choices* shows the critic both responses and reads the probabilities of the two options; each
-pair is shown in both orders, since a model may favour an option for its place or its letter, and the two are averaged. A
+pair is shown in both orders, since a model may favor an option for its place or its letter, and the two are averaged. A
 constitution with *verdicts* has each response judged alone, so that no order exists, and compares the two distributions.
 """
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.constitutional.constitution import Constitution, Principle
-from bakeoff.algos.constitutional.prompting import Speaker, cleaned
+from bakeoff.algos.constitutional.prompting import PromptedModel, cleaned
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What the critic thinks of N pairs (first, second), by K principles."""
 
     preference_NK: Tensor
@@ -54,7 +54,7 @@ def position_bias(first_place_NK2: Tensor) -> dict[str, float]:
 
     Returns:
         `position_bias`: mean probability of the response in first place less one half (0 without bias, +-0.5 where only the place
-        counts); `order_flips`: share of pairs whose winner changes when the order does (one half if judgements are noise, 1 if
+        counts); `order_flips`: share of pairs whose winner changes when the order does (one half if judgments are noise, 1 if
         only the place counts).
     """
     first_shown_first, second_shown_first = first_place_NK2[..., 0], first_place_NK2[..., 1]
@@ -64,14 +64,14 @@ def position_bias(first_place_NK2: Tensor) -> dict[str, float]:
 
 def judge(
     constitution: Constitution,
-    critic: Speaker,
+    critic: PromptedModel,
     prompts: Sequence[str],
     first: Sequence[str],
     second: Sequence[str],
     *,
     principles: int,
     generator: torch.Generator,
-) -> Judgement:
+) -> Judgment:
     """Ask the critic which response of each pair is the better one.
 
     Args:
@@ -87,7 +87,7 @@ def judge(
         verdicts_NV, mass_N = rate(constitution, critic, [*prompts, *prompts], [*first, *second])
         first_NV, second_NV = verdicts_NV.tensor_split(2)
         preference_N1 = better_probability(first_NV, second_NV)[:, None]
-        return Judgement(preference_N1, None, float(mass_N.mean()), ((),) * len(prompts))
+        return Judgment(preference_N1, None, float(mass_N.mean()), ((),) * len(prompts))
     choices = constitution.steps("choice")
     count = min(principles, len(choices))
     drawn = [
@@ -101,11 +101,11 @@ def judge(
                 questions.append(constitution.ask("choice", principle, cleaned(critic, case), chat=critic.chat))
     chances, mass = critic.weigh(questions, constitution.options)
     first_place_NK2 = chances[:, 0].reshape(len(prompts), count, 2)
-    return Judgement(average_orders(first_place_NK2), first_place_NK2, float(mass.mean()), tuple(drawn))
+    return Judgment(average_orders(first_place_NK2), first_place_NK2, float(mass.mean()), tuple(drawn))
 
 
 def rate(
-    constitution: Constitution, critic: Speaker, prompts: Sequence[str], responses: Sequence[str]
+    constitution: Constitution, critic: PromptedModel, prompts: Sequence[str], responses: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Probabilities of the verdicts on each response, worst first, (N, verdicts), and the mass on all of them, (N,)."""
     questions = [

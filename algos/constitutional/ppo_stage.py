@@ -1,4 +1,4 @@
-"""Stage 2 by reinforcement learning: a preference model learns what the critic prefers, and PPO optimises it (Bai et al. 2022).
+"""Stage 2 by reinforcement learning: a preference model learns what the critic prefers, and PPO optimizes it (Bai et al. 2022).
 
 The preference model is a linear head on the frozen features of the policy's start, fitted in seconds. It is the algorithm's own
 judge: what it says is no query of the task's reward.
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bakeoff.algos.constitutional.config import ConstitutionalConfig
-from bakeoff.algos.constitutional.preference_stage import Comparing
-from bakeoff.algos.constitutional.stage import Workplace
+from bakeoff.algos.constitutional.preference_stage import PreferenceStage
+from bakeoff.algos.constitutional.stage import StageContext
 from bakeoff.algos.core.algorithm import AlgorithmConfig
 from bakeoff.algos.core.build import parse_config
 from bakeoff.algos.ppo import PPO, PPOConfig
@@ -20,10 +20,10 @@ from bakeoff.envs.preferences.pair import PreferencePair
 from bakeoff.errors import ConfigError
 
 
-class PPOLesson:
+class PPOTrainingPhase:
     """Updates of PPO against a preference model, with a schedule of its own."""
 
-    def __init__(self, work: Workplace, config: PPOConfig, report: RewardModelReport, total: int, seed: int) -> None:
+    def __init__(self, work: StageContext, config: PPOConfig, report: RewardModelReport, total: int, seed: int) -> None:
         """Args:
         work: the policy and where it plays.
         config: PPO's settings.
@@ -32,7 +32,7 @@ class PPOLesson:
         seed: of the prompt order.
         """
         self.total, self.updates, self.accuracy = total, 0, report.measured.accuracy.value
-        envs = work.envs.judged_by(report.model, "preference_model", seed, progress=lambda: self.progress)
+        envs = work.envs.with_reward(report.model, "preference_model", seed, progress=lambda: self.progress)
         self.ppo = PPO(config, work.policy, envs, work.rng)
 
     @property
@@ -57,19 +57,19 @@ class PPOLesson:
         self.updates = state["updates"]
 
 
-class PreferencePPO(Comparing[PPOLesson]):
+class PreferencePPO(PreferenceStage[PPOTrainingPhase]):
     """Stage 2 with a preference model and PPO."""
 
-    def __init__(self, work: Workplace, seed: int) -> None:
+    def __init__(self, work: StageContext, seed: int) -> None:
         super().__init__(work, seed)
         self.ppo_config = ppo_config(work.config)
 
-    def begin_lesson(self) -> PPOLesson:
+    def begin_lesson(self) -> PPOTrainingPhase:
         """The preference model, fitted to the pairs, and PPO before its first update."""
         config = self.work.config
-        return PPOLesson(self.work, self.ppo_config, self._fit(), config.ppo_updates, self.seed)
+        return PPOTrainingPhase(self.work, self.ppo_config, self._fit(), config.ppo_updates, self.seed)
 
-    def learn(self, lesson: PPOLesson) -> Mapping[str, float]:
+    def learn(self, lesson: PPOTrainingPhase) -> Mapping[str, float]:
         """One update of PPO."""
         return lesson.update()
 

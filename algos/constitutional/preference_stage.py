@@ -9,18 +9,18 @@ from torch import Tensor
 
 from bakeoff.algos.constitutional.feedback import judge
 from bakeoff.algos.constitutional.records import choice_records
-from bakeoff.algos.constitutional.stage import AnyLearning, Lesson, Stage, Workplace
+from bakeoff.algos.constitutional.stage import AnyLearning, Stage, StageContext, TrainingPhase
 from bakeoff.algos.preference_data.objective import PreferenceObjective, learn_pairs, mean_pair_metrics
 from bakeoff.algos.preference_data.pairs import PairMemory, Pairs
 from bakeoff.envs.language_model.completions import Completions
 
 
-class Comparing(Stage[AnyLearning]):
+class PreferenceStage(Stage[AnyLearning]):
     """The first half of stage 2: pairs and what the critic thinks of them."""
 
     memory: PairMemory
 
-    def __init__(self, work: Workplace, seed: int) -> None:
+    def __init__(self, work: StageContext, seed: int) -> None:
         super().__init__(work, PairMemory(), seed)
 
     @property
@@ -35,21 +35,21 @@ class Comparing(Stage[AnyLearning]):
         responses = work.policy.sample(work.envs.prompt_batch, work.envs.max_new_tokens, work.rng)
         played = work.envs.play(responses, scored=False)
         prompts, first, second = played.prompts[::2], played.texts[::2], played.texts[1::2]
-        judgement = judge(
+        judgment = judge(
             work.constitution, work.critic, prompts, first, second, principles=config.principles, generator=work.rng
         )
-        preference_N = judgement.preference_N.clamp(config.clamp, 1 - config.clamp)
+        preference_N = judgment.preference_N.clamp(config.clamp, 1 - config.clamp)
         self.memory.add(self._pairs(responses, preference_N))
         self.collected += len(prompts)
-        work.records += choice_records(responses.prompts.indices_B[::2].tolist(), prompts, first, second, judgement)
+        work.records += choice_records(responses.prompts.indices_B[::2].tolist(), prompts, first, second, judgment)
         return {
-            **judgement.figures(),
+            **judgment.figures(),
             "identical_pairs": sum(a == b for a, b in zip(first, second, strict=True)) / len(prompts),
             "length": float(responses.lengths_B.float().mean()),
         }
 
     def _pairs(self, responses: Completions, preference_N: Tensor) -> Pairs:
-        """Pairs with the critic's favourite as the chosen side.
+        """Pairs with the critic's favorite as the chosen side.
 
         DPO's reference is the policy that sampled them: what it gave them is known already.
         """
@@ -63,19 +63,21 @@ class Comparing(Stage[AnyLearning]):
         return Pairs(chosen, rejected, logps_B2, sure_N, torch.full_like(sure_N, float("nan")))
 
 
-class PreferenceDPO(Comparing[Lesson]):
+class PreferenceDPO(PreferenceStage[TrainingPhase]):
     """Stage 2 with DPO on the preferences themselves."""
 
-    def __init__(self, work: Workplace, seed: int) -> None:
+    def __init__(self, work: StageContext, seed: int) -> None:
         super().__init__(work, seed)
         self.objective = PreferenceObjective(work.config.feedback_beta)
 
-    def begin_lesson(self) -> Lesson:
+    def begin_lesson(self) -> TrainingPhase:
         """Epochs over the pairs."""
         config = self.work.config
-        return Lesson(self.work, len(self.memory), config.feedback_epochs, self.seed, config.feedback_learning_rate)
+        return TrainingPhase(
+            self.work, len(self.memory), config.feedback_epochs, self.seed, config.feedback_learning_rate
+        )
 
-    def learn(self, lesson: Lesson) -> Mapping[str, float]:
+    def learn(self, lesson: TrainingPhase) -> Mapping[str, float]:
         """One step of DPO on soft labels."""
         progress = lesson.progress
         rows = lesson.draw(self.work.config.step_size)

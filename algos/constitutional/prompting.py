@@ -16,11 +16,11 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 ROWS = 16
-"""Questions that are weighed in one forward pass; longer batches are cut, neighbours in length together."""
+"""Questions that are weighed in one forward pass; longer batches are cut, neighbors in length together."""
 _MARKER = re.compile(r"<[^\s<>]+>")
 
 
-class Speaker:
+class PromptedModel:
     """A language model that is asked in turns. What it writes is counted by the environment's meter."""
 
     def __init__(self, model: LanguageModel, envs: TextGenerationVectorEnv) -> None:
@@ -120,6 +120,6 @@ class Speaker:
         return answered[0][:shared], parting
 
 
-def cleaned(speaker: Speaker, values: Mapping[str, str]) -> dict[str, str]:
+def cleaned(speaker: PromptedModel, values: Mapping[str, str]) -> dict[str, str]:
     """Values for a template without special tokens."""
     return {name: speaker.clean(text) for name, text in values.items()}

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bakeoff.algos.constitutional.chain import Round
-from bakeoff.algos.constitutional.feedback import Judgement, verdict_scores
+from bakeoff.algos.constitutional.feedback import Judgment, verdict_scores
 
 
 def chain_figures(responses: Sequence[str], rounds: Sequence[Round]) -> dict[str, float]:
@@ -80,21 +80,21 @@ def chain_records(
 
 
 def choice_records(
-    indices: Sequence[int], prompts: Sequence[str], first: Sequence[str], second: Sequence[str], judgement: Judgement
+    indices: Sequence[int], prompts: Sequence[str], first: Sequence[str], second: Sequence[str], judgment: Judgment
 ) -> list[dict[str, Any]]:
     """One row a pair, with the probability that the first is the better one, by principle and in both orders."""
     rows = []
     for i, (index, prompt) in enumerate(zip(indices, prompts, strict=True)):
-        places = judgement.first_place_NK2
+        places = judgment.first_place_NK2
         rows.append(
             {
                 "kind": "choice",
                 "prompt": prompt,
                 "prompt_index": index,
                 "texts": {"first": first[i], "second": second[i]},
-                "preference": _rounded(judgement.preference_N[i]),
-                "principles": [principle.name for principle in judgement.principles[i]],
-                "preferences": [_rounded(p) for p in judgement.preference_NK[i]],
+                "preference": _rounded(judgment.preference_N[i]),
+                "principles": [principle.name for principle in judgment.principles[i]],
+                "preferences": [_rounded(p) for p in judgment.preference_NK[i]],
                 "first_place": None if places is None else [[_rounded(p) for p in pair] for pair in places[i]],
             }
         )

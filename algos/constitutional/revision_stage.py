@@ -10,16 +10,16 @@ from bakeoff.algos.constitutional.chain import Round, critique_and_revise, last_
 from bakeoff.algos.constitutional.feedback import judge, rate
 from bakeoff.algos.constitutional.memory import CompletionMemory
 from bakeoff.algos.constitutional.records import chain_figures, chain_records
-from bakeoff.algos.constitutional.stage import Lesson, Stage, Workplace
+from bakeoff.algos.constitutional.stage import Stage, StageContext, TrainingPhase
 from bakeoff.algos.preference_data.sft_step import imitate
 
 
-class CritiqueRevise(Stage[Lesson]):
+class CritiqueRevise(Stage[TrainingPhase]):
     """Stage 1."""
 
     memory: CompletionMemory
 
-    def __init__(self, work: Workplace, seed: int) -> None:
+    def __init__(self, work: StageContext, seed: int) -> None:
         super().__init__(work, CompletionMemory(), seed)
 
     @property
@@ -28,7 +28,7 @@ class CritiqueRevise(Stage[Lesson]):
         return self.work.config.chains
 
     def collect(self) -> Mapping[str, float]:
-        """Answer a batch of prompts, criticise and revise the answers; those to ordinary prompts are left alone."""
+        """Answer a batch of prompts, criticize and revise the answers; those to ordinary prompts are left alone."""
         work = self.work
         work.envs.reset()
         prompts = work.envs.prompt_batch
@@ -74,11 +74,11 @@ class CritiqueRevise(Stage[Lesson]):
             figures["revision_preferred"] = float(preferred.mean())
         return figures
 
-    def begin_lesson(self) -> Lesson:
+    def begin_lesson(self) -> TrainingPhase:
         """Epochs over revisions and ordinary answers."""
-        return Lesson(self.work, len(self.memory), self.work.config.epochs, self.seed)
+        return TrainingPhase(self.work, len(self.memory), self.work.config.epochs, self.seed)
 
-    def learn(self, lesson: Lesson) -> Mapping[str, float]:
+    def learn(self, lesson: TrainingPhase) -> Mapping[str, float]:
         """One supervised step."""
         progress = lesson.progress
         rows = lesson.draw(self.work.config.step_size)
@@ -102,6 +102,6 @@ class CritiqueRevise(Stage[Lesson]):
         if constitution.problems(revise=False, judge=True, chat=work.critic.chat):
             return None, None
         kept = rounds[-1].kept
-        judgement = judge(constitution, work.critic, prompts, kept, answers, principles=1, generator=work.rng)
+        judgment = judge(constitution, work.critic, prompts, kept, answers, principles=1, generator=work.rng)
         verdicts = rate(constitution, work.critic, prompts, answers)[0] if constitution.judges_alone else None
-        return judgement.preference_N, verdicts
+        return judgment.preference_N, verdicts

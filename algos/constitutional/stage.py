@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bakeoff.algos.constitutional.config import ConstitutionalConfig
 from bakeoff.algos.constitutional.constitution import Constitution
-from bakeoff.algos.constitutional.prompting import Speaker
+from bakeoff.algos.constitutional.prompting import PromptedModel
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.envs.text_generation.prompt_order import PromptOrder
@@ -20,7 +20,7 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 @dataclass
-class Workplace:
+class StageContext:
     """What a stage works with."""
 
     config: ConstitutionalConfig
@@ -33,18 +33,18 @@ class Workplace:
     """The only source of randomness."""
     constitution: Constitution
     """The principles."""
-    author: Speaker
+    author: PromptedModel
     """The policy, asked in words."""
-    critic: Speaker
-    """Who criticises and judges."""
+    critic: PromptedModel
+    """Who criticizes and judges."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """Chains and choices that nobody has fetched yet."""
 
 
-class Lesson:
-    """Epochs over collected rows, with an optimiser of its own and a schedule that ends with them."""
+class TrainingPhase:
+    """Epochs over collected rows, with an optimizer of its own and a schedule that ends with them."""
 
-    def __init__(self, work: Workplace, rows: int, epochs: int, seed: int, learning_rate: Any = None) -> None:
+    def __init__(self, work: StageContext, rows: int, epochs: int, seed: int, learning_rate: Any = None) -> None:
         """Args:
         work: gives the policy and the settings.
         rows: how many rows there are.
@@ -81,8 +81,8 @@ class Lesson:
         self.seen = state["seen"]
 
 
-class Learning(Protocol):
-    """What goes on once all is collected: a :class:`Lesson`, or another algorithm's updates."""
+class TrainsOnCollected(Protocol):
+    """What goes on once all is collected: a :class:`TrainingPhase`, or another algorithm's updates."""
 
     @property
     def progress(self) -> float:
@@ -95,13 +95,13 @@ class Learning(Protocol):
         """Take up what :meth:`state_dict` returned."""
 
 
-AnyLearning = TypeVar("AnyLearning", bound=Learning)
+AnyLearning = TypeVar("AnyLearning", bound=TrainsOnCollected)
 
 
 class Stage(ABC, Generic[AnyLearning]):
     """A stage: batches are collected until there are enough, then learned in epochs."""
 
-    def __init__(self, work: Workplace, memory: Any, seed: int) -> None:
+    def __init__(self, work: StageContext, memory: Any, seed: int) -> None:
         """Args:
         work: what it works with.
         memory: keeps what is collected; has a length and a state.
@@ -136,7 +136,7 @@ class Stage(ABC, Generic[AnyLearning]):
         if self.lesson is None:
             self.lesson = self.begin_lesson()
         metrics = self.learn(self.lesson)
-        if self.lesson.progress >= 1:  # what was collected and the optimiser's state need not be kept any longer
+        if self.lesson.progress >= 1:  # what was collected and the optimizer's state need not be kept any longer
             self.lesson, self.memory, self.over = None, type(self.memory)(), True
         return metrics
 

@@ -43,7 +43,7 @@ class DataSource(enum.Enum):
     DEMONSTRATIONS = "demonstrations"
     """Given text to imitate; no reward is queried."""
     FEEDBACK = "feedback"
-    """The model's own judgement; no reward is queried."""
+    """The model's own judgment; no reward is queried."""
 
 
 class AlgorithmConfig(BaseModel):
@@ -94,7 +94,7 @@ class AlgorithmConfig(BaseModel):
 class Contestant(Protocol):
     """What evaluation needs to know of a contestant: how it answers, and how far it is from the reference."""
 
-    def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
+    def generate(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
         """One completion for each prompt that ``envs`` now shows (``envs.prompt_batch``); not yet played."""
 
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
@@ -161,7 +161,7 @@ class Algorithm(ABC):
         return 0.0
 
     def records(self) -> list[dict[str, Any]]:
-        """What it wrote on its way since the last call, as JSON objects; the harness keeps them in ``chains.jsonl``.
+        """What it wrote on its way since the last call, as JSON objects; the harness keeps them in ``records.jsonl``.
 
         Where an object has ``prompt``, ``prompt_index`` (of the train split) and ``texts``, a mapping of names to completions,
         the harness adds ``scores``: what the task's judges say of each. The algorithm never sees them.

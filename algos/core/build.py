@@ -66,7 +66,7 @@ def build(
     Args:
         algorithm: a registered name, or the class itself.
         settings: values for its ``Config``.
-        task: what to optimise.
+        task: what to optimize.
         budget: schedules follow its share that is spent; whoever calls ``update`` has to stop at its end.
         seed: fixes every random draw of this run.
 

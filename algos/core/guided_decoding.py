@@ -35,7 +35,7 @@ class GuidedDecoder:
         """
         self._policy, self._logits = policy, logits
 
-    def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
+    def generate(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
         """One completion for each prompt that ``envs`` now shows."""
         return self.sample(envs.prompt_batch, envs.max_new_tokens, generator)
 

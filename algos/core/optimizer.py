@@ -1,4 +1,4 @@
-"""One optimiser step, the same for every algorithm: backward, clip, Adam, a schedule that follows the budget."""
+"""One optimizer step, the same for every algorithm: backward, clip, Adam, a schedule that follows the budget."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class Optimizer:
         return self.initial_rate * (1 - progress if self.schedule == "linear" else 1)
 
     def step(self, loss: Tensor, progress: float) -> float:
-        """Minimise ``loss`` by one step; returns the gradient's norm before clipping.
+        """Minimize ``loss`` by one step; returns the gradient's norm before clipping.
 
         A loss or gradient that is not finite changes nothing and raises, so a bad batch cannot ruin the weights.
         """
         self._forget_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
-        distributed.add_gradients(self.parameters, mean=True)  # equal up to rounding; from here on equal
+        distributed.all_reduce_gradients(self.parameters, mean=True)  # equal up to rounding; from here on equal
         return self._apply(float(loss.detach()), progress)
 
     def step_rows(
@@ -103,15 +103,15 @@ class Optimizer:
         self._forget_gradients()
         size = len(rows) if self.micro_batch_size is None else max(1, self.micro_batch_size // completions_a_row)
         total = max(float(weights.sum()), 1e-12)
-        if distributed.shares(len(rows)):
-            mine = list(distributed.part(len(rows)))
+        if distributed.should_shard(len(rows)):
+            mine = list(distributed.shard(len(rows)))
             with distributed.apart() as work:
                 logs = self._backward(rows[mine], weights[mine], total, loss_of, size)
             logs = distributed.total_of(work, logs)
-            distributed.add_gradients(self.parameters)
+            distributed.all_reduce_gradients(self.parameters)
         else:
             logs = self._backward(rows, weights, total, loss_of, size)
-            distributed.add_gradients(self.parameters, mean=True)
+            distributed.all_reduce_gradients(self.parameters, mean=True)
         loss = logs.pop(_WHOLE)
         return {**logs, "grad_norm": self._apply(loss, progress)}
 

@@ -58,7 +58,7 @@ class Policy:
         """One completion for each prompt, from the true distribution (no temperature, no filter)."""
         return self.model.sample(prompts, max_new_tokens, generator)
 
-    def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
+    def generate(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
         """One completion for each prompt that ``envs`` now shows."""
         return self.sample(envs.prompt_batch, envs.max_new_tokens, generator)
 
@@ -77,8 +77,8 @@ class Policy:
             log-ratio (Rao-Blackwell). `entropy`, mean nats a token. `reference_nll`, the reference's negative log-likelihood,
             nats a token.
         """
-        if distributed.shares(len(completions)):
-            return distributed.by_rows(len(completions), lambda rows: self.statistics(completions.select(rows)))
+        if distributed.should_shard(len(completions)):
+            return distributed.map_sharded(len(completions), lambda rows: self.statistics(completions.select(rows)))
         mask = completions.mask_BT.to(self.model.device)
         ours, theirs = self.model.completion_hidden(completions), self.reference.completion_hidden(completions)
         used, tokens_N = mask[:, : ours.shape[1]], completions.tokens_BT.to(self.model.device)[mask]

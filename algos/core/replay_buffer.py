@@ -22,12 +22,12 @@ SMALLEST_PRIORITY = 1e-3
 class ReplayBuffer:
     """A ring of completions on the CPU; memory is fixed at the first :meth:`add`."""
 
-    def __init__(self, capacity: int, *, priority_exponent: float = 0.0) -> None:
+    def __init__(self, capacity: int, *, priority_alpha: float = 0.0) -> None:
         """Args:
         capacity: rows to keep.
-        priority_exponent: rows are drawn in proportion to priority ** exponent; 0 draws uniformly (Schaul et al. 2016).
+        priority_alpha: rows are drawn in proportion to priority ** exponent; 0 draws uniformly (Schaul et al. 2016).
         """
-        self.capacity, self.priority_exponent = capacity, priority_exponent
+        self.capacity, self.priority_alpha = capacity, priority_alpha
         self.added = 0
         self._rows: dict[str, Tensor] = {}
 
@@ -100,7 +100,7 @@ class ReplayBuffer:
 
     def chances(self) -> Tensor:
         """The probability of each row to be drawn first, shape (N,)."""
-        weights = self._rows["priorities"][: len(self)] ** self.priority_exponent
+        weights = self._rows["priorities"][: len(self)] ** self.priority_alpha
         return weights / weights.sum()
 
     def correction(self, rows: Tensor, exponent: float) -> Tensor:
@@ -108,7 +108,7 @@ class ReplayBuffer:
         weights = (self.chances()[rows] * len(self)) ** -exponent
         return weights / weights.max()
 
-    def prioritise(self, rows: Tensor, errors_B: Tensor) -> None:
+    def prioritize(self, rows: Tensor, errors_B: Tensor) -> None:
         """Set the priorities of some rows to the size of their errors."""
         self._rows["priorities"][rows] = errors_B.detach().abs().float().cpu() + SMALLEST_PRIORITY
 

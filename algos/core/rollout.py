@@ -83,7 +83,7 @@ class Rollout:
 def collect(
     policy: Policy, envs: TextGenerationVectorEnv, generator: torch.Generator, *, group_size: int = 1
 ) -> Rollout:
-    """Complete a batch of prompts in the environment; ``group_size`` neighbouring rows share a prompt."""
+    """Complete a batch of prompts in the environment; ``group_size`` neighboring rows share a prompt."""
     envs.reset(options={"group_size": group_size})
     completions = policy.sample(envs.prompt_batch, envs.max_new_tokens, generator)
     if completions.logprobs_BT is None:

@@ -12,7 +12,7 @@ from bakeoff.algos.core.policy import Policy
 
 
 @torch.no_grad()
-def polyak(target: Iterable[Tensor], source: Iterable[Tensor], rate: float) -> None:
+def soft_update(target: Iterable[Tensor], source: Iterable[Tensor], rate: float) -> None:
     """Move each target tensor towards its source by this share of the way."""
     for slow, fast in zip(target, source, strict=True):
         slow.lerp_(fast.to(slow.dtype), rate)
@@ -24,11 +24,11 @@ class TargetModel:
     def __init__(self, policy: Policy) -> None:
         moving = {name for name, p in policy.model.module.named_parameters() if p.requires_grad}
         self._policy, self._names = policy, moving
-        self.model = policy.model.twin(lambda name: name in moving)
+        self.model = policy.model.clone_sharing(lambda name: name in moving)
 
-    def follow(self, rate: float) -> None:
+    def soft_update(self, rate: float) -> None:
         """Move towards the policy by this share of the way."""
-        polyak(self._own().values(), self._policy.parameters(), rate)
+        soft_update(self._own().values(), self._policy.parameters(), rate)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights that move, by name."""

@@ -86,7 +86,7 @@ def own_top(reference: LanguageModel, top_layers: int) -> LanguageModel:
     def above(name: str) -> bool:
         return name.removeprefix(root).startswith(prefixes)
 
-    model = reference.twin(above)
+    model = reference.clone_sharing(above)
     for name, parameter in model.module.named_parameters():
         parameter.requires_grad_(above(name))
     return model
@@ -98,7 +98,7 @@ def _with_own_top(reference: LanguageModel, top_layers: int) -> Pair:
 
 
 def _with_adapters(reference: LanguageModel, config: AlgorithmConfig, generator: torch.Generator) -> Pair:
-    model = reference.twin(lambda name: False)
+    model = reference.clone_sharing(lambda name: False)
     model.module.name_or_path = reference.name  # what PEFT notes as the model that the adapters belong to
     targets = "all-linear" if config.lora_targets is None else list(config.lora_targets)
     settings = peft.LoraConfig(

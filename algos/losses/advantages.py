@@ -53,7 +53,7 @@ def leave_one_out_advantages(returns_B: Tensor, group_size: int) -> Tensor:
     completion, so the gradient is unbiased.
 
     Args:
-        returns_B: ``group_size`` neighbours share a prompt.
+        returns_B: ``group_size`` neighbors share a prompt.
         group_size: k, at least 2.
     """
     groups = returns_B.reshape(-1, group_size)
@@ -61,23 +61,23 @@ def leave_one_out_advantages(returns_B: Tensor, group_size: int) -> Tensor:
     return (groups - baseline).flatten()
 
 
-def group_advantages(returns_B: Tensor, group_size: int, *, normalise: bool) -> Tensor:
+def group_advantages(returns_B: Tensor, group_size: int, *, normalize: bool) -> Tensor:
     """Each return minus its group's mean, over the group's standard deviation, shape (B,) (GRPO: Shao et al. 2024).
 
     Args:
-        returns_B: ``group_size`` neighbours share a prompt.
+        returns_B: ``group_size`` neighbors share a prompt.
         group_size: at least 2.
-        normalise: divide by the deviation (of a sample: over k - 1); Dr. GRPO (Liu et al. 2025) does not, since that
+        normalize: divide by the deviation (of a sample: over k - 1); Dr. GRPO (Liu et al. 2025) does not, since that
             gives prompts whose completions hardly differ the weight of those that tell them apart.
     """
     groups = returns_B.reshape(-1, group_size)
-    centred = groups - groups.mean(1, keepdim=True)
-    if normalise:
-        centred = centred / (groups.std(1, keepdim=True) + GROUP_EPSILON)
-    return centred.flatten()
+    centerd = groups - groups.mean(1, keepdim=True)
+    if normalize:
+        centerd = centerd / (groups.std(1, keepdim=True) + GROUP_EPSILON)
+    return centerd.flatten()
 
 
-def generalised_advantages(
+def generalized_advantages(
     rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns, each (B, T), 0 outside the mask (Schulman et al. 2016, equation 16).

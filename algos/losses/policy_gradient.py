@@ -20,10 +20,10 @@ from bakeoff.algos.losses.preference import preference_loss as preference_loss
 Reduce = Callable[[Tensor, Tensor], Tensor]
 """From values and their mask, each (B, T), to a scalar."""
 
-LengthNormalisation = Literal["completion", "batch", "limit"]
+LengthNormalization = Literal["completion", "batch", "limit"]
 
 
-def completion_average(values_BT: Tensor, mask_BT: Tensor, *, by: LengthNormalisation, limit: int) -> Tensor:
+def completion_average(values_BT: Tensor, mask_BT: Tensor, *, by: LengthNormalization, limit: int) -> Tensor:
     """Average a per-token loss over a batch of completions of different lengths (a scalar).
 
     Args:
@@ -45,7 +45,7 @@ class SurrogateLoss:
     """The clipped surrogate and what it was made of."""
 
     loss: Tensor
-    """Scalar to minimise."""
+    """Scalar to minimize."""
     ratio_mean: Tensor
     """Mean probability ratio; 1 while the policy is the one that sampled."""
     clip_fraction: Tensor

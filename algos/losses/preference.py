@@ -1,4 +1,4 @@
-"""Losses of direct preference optimisation. Pure functions: log-probabilities of whole completions in, losses a pair out.
+"""Losses of direct preference optimization. Pure functions: log-probabilities of whole completions in, losses a pair out.
 
 Each has one number a *pair*, from log-probabilities summed over a completion's tokens: a pair of long completions counts as much as
 a pair of short ones. Letters: B pairs (or, in :func:`kto_loss`, B completions).
@@ -32,7 +32,7 @@ class PreferenceLoss:
 
     @property
     def loss(self) -> Tensor:
-        """The mean over pairs, a scalar to minimise."""
+        """The mean over pairs, a scalar to minimize."""
         return self.losses_B.mean()
 
     @property
@@ -74,7 +74,7 @@ def preference_loss(
     but ``exo``, which takes p as it is.
 
     Args:
-        policy_chosen_logps: log pi of the chosen completions, summed over tokens (averaged, for length normalisation), shape (B,).
+        policy_chosen_logps: log pi of the chosen completions, summed over tokens (averaged, for length normalization), shape (B,).
         policy_rejected_logps: of the rejected ones.
         reference_chosen_logps: log ref of the chosen completions; zeros for a loss without a reference.
         reference_rejected_logps: of the rejected ones.
@@ -127,7 +127,7 @@ def kto_loss(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Tensor:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, equation 8) from single judgements, one loss a completion, shape (B,).
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, equation 8) from single judgments, one loss a completion, shape (B,).
 
     A good completion loses 1 - sigmoid(r - z), a bad one 1 - sigmoid(z - r), with r = beta log(pi/ref); the gradient fades where
     r is far from the reference point z on either side.
@@ -135,7 +135,7 @@ def kto_loss(
     Args:
         policy_logps: log pi of each completion, shape (B,).
         reference_logps: log ref of each.
-        desirable: the probability that it is a good one: 1 and 0 for plain judgements, shape (B,).
+        desirable: the probability that it is a good one: 1 and 0 for plain judgments, shape (B,).
         beta: how fast the value saturates in nats.
         reference_point: z, beta times an estimate of KL(pi || ref) that is not below 0; no gradient flows through it.
         desirable_weight: what good completions weigh.

@@ -96,7 +96,7 @@ def group_means(values_B: Tensor, groups_B: Tensor, weights_B: Tensor | None = N
 def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
     """|tau - [u < 0]| u^2 of each error u = target - prediction (Kostrikov et al. 2022, equation 4); any shape.
 
-    Its minimiser is the tau-expectile of the targets: their mean at tau = .5, their maximum as tau goes to 1.
+    Its minimizer is the tau-expectile of the targets: their mean at tau = .5, their maximum as tau goes to 1.
     """
     return (expectile - (errors < 0).to(errors.dtype)).abs() * errors**2
 

@@ -1,1 +1,1 @@
-"""From offline text to tensors: preference pairs, judgements, logged completions, and how they are drawn."""
+"""From offline text to tensors: preference pairs, judgments, logged completions, and how they are drawn."""

@@ -1,4 +1,4 @@
-"""A memory of rows of any kind (pairs, judgements) that are learned from offline."""
+"""A memory of rows of any kind (pairs, judgments) that are learned from offline."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def label_pairs(
     Args:
         rewards_B2: rewards of both completions.
         labels: how to judge.
-        temperature: tau, by how much rewards have to differ for the judgement to be clear.
+        temperature: tau, by how much rewards have to differ for the judgment to be clear.
         generator: draws labels and coins.
 
     Returns:

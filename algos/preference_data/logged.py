@@ -34,9 +34,9 @@ class OfflineConfig(AlgorithmConfig):
     """With `data`: updates until it has finished. Without, the budget ends it."""
     replay_capacity: PositiveInt = 65_536
     """Completions to remember; with `data` all of them."""
-    replay_batch: PositiveInt = 256
+    train_batch_size: PositiveInt = 256
     """Completions a step, drawn from those."""
-    updates_per_batch: PositiveInt = 8
+    gradient_steps: PositiveInt = 8
     """Steps an update."""
     decoding_beta: float | None = Field(default=None, ge=0)
     """How strongly answers follow what was learned: reference logits + this * (Q - V), in nats per unit of reward; 1 / kl_coef
@@ -86,7 +86,7 @@ class LoggedCompletions:
 
     def draw(self, generator: torch.Generator) -> Rollout:
         """A batch to learn from."""
-        rows = self.replay.sample(self._config.replay_batch, generator)
+        rows = self.replay.sample(self._config.train_batch_size, generator)
         return self.replay.batch(rows, self._policy.model.device)
 
     @property

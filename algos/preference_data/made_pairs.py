@@ -1,7 +1,7 @@
-"""Preference pairs made on the spot: two answers of a policy to the same prompt, labelled by a reward.
+"""Preference pairs made on the spot: two answers of a policy to the same prompt, labeled by a reward.
 
 The environment's own reward labels, so its meter counts the tokens and the queries. Under Bradley-Terry the better answer
-wins with probability sigmoid((r_0 - r_1) / temperature), as people are modelled (Bradley and Terry 1952); deterministically
+wins with probability sigmoid((r_0 - r_1) / temperature), as people are modeled (Bradley and Terry 1952); deterministically
 it always wins.
 """
 
@@ -49,9 +49,9 @@ def preferred_B(first_B: Tensor, second_B: Tensor, generator: torch.Generator | 
 def pairing_env(
     task: Task, num_envs: int = 64, *, reward: AnyReward | None = None, seed: int = 0
 ) -> TextGenerationVectorEnv:
-    """A task's environment for making pairs, labelled by ``reward`` where that is another than the task's."""
-    labelled = task if reward is None else _with_reward(task, reward)
-    return TextGenerationVectorEnv.from_task(labelled, num_envs + num_envs % 2, seed=seed)
+    """A task's environment for making pairs, labeled by ``reward`` where that is another than the task's."""
+    labeled = task if reward is None else _with_reward(task, reward)
+    return TextGenerationVectorEnv.from_task(labeled, num_envs + num_envs % 2, seed=seed)
 
 
 def make_pairs(

@@ -1,4 +1,4 @@
-"""One optimiser step on pairs, and its figures: what `dpo`, its variants, and whoever else makes pairs have in common."""
+"""One optimizer step on pairs, and its figures: what `dpo`, its variants, and whoever else makes pairs have in common."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOMENTS = ("margin_reward", "margin_square", "reward_square")
 
 @dataclass(frozen=True)
 class PreferenceObjective:
-    """What is minimised over pairs."""
+    """What is minimized over pairs."""
 
     beta: float
     """Of the loss (see :func:`~bakeoff.algos.losses.preference.preference_loss`)."""
@@ -31,7 +31,7 @@ class PreferenceObjective:
     """Probability with which a label is taken to be wrong."""
     supervised_coef: float = 0.0
     """Weight of the chosen completion's negative log-likelihood a token."""
-    length_normalisation: bool = False
+    length_normalization: bool = False
     """Log-probabilities are means over a completion's tokens in place of sums."""
     reference_free: bool = False
     """The reference is left out of the loss."""
@@ -52,7 +52,7 @@ class PreferenceObjective:
         device = policy_logps_B2.device
         lengths_B2 = lengths_B2.to(device).clamp_min(1)
         reference_B2 = reference_logps_B2.to(device) * (0.0 if self.reference_free else 1.0)
-        scale_B2 = 1 / lengths_B2 if self.length_normalisation else torch.ones_like(policy_logps_B2)
+        scale_B2 = 1 / lengths_B2 if self.length_normalization else torch.ones_like(policy_logps_B2)
         ours_B2, theirs_B2 = policy_logps_B2 * scale_B2, reference_B2 * scale_B2
         preferences = preference_loss(
             ours_B2[:, 0], ours_B2[:, 1], theirs_B2[:, 0], theirs_B2[:, 1], beta=self.beta, loss_type=self.loss_type,
@@ -77,7 +77,7 @@ def learn_pairs(
         policy: the model that learns.
         optimizer: over its parameters; its ``micro_batch_size`` is the most completions in a forward pass, two a pair.
         pairs: the batch.
-        objective: what is minimised.
+        objective: what is minimized.
         progress: share of the training that is done, for the learning rate.
 
     Returns:
@@ -96,7 +96,7 @@ def learn_pairs(
 
 @torch.no_grad()
 def figures(logps_B2: Tensor, preferences: PreferenceLoss, reward_margin_B: Tensor) -> dict[str, Tensor]:
-    """Means over pairs of what one watches in preference optimisation, and of the moments of the correlation with the reward."""
+    """Means over pairs of what one watches in preference optimization, and of the moments of the correlation with the reward."""
     margins_B, rewards_B = preferences.margins_B, reward_margin_B.to(logps_B2.device)
     known_B = rewards_B.isfinite()
     rewards_B = rewards_B.where(known_B, 0.0)

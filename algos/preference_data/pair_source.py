@@ -34,9 +34,9 @@ class OfflinePreferenceConfig(PreferenceConfig):
     """With `data` or `pairs`: passes over them; then it has finished."""
     capacity: PositiveInt = 65_536
     """Without `data` or `pairs`: how many to remember."""
-    pair_batch: PositiveInt = 64
+    train_batch_size: PositiveInt = 64
     """Pairs a step, drawn from those there are."""
-    updates_per_batch: PositiveInt = 4
+    gradient_steps: PositiveInt = 4
     """Steps an update."""
     max_completion_tokens: PositiveInt | None = None
     """With `data`: where completions are cut; they have no end-of-sequence token then, as in the environment. The task's
@@ -137,7 +137,7 @@ class PreferenceData:
 
     def draw(self, generator: torch.Generator) -> Pairs:
         """The next batch: in passes over the pairs, or any of those there are while they grow."""
-        size = min(self._config.pair_batch, len(self.memory))
+        size = min(self._config.train_batch_size, len(self.memory))
         if self.order is None:
             rows = self.memory.draw(size, generator)
         else:

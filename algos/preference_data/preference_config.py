@@ -1,4 +1,4 @@
-"""Settings that the algorithms of preference optimisation share."""
+"""Settings that the algorithms of preference optimization share."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class PreferenceConfig(AlgorithmConfig):
     `sppo`."""
     beta: float | None = Field(default=None, gt=0)
     """Of the loss; kl_coef / label_temperature where none is given, which has the task's objective for its optimum where labels are
-    Bradley-Terry's (see docs/preference-optimisation.md)."""
+    Bradley-Terry's (see docs/preference-optimization.md)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability with which a label is taken to be wrong."""
     supervised_coef: float = Field(default=0.0, ge=0)
     """Weight of the chosen completion's negative log-likelihood a token, against a falling likelihood of both."""
-    length_normalisation: bool = False
+    length_normalization: bool = False
     """Log-probabilities are means over a completion's tokens in place of sums; changes the objective."""
     reference_free: bool = False
     """Leave the reference out of the loss; changes the objective."""
@@ -46,7 +46,7 @@ class PreferenceConfig(AlgorithmConfig):
         return self
 
     def objective(self, algorithm: str, kl_coef: float) -> PreferenceObjective:
-        """What is minimised.
+        """What is minimized.
 
         Raises:
             ConfigError: a price of KL of 0, which leaves no finite optimum, and no ``beta``.
@@ -61,7 +61,7 @@ class PreferenceConfig(AlgorithmConfig):
             loss_type=self.loss_type,
             label_smoothing=self.label_smoothing,
             supervised_coef=self.supervised_coef,
-            length_normalisation=self.length_normalisation,
+            length_normalization=self.length_normalization,
             reference_free=self.reference_free,
             target_margin=self.target_margin,
         )

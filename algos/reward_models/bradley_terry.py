@@ -80,7 +80,7 @@ def fit_head(
 def newton(
     features_ND: Tensor, margins_N: Tensor, label_smoothing: float, penalty: float, start_D: Tensor | None = None
 ) -> Tensor:
-    """Weights (D,) that minimise mean Bradley-Terry loss + penalty / 2 |w|^2, by Newton's method.
+    """Weights (D,) that minimize mean Bradley-Terry loss + penalty / 2 |w|^2, by Newton's method.
 
     The loss is convex, so this is the only minimum.
     """

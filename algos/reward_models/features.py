@@ -96,7 +96,7 @@ def _cached(
     keys = [cache.key(pair) for pair in both]
     missing = [row for row, found in enumerate(cache.get(keys)) if found is None]
     lengths = [len(_Joined(*both[row]).ids) for row in missing]
-    saved, done, told = time.monotonic(), 0, 0
+    saved, done, last_reported = time.monotonic(), 0, 0
     for places in length_sorted_batches(lengths, model.model.batch_tokens):
         rows = [missing[place] for place in places]
         for row, features_D in zip(rows, _shared(model.model, [both[row] for row in rows], model.pooling), strict=True):
@@ -105,8 +105,8 @@ def _cached(
         if time.monotonic() - saved > _SAVE_EVERY or done == len(missing):
             cache.save()
             saved = time.monotonic()
-        if 10 * done // len(missing) > told:
-            told = 10 * done // len(missing)
+        if 10 * done // len(missing) > last_reported:
+            last_reported = 10 * done // len(missing)
             progress(f"features of {done:,} of {len(missing):,} pairs")
     return torch.stack([features for features in cache.get(keys) if features is not None])
 

@@ -78,7 +78,7 @@ def trained_network(agent: BaseAlgorithm) -> nn.Module:
     return agent.q_net if isinstance(agent, DQN) else agent.policy
 
 
-class Watch(BaseCallback):
+class EpisodeStatsCallback(BaseCallback):
     """Adds up the episodes that end, by Stable-Baselines3's own callback."""
 
     def __init__(self, num_envs: int) -> None:

@@ -29,7 +29,7 @@ from torch import nn
 from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, Contestant, DataSource
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.sb3.agent import (
-    Watch,
+    EpisodeStatsCallback,
     action_logprobs,
     agent_state,
     chosen_logprobs,
@@ -95,7 +95,7 @@ class SB3Algorithm(Algorithm):
         count_trained_states(self.agent, envs.meter)
         if self.samples:
             self.choices.policy = chosen_logprobs(self.agent)
-        self.watch = Watch(envs.num_envs)
+        self.watch = EpisodeStatsCallback(envs.num_envs)
 
     @abstractmethod
     def make_agent(self, envs: SB3VecEnv) -> BaseAlgorithm:

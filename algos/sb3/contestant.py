@@ -48,7 +48,7 @@ class TopTokensContestant:
         self._action_logprobs, self._show_choices = action_logprobs, show_choices
 
     @torch.no_grad()
-    def answer(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
+    def generate(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
         """One completion for each prompt that ``envs`` now shows, sampled with one uniform number a token."""
         model, prompts, limit = self._model, envs.prompt_batch, envs.max_new_tokens
         rows, device = len(prompts), model.device

@@ -2,7 +2,7 @@
 
 A trainer's ``train()`` runs from its first batch to its last and cannot stop at a budget, be judged on the way, or go on
 from a checkpoint without pickle. So its loop over batches is not used. One step is TRL's own ``training_step``, once for each
-part of a batch, then gradient clipping and the trainer's own optimiser, as in that loop; the learning rate follows the
+part of a batch, then gradient clipping and the trainer's own optimizer, as in that loop; the learning rate follows the
 budget, as it does for every contestant. That makes the state small and known, and a killed run goes on bit for bit.
 """
 
@@ -47,7 +47,7 @@ class TRLAlgorithm(Algorithm):
             raise ConfigError(
                 type(self).__name__,
                 [
-                    f"TRL's optimiser would step on {', '.join(sorted(low))} weights directly, and small updates would be lost; "
+                    f"TRL's optimizer would step on {', '.join(sorted(low))} weights directly, and small updates would be lost; "
                     "give the task dtype: float32"
                 ],
             )
@@ -111,7 +111,7 @@ class TRLAlgorithm(Algorithm):
 
     def _reference(self) -> Any:
         """The reference's own weights in a module that TRL may patch."""
-        return self.policy.reference.twin(lambda name: False).module
+        return self.policy.reference.clone_sharing(lambda name: False).module
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -121,7 +121,7 @@ class TRLAlgorithm(Algorithm):
             yield
 
     def step(self, inputs: Any) -> dict[str, float]:
-        """One optimiser step on a batch, part by part; returns ``loss`` and ``grad_norm``.
+        """One optimizer step on a batch, part by part; returns ``loss`` and ``grad_norm``.
 
         Raises:
             FloatingPointError: the gradient is not finite; the weights are as they were.

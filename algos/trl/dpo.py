@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer on pairs that the environment has made: the reference's completions, labelled by the proxy.
+"""TRL's DPOTrainer on pairs that the environment has made: the reference's completions, labeled by the proxy.
 
 Each update plays a batch of the reference's completions, two for each prompt, adds the pairs to those at hand, and takes
 some steps on pairs drawn from all of them. So the budget decides how many pairs there are, as for the other offline
@@ -46,14 +46,14 @@ class TRLDPOConfig(AlgorithmConfig):
     are left out."""
     pairs_per_step: PositiveInt = 64
     """Pairs in one step, drawn from all there are."""
-    updates_per_batch: PositiveInt = 4
+    gradient_steps: PositiveInt = 4
     """Steps an update."""
     pair_capacity: PositiveInt = 32_768
     """Pairs to remember; the oldest make room."""
 
 
 class TRLDPO(TRLAlgorithm):
-    """TRL's DPOTrainer: direct preference optimisation."""
+    """TRL's DPOTrainer: direct preference optimization."""
 
     data_source: ClassVar[DataSource] = DataSource.PREFERENCES
     Config: ClassVar[type[AlgorithmConfig]] = TRLDPOConfig
@@ -80,16 +80,16 @@ class TRLDPO(TRLAlgorithm):
             return metrics
         steps = []
         with self._undisturbed():
-            for _ in range(self.config.updates_per_batch):
+            for _ in range(self.config.gradient_steps):
                 steps.append({**self.step(self.draw()), **chosen(self.take_metrics(), FIGURES)})
         return {**metrics, **mean_metrics(steps)}
 
     def collect(self) -> dict[str, float]:
-        """Two completions of each prompt by the reference, labelled and kept."""
+        """Two completions of each prompt by the reference, labeled and kept."""
         self.envs.reset(options={"group_size": 2})
         completions = self.policy.reference.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         scores_B = self.envs.play(completions).rewards_B
-        rows_P2 = labelled(scores_B, self.config.labels, self.rng)
+        rows_P2 = labeled(scores_B, self.config.labels, self.rng)
         if len(rows_P2):
             logprobs_BT = completions.logprobs_BT
             assert logprobs_BT is not None
@@ -141,8 +141,8 @@ class TRLDPO(TRLAlgorithm):
         )
 
 
-def labelled(scores_B: Tensor, labels: Literal["bradley_terry", "deterministic"], generator: torch.Generator) -> Tensor:
-    """Row numbers of pairs of neighbours, the preferred one first, shape (pairs, 2).
+def labeled(scores_B: Tensor, labels: Literal["bradley_terry", "deterministic"], generator: torch.Generator) -> Tensor:
+    """Row numbers of pairs of neighbors, the preferred one first, shape (pairs, 2).
 
     Args:
         scores_B: rewards; rows 2 i and 2 i + 1 answer the same prompt.

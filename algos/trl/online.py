@@ -20,7 +20,7 @@ from bakeoff.algos.core.algorithm import AlgorithmConfig, DataSource
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
-from bakeoff.envs.text_generation.played import Played
+from bakeoff.envs.text_generation.played import ScoredCompletions
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -47,7 +47,7 @@ class TRLOnline(TRLAlgorithm):
     ) -> None:
         assert isinstance(config, TRLOnlineConfig)
         check_groups(type(self).__name__, config.batch_size, "group_size", config.group_size)
-        self.played: Played | None = None
+        self.played: ScoredCompletions | None = None
         super().__init__(config, policy, envs, rng)
 
     def update(self) -> Mapping[str, float]:
@@ -116,7 +116,7 @@ class TRLGRPOConfig(TRLOnlineConfig):
 
 
 class TRLGRPO(TRLOnline):
-    """TRL's GRPOTrainer: group relative policy optimisation."""
+    """TRL's GRPOTrainer: group relative policy optimization."""
 
     Config: ClassVar[type[AlgorithmConfig]] = TRLGRPOConfig
     config: TRLGRPOConfig
@@ -137,7 +137,7 @@ class TRLGRPO(TRLOnline):
 class TRLRLOOConfig(TRLOnlineConfig):
     """Settings of TRL's RLOOTrainer."""
 
-    normalise_advantages: bool = False
+    normalize_advantages: bool = False
     """Bring the batch's advantages to mean 0 and standard deviation 1."""
 
 
@@ -149,7 +149,7 @@ class TRLRLOO(TRLOnline):
     trainer_name, config_name = "RLOOTrainer", "RLOOConfig"
 
     def _own_arguments(self) -> dict[str, Any]:
-        return {"normalize_advantages": self.config.normalise_advantages}
+        return {"normalize_advantages": self.config.normalize_advantages}
 
     def _playing(self, trainer: type) -> Callable[..., Any]:
         def generate(this: Any, prompts: list[str]) -> tuple[Any, ...]:  # RLOOTrainer has no rollout_func

@@ -31,7 +31,7 @@ _GRACE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def partners(job: Mapping[str, Any], folder: Path) -> Iterator[None]:
+def worker_ranks(job: Mapping[str, Any], folder: Path) -> Iterator[None]:
     """Be the first of the processes that a job asks for inside; the others have ended afterwards.
 
     A partner that dies takes this process with it, in case it waits for the dead one.
@@ -121,7 +121,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 # ---------------------------------------------------------------- a partner's side
 
 
-class OnlookerStore(CellStore):
+class ReadOnlyCellStore(CellStore):
     """A cell's folder as a partner has it: only read, to take up the checkpoint that the first process took."""
 
     def __init__(self, folder: Path) -> None:
@@ -132,7 +132,7 @@ class OnlookerStore(CellStore):
 
     def resume(self) -> Any | None:
         """The state that the first process resumes from."""
-        name = distributed.from_first(None)
+        name = distributed.broadcast(None)
         return None if name is None else checkpoint.load_state(self.folder / "checkpoint" / name)["state"]
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ class OnlookerStore(CellStore):
     def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Nothing."""
 
-    def append_chains(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append_records(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Nothing."""
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
@@ -159,10 +159,10 @@ class OnlookerStore(CellStore):
 
 def main() -> None:
     """Play one cell in step with the first process, which says which on the standard input and keeps it open."""
-    from bakeoff.benchmarks.cells.cell_runner import Stopped, Workshop, run_cell
+    from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
     from bakeoff.benchmarks.cells.worker import silence_input
     from bakeoff.benchmarks.spec.cell import Cell
-    from bakeoff.plugins import PluginFile, take_in
+    from bakeoff.plugins import PluginFile, load_plugin
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
@@ -178,13 +178,13 @@ def main() -> None:
     torch.set_num_threads(order["threads"])
     job = order["job"]
     for plugin in job.get("plugins", ()):
-        take_in(PluginFile(**plugin))
+        load_plugin(PluginFile(**plugin))
     cell = Cell.from_json(job["cell"])
     with (
         distributed.together(order["rank"], order["size"], _ADDRESS, order["port"], gpu=order["gpu"]),
         contextlib.suppress(Stopped),
     ):
-        run_cell(cell, Path(order["folder"]), Workshop())
+        run_cell(cell, Path(order["folder"]), TaskCache())
 
 
 if __name__ == "__main__":

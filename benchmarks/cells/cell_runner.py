@@ -12,7 +12,7 @@ from typing import Any
 from bakeoff import distributed, randomness
 from bakeoff.algos.core import build as algorithms
 from bakeoff.algos.core.algorithm import Algorithm
-from bakeoff.benchmarks.cells.cell_processes import OnlookerStore
+from bakeoff.benchmarks.cells.cell_processes import ReadOnlyCellStore
 from bakeoff.benchmarks.evaluation import score_records
 from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
@@ -45,8 +45,8 @@ class Progress:
     """The last evaluation's."""
 
 
-class Workshop:
-    """Builds tasks and evaluators, and keeps the last of each: neighbouring cells share them."""
+class TaskCache:
+    """Builds tasks and evaluators, and keeps the last of each: neighboring cells share them."""
 
     def __init__(self) -> None:
         self._task: tuple[Any, Task] | None = None
@@ -78,7 +78,7 @@ class Workshop:
 def run_cell(
     cell: Cell,
     folder: Path,
-    workshop: Workshop,
+    cache: TaskCache,
     *,
     checkpoint_every: float = 60.0,
     report: Callable[[Progress], None] = lambda progress: None,
@@ -91,7 +91,7 @@ def run_cell(
     Args:
         cell: what to run.
         folder: its folder.
-        workshop: builds the task, or has it already.
+        cache: builds the task, or has it already.
         checkpoint_every: wall-clock seconds between checkpoints; 0 for one after every update.
         report: is told of progress, after every update.
         should_stop: asked after every update; True writes a checkpoint and raises :class:`Stopped`. An algorithm that
@@ -103,13 +103,13 @@ def run_cell(
         Stopped: as asked.
         Exception: whatever the task, the reward or the algorithm raises.
     """
-    open_store = CellStore if distributed.is_first() else OnlookerStore
-    with closing(open_store(folder)) as store, closing(_Run(cell, store, workshop, report, trackers)) as run:
+    open_store = CellStore if distributed.is_first() else ReadOnlyCellStore
+    with closing(open_store(folder)) as store, closing(_Run(cell, store, cache, report, trackers)) as run:
         run.begin()
         last, cost = time.perf_counter(), 0.0
-        while not distributed.from_first(run.over):
+        while not distributed.broadcast(run.over):
             run.update()
-            stopping = distributed.from_first(should_stop())
+            stopping = distributed.broadcast(should_stop())
             if stopping or time.perf_counter() - last >= max(checkpoint_every, cost if checkpoint_every else 0.0):
                 start = time.perf_counter()
                 if run.checkpoint():
@@ -143,14 +143,14 @@ class _Run:
         self,
         cell: Cell,
         store: CellStore,
-        workshop: Workshop,
+        cache: TaskCache,
         report: Callable[[Progress], None],
         trackers: Sequence[str],
     ) -> None:
         self.cell, self.store, self._report = cell, store, report
         self._tracking = Tracking(trackers, store.folder, cell)
         self._started, self._seconds_before = time.perf_counter(), 0.0
-        self.evaluator = workshop.evaluator(cell)
+        self.evaluator = cache.evaluator(cell)
         self.budget = Budget.of(cell.budget)
         seed, task = cell.training_seed(), self.evaluator.task
         randomness.seed_global_randomness(seed)
@@ -191,7 +191,7 @@ class _Run:
         before = {**self.meter.snapshot(), "seconds": None}
         with self.audit.watching(), self.meter.clock():
             metrics = _checked(self.algorithm.update(), self.cell.title)
-        self.meter.seconds = distributed.from_first(self.meter.seconds)
+        self.meter.seconds = distributed.broadcast(self.meter.seconds)
         distributed.check_together(self.algorithm.policy.parameters())
         self.step += 1
         self._record("train", metrics)
@@ -199,7 +199,7 @@ class _Run:
         records = self.algorithm.records()
         with self.audit.excused():
             written = score_records.with_scores(records, self.evaluator.task)
-        self.store.append_chains([{"step": self.step, **row} for row in written])
+        self.store.append_records([{"step": self.step, **row} for row in written])
         self._idle = self._idle + 1 if before == {**self.meter.snapshot(), "seconds": None} else 0
         if self._idle >= _IDLE_UPDATES:
             raise BakeoffError(

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bakeoff.benchmarks.cells.cell_processes import partners
-from bakeoff.benchmarks.cells.cell_runner import Progress, Stopped, Workshop, run_cell
+from bakeoff.benchmarks.cells.cell_processes import worker_ranks
+from bakeoff.benchmarks.cells.cell_runner import Progress, Stopped, TaskCache, run_cell
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage.cell_store import Status, now, row_sums
 from bakeoff.errors import BakeoffError, RunFolderError
-from bakeoff.plugins import PluginFile, take_in
+from bakeoff.plugins import PluginFile, load_plugin
 
 _TELL_EVERY = 0.25
 _ERROR_LENGTH = 2000
@@ -38,7 +38,7 @@ class Outcome:
 def perform(
     job: Mapping[str, Any],
     folder: Path,
-    workshop: Workshop,
+    cache: TaskCache,
     tell: Tell,
     should_stop: Callable[[], bool],
     kept: Callable[[], None] = lambda: None,
@@ -48,27 +48,27 @@ def perform(
     Args:
         job: ``check`` (build a task and describe it) or ``cell`` (run one).
         folder: the run folder to write to.
-        workshop: keeps what neighbouring jobs share.
+        cache: keeps what neighboring jobs share.
         tell: is told ``progress``.
         should_stop: asked after every update.
         kept: called when a checkpoint of the cell is on disk.
     """
     try:
         for plugin in job.get("plugins", ()):
-            take_in(PluginFile(**plugin))
+            load_plugin(PluginFile(**plugin))
         if job["job"] == "check":
-            return _check(job, workshop)
-        return _cell(job, folder, workshop, tell, should_stop, kept)
+            return _check(job, cache)
+        return _cell(job, folder, cache, tell, should_stop, kept)
     except BaseException as error:  # a plugin may even call sys.exit
-        workshop.clear()  # what failed may have left the task's model in any state, and holds memory
+        cache.clear()  # what failed may have left the task's model in any state, and holds memory
         return Outcome("failed", {"error": one_line(error)})
 
 
-def _check(job: Mapping[str, Any], workshop: Workshop) -> Outcome:
+def _check(job: Mapping[str, Any], cache: TaskCache) -> Outcome:
     """Build a task and tell what a report needs to know of it."""
     from bakeoff.benchmarks.storage import task_info
 
-    task = workshop.task(job["task"], job["settings"])
+    task = cache.task(job["task"], job["settings"])
     for texts in (task.prompts.train, task.prompts.evaluation):  # as every cell will
         task.language_model.check_prompt_length(
             task.language_model.encode(list(texts)), list(texts), task.max_new_tokens
@@ -79,7 +79,7 @@ def _check(job: Mapping[str, Any], workshop: Workshop) -> Outcome:
 def _cell(
     job: Mapping[str, Any],
     home: Path,
-    workshop: Workshop,
+    cache: TaskCache,
     tell: Tell,
     should_stop: Callable[[], bool],
     kept: Callable[[], None],
@@ -93,12 +93,12 @@ def _cell(
         _drop_leftovers(folder)
         return Outcome("done", {"seconds": before.seconds})
     attempts, began, started = before.attempts + 1, now(), time.perf_counter()
-    told = 0.0
+    last_reported = 0.0
 
     def report(progress: Progress) -> None:
-        nonlocal told
-        if time.perf_counter() - told >= _TELL_EVERY or progress.share >= 1:
-            told = time.perf_counter()
+        nonlocal last_reported
+        if time.perf_counter() - last_reported >= _TELL_EVERY or progress.share >= 1:
+            last_reported = time.perf_counter()
             metrics = {name: value for name, value in progress.metrics.items() if value - value == 0}
             tell("progress", share=progress.share, step=progress.step, metrics=metrics)
 
@@ -108,12 +108,12 @@ def _cell(
     try:
         Status("running", attempts=attempts, seconds=before.seconds, started=began).write(folder)
         if job.get("processes", 1) > 1:
-            workshop.clear()  # partners have nothing kept either, and all have to do the same
-        with _as_it_was(), _output_to(folder / "log.txt"), partners(job, folder):
+            cache.clear()  # partners have nothing kept either, and all have to do the same
+        with _as_it_was(), _output_to(folder / "log.txt"), worker_ranks(job, folder):
             seconds = run_cell(
                 cell,
                 folder,
-                workshop,
+                cache,
                 checkpoint_every=job["checkpoint_every"],
                 report=report,
                 should_stop=should_stop,

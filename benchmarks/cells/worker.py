@@ -25,10 +25,10 @@ class Worker:
         """Args:
         wire: where events go.
         """
-        from bakeoff.benchmarks.cells.cell_runner import Workshop
+        from bakeoff.benchmarks.cells.cell_runner import TaskCache
 
         self._wire = wire
-        self._workshop = Workshop()
+        self._cache = TaskCache()
         self.stop = threading.Event()
 
     def tell(self, event: str, **details: Any) -> None:
@@ -43,7 +43,7 @@ class Worker:
         """Do one job and tell its end."""
         from bakeoff.benchmarks.cells.jobs import perform
 
-        outcome = perform(job, Path(job["folder"]), self._workshop, self.tell, self.stop.is_set)
+        outcome = perform(job, Path(job["folder"]), self._cache, self.tell, self.stop.is_set)
         self.tell(outcome.kind, **outcome.details)
 
 

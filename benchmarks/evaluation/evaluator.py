@@ -86,7 +86,7 @@ class Evaluator:
             reference = self._reference_completions()
             self._reset()
             asked = scored_so_far(self.task)
-            answers = contestant.answer(self._envs, torch.Generator().manual_seed(self._answer_seed))
+            answers = contestant.generate(self._envs, torch.Generator().manual_seed(self._answer_seed))
             asked = scored_so_far(self.task) - asked
             scored = self._score(answers)
             statistics = dict(contestant.statistics(answers))

@@ -93,8 +93,8 @@ class LocalExecutor:
                     self._hand_out(waiting, selector, listener)
                     for key, _ in selector.select(timeout=0.2):
                         self._hear(key.data, waiting, selector, listener)
-                    self._bury_the_dead(waiting, selector, listener)
-                    self._stop_the_late(waiting, selector, listener)
+                    self._reap_exited(waiting, selector, listener)
+                    self._enforce_timeouts(waiting, selector, listener)
         except KeyboardInterrupt:
             self._interrupt(listener)
             raise Interrupted("interrupted; the same command goes on from here") from None
@@ -145,14 +145,14 @@ class LocalExecutor:
         """A process is dead: its job failed, and another process takes its place when needed."""
         selector.unregister(process.output)
         self._processes.remove(process)
-        job, story = process.job, process.end()
+        job, exit_reason = process.job, process.end()
         if job is not None:
-            error = reason or f"its worker process died ({story})"
+            error = reason or f"its worker process died ({exit_reason})"
             self._ended("failed", job, {"error": error, "traceback": None, "died": True}, waiting, listener)
         elif not process.ready:
-            raise BakeoffError(f"a worker process cannot start ({story}): {process.last_words}")
+            raise BakeoffError(f"a worker process cannot start ({exit_reason}): {process.last_stderr_line}")
 
-    def _bury_the_dead(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
+    def _reap_exited(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
         """Notice deaths that close no pipe, since something that the worker has started holds it open."""
         for process in list(self._processes):
             if process.dead and not process.has_said_more():
@@ -166,7 +166,7 @@ class LocalExecutor:
         else:
             listener(Event(kind, job, details))
 
-    def _stop_the_late(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
+    def _enforce_timeouts(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
         for process in list(self._processes):
             job = process.job
             if job is not None and job.timeout is not None and time.monotonic() - process.since > job.timeout:
@@ -202,7 +202,7 @@ class _Process:
         self.affinity = ""
         self.since = 0.0
         self.ready = self.closed = False
-        self.last_words = ""
+        self.last_stderr_line = ""
         self._pending = b""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         options = json.dumps({"threads": threads})
@@ -279,7 +279,9 @@ class _Process:
         self.output.close()
         with self._stderr as file:
             file.seek(0)
-            self.last_words = (file.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            self.last_stderr_line = (file.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[
+                -1
+            ]
         if code == -signal.SIGKILL:
             return "killed by signal 9; out of memory?"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

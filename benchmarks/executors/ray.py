@@ -55,7 +55,7 @@ class RayExecutor:
         self._spec, self._owner = spec, not self._ray.is_initialized()
         if self._owner:
             self._connect(slots)
-        mailbox = self._ray.remote(num_cpus=0)(Mailbox)
+        mailbox = self._ray.remote(num_cpus=0)(EventQueue)
         here = _strategies(self._ray).NodeAffinitySchedulingStrategy(
             node_id=self._ray.get_runtime_context().get_node_id(), soft=False
         )
@@ -105,7 +105,7 @@ class RayExecutor:
 
     def run(self, jobs: Sequence[Job], listener: Listener) -> None:
         """Run all jobs; see :class:`~bakeoff.benchmarks.executors.local.Executor`."""
-        board = _Board(self._ray, self._mailbox, self._submit, listener, self._spec.ship)
+        board = _TaskTable(self._ray, self._mailbox, self._submit, listener, self._spec.ship)
         try:
             for job in jobs:
                 board.submit(job)
@@ -150,7 +150,7 @@ def _reach(address: str) -> None:
         raise UserError(f"no Ray cluster on {address}: {error}; check ray.address") from error
 
 
-class _Board:
+class _TaskTable:
     """The jobs that are under way, by number."""
 
     def __init__(
@@ -211,8 +211,8 @@ class _Board:
         try:
             kind, details, copy = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            story = " ".join(str(error).split())[:300]
-            reason = f"timed out after {job.timeout:g} s" if late else f"its worker died ({story})"
+            exit_reason = " ".join(str(error).split())[:300]
+            reason = f"timed out after {job.timeout:g} s" if late else f"its worker died ({exit_reason})"
             return "failed", {"error": reason, "traceback": None, "died": True}
         self._write(copy, job)
         return kind, details
@@ -233,7 +233,7 @@ class _Board:
     def interrupt(self) -> None:
         """Ask for checkpoints and wait for them."""
         self._ray.get(self._mailbox.stop.remote())
-        self._read_mail()  # what has started has to be known before what has not is cancelled
+        self._read_mail()  # what has started has to be known before what has not is canceled
         for number, (reference, _) in list(self.running.items()):
             if number not in self._since:
                 self._ray.cancel(reference)
@@ -251,7 +251,7 @@ class _Board:
                 self._ray.cancel(reference, force=True)
 
 
-class Mailbox:
+class EventQueue:
     """An actor beside the driver: workers put events and copies of their cells in, the driver takes them out."""
 
     def __init__(self) -> None:
@@ -303,7 +303,7 @@ def work(
 
     ray = optional("ray", "ray", "--executor ray")
     torch.set_num_threads(threads)
-    mail = _Mail(ray, mailbox, number)
+    mail = WorkerChannel(ray, mailbox, number)
     mail.tell("started")
     folder = Path(message["folder"])
     if not ship and (atomic_files.read_json(folder / "manifest.json") or {}).get("created") != manifest.get("created"):
@@ -323,11 +323,11 @@ def work(
             if ship:
                 ray.get(mailbox.keep.remote(number, pack(folder)))
 
-        outcome = perform(message, folder, _workshop(), mail.tell, mail.stop.is_set, kept)
+        outcome = perform(message, folder, _cache(), mail.tell, mail.stop.is_set, kept)
         return outcome.kind, outcome.details, pack(folder) if ship else None
 
 
-class _Mail:
+class WorkerChannel:
     """A worker's way to the mailbox."""
 
     def __init__(self, ray: Any, mailbox: Any, number: int) -> None:
@@ -335,6 +335,7 @@ class _Mail:
         self.stop = threading.Event()
 
     def tell(self, event: str, **details: Any) -> None:
+        """Send an event to the driver."""
         self._mailbox.put.remote(self._number, event, details)
 
     @contextlib.contextmanager
@@ -359,16 +360,16 @@ class _Mail:
             over.set()
 
 
-_kept_workshop: list[Any] = []
+_kept_cache: list[Any] = []
 
 
-def _workshop() -> Any:
+def _cache() -> Any:
     """This process's own: Ray lets a worker do one task after the other."""
-    from bakeoff.benchmarks.cells.cell_runner import Workshop
+    from bakeoff.benchmarks.cells.cell_runner import TaskCache
 
-    if not _kept_workshop:
-        _kept_workshop.append(Workshop())
-    return _kept_workshop[0]
+    if not _kept_cache:
+        _kept_cache.append(TaskCache())
+    return _kept_cache[0]
 
 
 def pack(folder: Path, inside: Sequence[str] = ("cells", "trackers")) -> bytes:

@@ -227,7 +227,7 @@ def canonical(data: SuiteData) -> dict[str, Any] | None:
     values = dict(data.values)
     for section in ("tasks", "algorithms"):
         if section in values:
-            values[section] = _labelled(data, section, values[section])
+            values[section] = _labeled(data, section, values[section])
     seeds = whole(values.get("seeds"))
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if 0 < seeds <= _MAX_SEEDS:
@@ -250,7 +250,7 @@ def canonical(data: SuiteData) -> dict[str, Any] | None:
     return values
 
 
-def _labelled(data: SuiteData, section: str, value: Any) -> Any:
+def _labeled(data: SuiteData, section: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {label: {} if settings is None else settings for label, settings in value.items()}
     if not isinstance(value, list):

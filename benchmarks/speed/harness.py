@@ -18,7 +18,7 @@ import torch
 import bakeoff
 from bakeoff.algos.core import build as algorithms
 from bakeoff.algos.core.algorithm import Algorithm
-from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.cells.cell_runner import TaskCache
 from bakeoff.benchmarks.cells.jobs import perform
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.benchmarks.run import run_suite
@@ -34,7 +34,7 @@ def share(updates: int, algorithm: str) -> dict[str, float]:
     cell = Cell("reviews", "reviews", {}, algorithm, algorithm, {}, 0, {"reward_queries": queries}, evaluate)
     spent = watched(algorithm)
     with tempfile.TemporaryDirectory() as folder:
-        wall = played([cell], Path(folder), Workshop())
+        wall = played([cell], Path(folder), TaskCache())
     harness = wall - sum(spent.values())
     return {"wall": wall, **spent, "harness": harness, "share_percent": 100 * harness / wall}
 
@@ -59,19 +59,19 @@ def watched(algorithm: str) -> dict[str, float]:
         (kind, "update", "update"),
         (kind, "save", "save"),
         (Evaluator, "evaluate", "evaluate"),
-        (Workshop, "evaluator", "build"),
+        (TaskCache, "evaluator", "build"),
         (algorithms, "build", "build"),
     ):
         setattr(owner, attribute, timed(name, getattr(owner, attribute)))
     return spent
 
 
-def played(cells: Sequence[Cell], folder: Path, workshop: Workshop) -> float:
+def played(cells: Sequence[Cell], folder: Path, cache: TaskCache) -> float:
     """Wall-clock seconds of cells, one after the other in this process."""
     start = time.perf_counter()
     for cell in cells:
         job = {"job": "cell", "cell": cell.to_json(), "checkpoint_every": 60.0, "trackers": []}
-        outcome = perform(job, folder, workshop, lambda *a, **k: None, lambda: False)
+        outcome = perform(job, folder, cache, lambda *a, **k: None, lambda: False)
         assert outcome.kind == "done", outcome
     return time.perf_counter() - start
 
@@ -114,10 +114,10 @@ def many(cells: int, workers: int) -> dict[str, float]:
         assert len(outcome.done) == cells, outcome
         torch.set_num_threads(1)
         first, *some = suite.cells()[: max(2, cells // 20)]
-        workshop = Workshop()
-        played([first], home / "again", workshop)  # loads the model
+        cache = TaskCache()
+        played([first], home / "again", cache)  # loads the model
         spent = watched("reference")
-        alone = played(some, home / "again", workshop)
+        alone = played(some, home / "again", cache)
         own = cells * sum(spent.values()) / len(some) / workers
     early = next((row for row in memory if row[0] >= cells / 10), memory[0])
     late = [row for row in memory if row[0] <= cells][-1]

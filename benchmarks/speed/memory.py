@@ -38,7 +38,7 @@ MODES: dict[str, dict[str, Any]] = {
     "top_layers 2": {"trainable": "top_layers", "top_layers": 2},
     "top_layers 4": {"trainable": "top_layers", "top_layers": 4},
     "q_learning, top_layers 4": {
-        "algorithm": "q_learning", "trainable": "top_layers", "top_layers": 4, "updates_per_batch": 2, "replay_batch": 64,
+        "algorithm": "q_learning", "trainable": "top_layers", "top_layers": 4, "gradient_steps": 2, "train_batch_size": 64,
         "replay_group": 8, "micro_batch_size": 16,
     },
 }  # fmt: skip

@@ -45,7 +45,7 @@ def prompts(name: str, count: int) -> list[str]:
     """Openings of eight tokens or so."""
     if name != "smollm2":
         return [" ".join(f"w{2 + (8 * i + j) % 500}" for j in range(8)) for i in range(count)]
-    places = ("the old harbour", "a small kitchen", "the last train", "my sister's garden")
+    places = ("the old harbor", "a small kitchen", "the last train", "my sister's garden")
     openings = ("The best thing about", "I never understood", "Last night I saw", "Nobody talks about")
     texts = [f"{opening} {place} {word}" for word in ("is", "was", "and") for opening in openings for place in places]
     return [texts[i % len(texts)] for i in range(count)]

@@ -3,7 +3,7 @@
     python benchmarks/speed/scoring.py vader|model [--rounds 3] [--threads 1]
 
 `package` is VADER's own code, one text at a time. `forwards` is the reward model's plain transformers module on batches that
-were tokenised, sorted by length and padded before the clock started; `scores` starts from texts; `as they come` is `forwards`
+were tokenized, sorted by length and padded before the clock started; `scores` starts from texts; `as they come` is `forwards`
 in batches of the same sizes, unsorted.
 """
 

@@ -1,4 +1,4 @@
-"""DPO here and in TRL, step by step in turn in one run: same model, pairs, batch and optimiser.
+"""DPO here and in TRL, step by step in turn in one run: same model, pairs, batch and optimizer.
 
     python benchmarks/speed/vs_trl_dpo.py --model tiny|smollm2 [--batch 16] [--steps 4] [--precomputed]
 
@@ -54,7 +54,7 @@ def ours(model: LanguageModel, rows: Sequence[Mapping[str, str]], options: argpa
     prompts = PromptSet(("w2 w3",), ("w9 w9",))
     task = Task("speed", model, prompts, nothing, TOKENS, BETA)
     settings = {
-        "data": list(rows), "pair_batch": options.batch, "updates_per_batch": 1, "epochs": 10**6, "beta": BETA,
+        "data": list(rows), "train_batch_size": options.batch, "gradient_steps": 1, "epochs": 10**6, "beta": BETA,
         "learning_rate": RATE, "learning_rate_schedule": "constant", "warmup_steps": 0,
     }  # fmt: skip
     algorithm = build(DPO, settings, task, Budget(generated_tokens=10**9), 0)

@@ -24,7 +24,7 @@ from bakeoff.errors import RunFolderError
 SCHEMA = 1
 """Version of the run folder; readers refuse a higher one."""
 ROW_FILES = ("metrics.jsonl", "samples.jsonl")
-CHAINS = "chains.jsonl"
+RECORDS = "records.jsonl"
 """Rows of what an algorithm wrote on its way; a file that is there only where one has any."""
 _KEPT = 2
 _LOCK_SECONDS = 60.0
@@ -78,7 +78,7 @@ def now() -> str:
 
 def row_sums(folder: Path) -> dict[str, str]:
     """SHA-256 of the row files of a cell, by name."""
-    return {name: atomic_files.checksum(folder / name) for name in (*ROW_FILES, CHAINS) if (folder / name).is_file()}
+    return {name: atomic_files.checksum(folder / name) for name in (*ROW_FILES, RECORDS) if (folder / name).is_file()}
 
 
 _open: weakref.WeakSet[CellStore] = weakref.WeakSet()
@@ -114,8 +114,8 @@ class CellStore:
             self.close()
             raise RunFolderError(f"{folder}: another process is writing this cell; wait for it or end it") from None
         _open.add(self)
-        if (folder / CHAINS).exists():  # the last writer may have made it while this one waited
-            self._files[CHAINS] = (folder / CHAINS).open("ab")
+        if (folder / RECORDS).exists():  # the last writer may have made it while this one waited
+            self._files[RECORDS] = (folder / RECORDS).open("ab")
 
     @property
     def files(self) -> Sequence[BinaryIO]:
@@ -143,12 +143,12 @@ class CellStore:
         """Append rows to ``samples.jsonl``."""
         self._append("samples.jsonl", rows)
 
-    def append_chains(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows to ``chains.jsonl``, which is made when the first one comes."""
+    def append_records(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows to ``records.jsonl``, which is made when the first one comes."""
         if rows:
-            if CHAINS not in self._files:
-                self._files[CHAINS] = (self.folder / CHAINS).open("ab")
-            self._append(CHAINS, rows)
+            if RECORDS not in self._files:
+                self._files[RECORDS] = (self.folder / RECORDS).open("ab")
+            self._append(RECORDS, rows)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         # ASCII escapes keep every character of a model's text, lone surrogates included, and a line one line.
@@ -212,9 +212,9 @@ class CellStore:
                 for newer in seen[:-1]:
                     shutil.rmtree(newer, ignore_errors=True)
                 self._truncate(lengths)
-                distributed.from_first(candidate.name)  # partners take up the same one
+                distributed.broadcast(candidate.name)  # partners take up the same one
                 return saved["state"]
-        distributed.from_first(None)
+        distributed.broadcast(None)
         self.drop_checkpoints()
         self._truncate({})
         return None

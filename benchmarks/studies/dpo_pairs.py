@@ -11,7 +11,7 @@ Each setting changes one thing about the one before it:
 - `covered`: as `soft`, but every other completion comes from the optimum instead of the reference: what coverage costs.
 
 A run has 500, 2,000, 8,000 or 32,000 pairs to draw its batches of 64 from, or fresh ones at every step. All have the same optimum:
-that of the task (beta = kl_coef / tau), whose normalised score is 1.
+that of the task (beta = kl_coef / tau), whose normalized score is 1.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def figure(rows: Sequence[dict[str, Any]], out: Path) -> None:
 
     from bakeoff.reports.figures.style import styled
 
-    colours = dict(zip(SETTINGS, ("#0072b2", "#56b4e9", "#d55e00", "#009e73"), strict=True))
+    colors = dict(zip(SETTINGS, ("#0072b2", "#56b4e9", "#d55e00", "#009e73"), strict=True))
     sizes = [size for size in SIZES if any(r["pairs"] == size for r in rows)]
     with styled():
         plot, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
@@ -137,13 +137,13 @@ def figure(rows: Sequence[dict[str, Any]], out: Path) -> None:
             means = []
             for place, size in enumerate(sizes):
                 last = [r["scores"][-1] for r in rows if r["setting"] == name and r["pairs"] == size]
-                axes.plot([place] * len(last), last, "o", color=colours[name], markersize=3, alpha=0.6)
+                axes.plot([place] * len(last), last, "o", color=colors[name], markersize=3, alpha=0.6)
                 means.append(statistics.mean(last) if last else float("nan"))
-            axes.plot(range(len(sizes)), means, color=colours[name], label=SETTINGS[name].text)
+            axes.plot(range(len(sizes)), means, color=colors[name], label=SETTINGS[name].text)
         axes.axhline(1.0, color="#8a8a90", linewidth=0.8, linestyle=":")
         axes.set_xticks(range(len(sizes)), ["fresh" if size is None else f"{size:,}" for size in sizes])
         axes.set_xlabel("pairs to draw from")
-        axes.set_ylabel("normalised score at the end (1: the optimum)")
+        axes.set_ylabel("normalized score at the end (1: the optimum)")
         axes.legend(frameon=False, fontsize=8)
         plot.savefig(out, metadata={"Date": None})
         plt.close(plot)

@@ -7,5 +7,5 @@ _HERE = Path(__file__).resolve().parent
 quick = _HERE / "quick.yaml"
 exact = _HERE / "exact.yaml"
 frontier = _HERE / "frontier.yaml"
-overoptimisation = _HERE / "overoptimisation.yaml"
+overoptimization = _HERE / "overoptimization.yaml"
 smollm = _HERE / "smollm.yaml"

@@ -264,7 +264,7 @@ def _usable(suite: Suite, label: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _score(cells: Sequence[Path]) -> float | None:
-    """The mean over cells of what each has gained: the normalised score where it is known, else the objective's rise."""
+    """The mean over cells of what each has gained: the normalized score where it is known, else the objective's rise."""
     gains: list[float] = []
     for folder in cells:
         if Status.read(folder).status != "done":

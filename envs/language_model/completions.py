@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """A batch of tokenised prompts, padded on the left."""
+    """A batch of tokenized prompts, padded on the left."""
 
     tokens_BP: Tensor
     """Token ids (int64)."""

@@ -43,7 +43,7 @@ class LinearHead:
         torch.mm(hidden_ND, self.weight_VD.t(), out=out_NV)
         return out_NV.index_fill_(1, self.forbidden, self.lowest) if len(self.forbidden) else out_NV
 
-    def of_the_chosen(self, hidden_ND: Tensor, tokens_N: Tensor, rows: int, *, entropy: bool) -> Tensor:
+    def token_logprobs(self, hidden_ND: Tensor, tokens_N: Tensor, rows: int, *, entropy: bool) -> Tensor:
         """Log-probability of each row's chosen token, and entropy (not differentiable; 0 where not asked for), shape (N, 2).
 
         Args:
@@ -73,10 +73,10 @@ class _OfTheChosen(torch.autograd.Function):
             p = p[: len(x)]
             chosen = tokens_N[part, None]
             torch.softmax(head.into(hidden_ND[part], x), 1, out=p)
-            normaliser = x.amax(1, keepdim=True) - p.amax(1, keepdim=True).log()
-            result_N2[part, :1] = x.gather(1, chosen) - normaliser
+            normalizer = x.amax(1, keepdim=True) - p.amax(1, keepdim=True).log()
+            result_N2[part, :1] = x.gather(1, chosen) - normalizer
             if entropy:
-                result_N2[part, 1:] = normaliser - x.mul_(p).sum(1, keepdim=True)
+                result_N2[part, 1:] = normalizer - x.mul_(p).sum(1, keepdim=True)
             if slopes_ND is not None:
                 # d log p(c) / d h = W_c - sum_v p_v W_v
                 torch.sub(weight_VD[chosen[:, 0]], p @ weight_VD, out=slopes_ND[part])

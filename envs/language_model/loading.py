@@ -43,7 +43,7 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
             tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
             model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[dtype], **arguments)
             if "gguf_file" in arguments:
-                model = without_quantisation_mark(model)
+                model = without_quantization_mark(model)
             model = model.to(device)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, safetensors' own, ...
         raise ModelError(
@@ -90,10 +90,10 @@ def quietly(*, errors_only: bool = False) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def without_quantisation_mark(model: Any) -> Any:
-    """The same float weights in a model that knows nothing of quantisation, and so can be saved.
+def without_quantization_mark(model: Any) -> Any:
+    """The same float weights in a model that knows nothing of quantization, and so can be saved.
 
-    transformers dequantises a GGUF file on loading but still marks the model as quantised, and then refuses to save it.
+    transformers dequantizes a GGUF file on loading but still marks the model as quantized, and then refuses to save it.
     """
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):

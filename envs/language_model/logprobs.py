@@ -99,17 +99,17 @@ class _OfTheChosen(torch.autograd.Function):
     """Logits to two columns: log-probability of each row's chosen token, and entropy (0 where it is not asked for).
 
     Written out by hand since a pass over N x V numbers is what an update of a small model consists of: one softmax serves the
-    normaliser, the entropy and the gradient.
+    normalizer, the entropy and the gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, tokens_N: Tensor, entropy: bool, entropy_gradient: bool) -> Tensor:
         p_NV = logits_NV.softmax(1)
-        normaliser_N1 = logits_NV.amax(1, keepdim=True) - p_NV.amax(1, keepdim=True).log()
-        mean_N1 = (p_NV * logits_NV).sum(1, keepdim=True) if entropy else normaliser_N1
+        normalizer_N1 = logits_NV.amax(1, keepdim=True) - p_NV.amax(1, keepdim=True).log()
+        mean_N1 = (p_NV * logits_NV).sum(1, keepdim=True) if entropy else normalizer_N1
         ctx.entropy_gradient = entropy_gradient
         ctx.save_for_backward(tokens_N, p_NV, *((logits_NV, mean_N1) if entropy_gradient else ()))
-        return torch.cat([logits_NV.gather(1, tokens_N[:, None]) - normaliser_N1, normaliser_N1 - mean_N1], 1)
+        return torch.cat([logits_NV.gather(1, tokens_N[:, None]) - normalizer_N1, normalizer_N1 - mean_N1], 1)
 
     @staticmethod
     def backward(ctx: Any, *received: Tensor) -> tuple[Tensor | None, ...]:
@@ -169,7 +169,7 @@ def _of_the_chosen(
     entropy_gradient: bool,
 ) -> Tensor:
     if isinstance(head, LinearHead) and not entropy_gradient:
-        return head.of_the_chosen(hidden_ND, tokens_N, rows_in_a_chunk(hidden_ND, vocabulary), entropy=entropy)
+        return head.token_logprobs(hidden_ND, tokens_N, rows_in_a_chunk(hidden_ND, vocabulary), entropy=entropy)
 
     def one(hidden: Tensor, tokens: Tensor) -> Tensor:
         pair: Tensor = _OfTheChosen.apply(head(hidden), tokens, entropy, entropy_gradient)  # type: ignore[no-untyped-call]

@@ -109,7 +109,7 @@ class LanguageModel(Text):
         A prompt that several rows have is read once where that pays, rows of like length go together, and columns that are padding
         in all of these are cut. What stands where a row has no token means nothing.
         """
-        if not torch.is_grad_enabled() and distributed.shares(len(completions)):
+        if not torch.is_grad_enabled() and distributed.should_shard(len(completions)):
             return self._completion_hidden_of_all(completions)
         prompts, device = completions.prompts, self.device
         lengths_B = completions.lengths_B
@@ -137,7 +137,7 @@ class LanguageModel(Text):
             hidden = self.completion_hidden(completions.select(rows))
             return {"": nn.functional.pad(hidden, (0, 0, 0, longest - hidden.shape[1]))}
 
-        return distributed.by_rows(len(completions), some)[""]
+        return distributed.map_sharded(len(completions), some)[""]
 
     def _read_together(self, completions: Completions, rows: Tensor) -> Tensor:
         """Hidden states of some rows, prompt and completion read in one pass."""
@@ -197,9 +197,9 @@ class LanguageModel(Text):
 
     def token_logprobs(self, completions: Completions) -> Tensor:
         """Log-probability of each completion token, shape (B, T), 0 where the mask is False."""
-        if not torch.is_grad_enabled() and distributed.shares(len(completions)):
+        if not torch.is_grad_enabled() and distributed.should_shard(len(completions)):
             read = self.token_logprobs
-            return distributed.by_rows(len(completions), lambda rows: {"": read(completions.select(rows))})[""]
+            return distributed.map_sharded(len(completions), lambda rows: {"": read(completions.select(rows))})[""]
         hidden = self.completion_hidden(completions)
         mask = completions.mask_BT.to(self.device)
         logprobs_N = logprobs.chosen_logprobs(
@@ -299,7 +299,7 @@ class LanguageModel(Text):
         """
         uniforms_BT = torch.rand(len(prompts), max_new_tokens, generator=generator)
         run = partial(self._sample, temperature=temperature, top_k=top_k, top_p=top_p)
-        if not distributed.shares(len(prompts)):
+        if not distributed.should_shard(len(prompts)):
             return run(prompts, uniforms_BT)
 
         def some(rows: range) -> dict[str, Tensor]:
@@ -307,7 +307,7 @@ class LanguageModel(Text):
             values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
             return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-        return Completions(prompts.to(self.device), **distributed.by_rows(len(prompts), some))
+        return Completions(prompts.to(self.device), **distributed.map_sharded(len(prompts), some))
 
     def _sample(self, prompts: PromptBatch, uniforms_BT: Tensor, **settings: Any) -> Completions:
         run = partial(sample, self, prompts, uniforms_BT, **settings)
@@ -342,9 +342,9 @@ class LanguageModel(Text):
 
     def copy(self) -> LanguageModel:
         """A model of its own with equal weights; the tokenizer is shared."""
-        return self.twin(lambda name: True)
+        return self.clone_sharing(lambda name: True)
 
-    def twin(self, own: Callable[[str], bool]) -> LanguageModel:
+    def clone_sharing(self, own: Callable[[str], bool]) -> LanguageModel:
         """A second model that shares weights with this one: tensors whose name satisfies ``own`` are copied, the rest are the same.
 
         Adding to its module (adapters, say) leaves this one's module as it is.
@@ -364,7 +364,7 @@ class LanguageModel(Text):
         Raises:
             ModelError: too few blocks, or a family whose blocks cannot be run in two parts (compared with the whole model here).
         """
-        model = self.twin(lambda name: False)
+        model = self.clone_sharing(lambda name: False)
         model.split = model._cut(top_layers)
         return model
 

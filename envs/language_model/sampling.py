@@ -2,7 +2,7 @@
 
 Inverse-CDF sampling needs one random number a row where ``multinomial`` needs one a vocabulary entry. All of them are
 drawn before the first token, row by row, so what a row samples depends on its own uniforms alone: not on the batch it
-stands in, its padding, or when its neighbours end.
+stands in, its padding, or when its neighbors end.
 
 A pass over B x V numbers costs as much as a small model's forward pass, so a token costs two and no more: one softmax, and
 one sum over blocks of the vocabulary. The block that holds the row's uniform is found first, then the token inside it.

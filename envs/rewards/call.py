@@ -31,7 +31,7 @@ AnyReward = Callable[..., Any]
 """A reward as users write it: it may take fewer arguments than :class:`Reward` offers."""
 
 
-class Scores(list[float]):
+class RewardResult(list[float]):
     """What a reward returns that is made of parts: the values, and by name what each part gave."""
 
     def __init__(self, values: Iterable[float], parts: Mapping[str, Sequence[float] | npt.NDArray[np.float64]]) -> None:
@@ -67,10 +67,10 @@ def score(
     columns: Mapping[str, Sequence[Any]],
 ) -> npt.NDArray[np.float64]:
     """Score completions in one call, shape (B,); see :func:`scored`."""
-    return scored(reward, name, prompts, completions, columns).values
+    return call_reward(reward, name, prompts, completions, columns).values
 
 
-def scored(
+def call_reward(
     reward: AnyReward,
     name: str,
     prompts: Sequence[str],
@@ -95,7 +95,7 @@ def scored(
     offered = {"prompts": list(prompts), "completions": list(completions), **{k: list(v) for k, v in columns.items()}}
     arguments = _arguments(reward, name, offered)
     try:
-        returned = distributed.by_first(lambda: reward(**arguments))
+        returned = distributed.on_main(lambda: reward(**arguments))
     except BakeoffError:  # it says already what is wrong
         raise
     except (Exception, SystemExit) as error:
@@ -103,7 +103,7 @@ def scored(
         what = f"{type(error).__name__}: {_one_line(str(error))}"
         raise RewardError(f'reward "{name}" raised {what} on prompt {_short(prompts[0])}{others}') from error
     values = _checked(returned, name, prompts, completions)
-    if not isinstance(returned, Scores):
+    if not isinstance(returned, RewardResult):
         return Scored(values, {})
     parts = returned.parts.items()
     return Scored(values, {part: _checked(v, f"{name}: {part}", prompts, completions) for part, v in parts})

@@ -1,7 +1,7 @@
 """Rewards made of rewards: sums, limits, scales and a price on length.
 
-Each hands on what its parts gave, so that a report can show which of them was optimised
-(see :class:`bakeoff.envs.rewards.call.Scores`).
+Each hands on what its parts gave, so that a report can show which of them was optimized
+(see :class:`bakeoff.envs.rewards.call.RewardResult`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bakeoff.envs.rewards.call import Scored, Scores, scored
+from bakeoff.envs.rewards.call import RewardResult, Scored, call_reward
 from bakeoff.envs.rewards.resolve import AnyReward, Reward, make_reward
 from bakeoff.errors import ConfigError
 
@@ -32,7 +32,7 @@ class _Part:
     reward: AnyReward
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Any]) -> Scored:
-        return scored(self.reward, self.name, prompts, completions, columns)
+        return call_reward(self.reward, self.name, prompts, completions, columns)
 
     def parts_of(self, found: Scored) -> dict[str, FloatArray]:
         """Its own parts where it has some, else itself."""
@@ -50,7 +50,7 @@ class Weighted:
         """Such as ``weighted(vader, length)``."""
         return f"weighted({', '.join(part.name for part, _ in self.parts)})"
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> Scores:
+    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> RewardResult:
         """The sum for each completion; its parts are the rewards before their weights."""
         total = np.zeros(len(completions))
         parts: dict[str, FloatArray] = {}
@@ -59,7 +59,7 @@ class Weighted:
             total += weight * found.values
             for name, values in part.parts_of(found).items():
                 parts[_free_name(name, parts)] = values
-        return Scores(total, parts)
+        return RewardResult(total, parts)
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ class Changed:
         """Such as ``clip(vader)``."""
         return f"{self.kind}({self.part.name})"
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> Scores:
+    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> RewardResult:
         """The changed reward of each completion; its parts are those of the reward before."""
         found = self.part(prompts, completions, columns)
         values = np.clip((found.values + self.shift) * self.factor, self.low, self.high)
-        return Scores(values, self.part.parts_of(found))
+        return RewardResult(values, self.part.parts_of(found))
 
 
 @dataclass(frozen=True)
-class LengthPenalised:
+class LengthPenalized:
     """A reward less a price for each token or word beyond some that are free."""
 
     part: _Part
@@ -96,19 +96,19 @@ class LengthPenalised:
 
     @property
     def name(self) -> str:
-        """Such as ``penalise_length(vader)``."""
-        return f"penalise_length({self.part.name})"
+        """Such as ``penalize_length(vader)``."""
+        return f"penalize_length({self.part.name})"
 
     def __call__(
         self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
-    ) -> Scores:
+    ) -> RewardResult:
         """The reward less the price of each completion; the price is a part, negative."""
         found = self.part(prompts, completions, {"completion_ids": completion_ids, **columns})
         counted: Sequence[Sequence[Any]] = completion_ids if self.unit == "tokens" else [c.split() for c in completions]
         beyond = np.array([max(0, len(one) - self.free) for one in counted], dtype=np.float64)
         parts = self.part.parts_of(found)
         penalty = -self.price * beyond
-        return Scores(found.values + penalty, {**parts, _free_name("length_penalty", parts): penalty})
+        return RewardResult(found.values + penalty, {**parts, _free_name("length_penalty", parts): penalty})
 
 
 def weighted(rewards: Sequence[Mapping[str, Any] | tuple[RewardSpec, float]]) -> Reward:
@@ -163,14 +163,14 @@ def clip(reward: RewardSpec, low: float | None = None, high: float | None = None
     )
 
 
-def normalise(reward: RewardSpec, mean: float, std: float) -> Reward:
-    """(reward - mean) / std, with numbers that you give: ones that move with the policy would change what is optimised."""
+def normalize(reward: RewardSpec, mean: float, std: float) -> Reward:
+    """(reward - mean) / std, with numbers that you give: ones that move with the policy would change what is optimized."""
     if not _is_number(mean) or not _is_number(std) or not std > 0:
-        raise ConfigError('reward "normalise"', [f"mean is {mean!r} and std {std!r}, expected numbers, std above 0"])
-    return Changed("normalise", _part(reward), factor=1 / float(std), shift=-float(mean))
+        raise ConfigError('reward "normalize"', [f"mean is {mean!r} and std {std!r}, expected numbers, std above 0"])
+    return Changed("normalize", _part(reward), factor=1 / float(std), shift=-float(mean))
 
 
-def penalise_length(
+def penalize_length(
     reward: RewardSpec, price: float, free: int = 0, unit: Literal["tokens", "words"] = "tokens"
 ) -> AnyReward:
     """A reward less ``price`` for each token (or word) beyond the first ``free``."""
@@ -182,8 +182,8 @@ def penalise_length(
     if unit not in ("tokens", "words"):
         problems.append(f'unit is {unit!r}, expected "tokens" or "words"')
     if problems:
-        raise ConfigError('reward "penalise_length"', problems)
-    return LengthPenalised(_part(reward), float(price), free, unit)
+        raise ConfigError('reward "penalize_length"', problems)
+    return LengthPenalized(_part(reward), float(price), free, unit)
 
 
 def _part(spec: RewardSpec) -> _Part:

@@ -1,4 +1,4 @@
-"""A task: what is optimised, from which model, on which prompts."""
+"""A task: what is optimized, from which model, on which prompts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Task:
-    """The same question for every algorithm: maximise E[proxy] - kl_coef * KL(policy || reference)."""
+    """The same question for every algorithm: maximize E[proxy] - kl_coef * KL(policy || reference)."""
 
     name: str
     """The name it is registered under."""
@@ -42,7 +42,7 @@ class Task:
     prompts: PromptSet
     """Train and evaluation prompts, disjoint."""
     reward: Reward
-    """The reward that is optimised (the proxy)."""
+    """The reward that is optimized (the proxy)."""
     max_new_tokens: int
     """Length limit of a completion; reaching it truncates."""
     kl_coef: float

@@ -35,10 +35,10 @@ def custom(
     Args:
         model: a folder, a ``.gguf`` file, ``package:NAME`` for a Python package that carries one, or a hub id.
         prompts: a ``.txt`` file with one prompt a line, or ``.jsonl`` with a key ``prompt``; relative to where you run.
-        reward: what is optimised.
+        reward: what is optimized.
         evaluation_prompts: a second file; where there is none, a share of the first is held back.
         evaluation_fraction: that share.
-        gold: a reward that judges and is never optimised.
+        gold: a reward that judges and is never optimized.
         max_new_tokens: length limit of a completion.
         kl_coef: beta, in reward units a nat.
         chat: wrap each prompt in the model's chat template.

@@ -12,7 +12,7 @@ from gymnasium import Env, spaces
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.rewards.call import AnyReward
 from bakeoff.envs.tasks.prompts import Split
-from bakeoff.envs.text_generation.episode_config import Rules
+from bakeoff.envs.text_generation.episode_config import EpisodeConfig
 from bakeoff.envs.text_generation.episodes import Episodes, Observation
 from bakeoff.envs.text_generation.prompt_order import PromptOrder
 from bakeoff.envs.text_generation.rendering import METADATA, check_render_mode, shown
@@ -49,7 +49,7 @@ class TextGenerationEnv(Env[Observation, np.int64]):
         render_mode: str | None = None,
     ) -> None:
         """Make the environment; the arguments are those of the vector environment."""
-        self.rules = Rules(
+        self.rules = EpisodeConfig(
             language_model, prompts, reward, max_new_tokens=max_new_tokens, columns=columns, name=reward_name,
             token_mask=token_mask, max_prompt_tokens=max_prompt_tokens, meter=meter,
         )  # fmt: skip

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from bakeoff.envs.meter import Meter
-from bakeoff.envs.rewards.call import AnyReward, reward_name, scored
+from bakeoff.envs.rewards.call import AnyReward, call_reward, reward_name
 from bakeoff.errors import ActionError, PromptError, UserError
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ class Prompt:
     index: int
     """Its place among the environment's prompts, or :data:`OWN_PROMPT`."""
     text: str
-    """The text before tokenisation."""
+    """The text before tokenization."""
     ids: npt.NDArray[np.int64]
     """Its tokens, unpadded."""
 
 
-class Rules:
+class EpisodeConfig:
     """The part of an environment that no episode changes, besides the meter's totals."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Rules:
         meter: Meter | None = None,
         counts_queries: bool = True,
     ) -> None:
-        """Tokenise the prompts and check everything; the arguments are those of the environments.
+        """Tokenize the prompts and check everything; the arguments are those of the environments.
 
         Raises:
             PromptError: no prompts, or one that is too long for the model or for ``max_prompt_tokens``.
@@ -148,7 +148,7 @@ class Rules:
         }
         for name, values in self.columns.items():
             columns[name] = [None if p.index == OWN_PROMPT else values[p.index] for p in prompts]
-        found = scored(self.reward, self.reward_name, [p.text for p in prompts], texts, columns)
+        found = call_reward(self.reward, self.reward_name, [p.text for p in prompts], texts, columns)
         self.last_parts = found.parts
         if self.counts_queries:
             self.meter.add_queries(len(prompts))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from bakeoff.envs.language_model.completions import PromptBatch
-from bakeoff.envs.text_generation.episode_config import OWN_PROMPT, Prompt, Rules
+from bakeoff.envs.text_generation.episode_config import OWN_PROMPT, EpisodeConfig, Prompt
 from bakeoff.envs.text_generation.rendering import printable
 from bakeoff.errors import ActionError, EpisodeEndedError
 
@@ -25,7 +25,7 @@ Observation = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedEpisodes:
     """Episodes that have just ended."""
 
     rows: Rows
@@ -39,7 +39,7 @@ class Finished:
 class Episodes:
     """B episodes: their tokens, how far they are and which have ended."""
 
-    def __init__(self, num_rows: int, rules: Rules) -> None:
+    def __init__(self, num_rows: int, rules: EpisodeConfig) -> None:
         """Make room for ``num_rows`` episodes; none has begun."""
         self.rules, self.num_rows = rules, num_rows
         self.all_rows: Rows = np.arange(num_rows)
@@ -130,7 +130,7 @@ class Episodes:
         self.rules.meter.add_generated(int(lengths_B.sum()))
         return terminated
 
-    def finish(self, rows: Rows, *, scored: bool = True) -> Finished:
+    def finish(self, rows: Rows, *, scored: bool = True) -> FinishedEpisodes:
         """Score the episodes of some rows in one call of the reward; their rewards are NaN where that is not wanted."""
         prompts = [self._prompt(row) for row in rows]
         start = self.rules.prompt_length
@@ -140,7 +140,7 @@ class Episodes:
         else:
             rewards, texts = np.full(len(rows), np.nan), self.rules.texts(tokens_BT, mask_BT)
         infos = [{**_prompt_info(prompt), "completion": text} for prompt, text in zip(prompts, texts, strict=True)]
-        return Finished(rows, rewards, infos)
+        return FinishedEpisodes(rows, rewards, infos)
 
     def observation(self) -> Observation:
         """A copy of all rows: later steps do not change it."""

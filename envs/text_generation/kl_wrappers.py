@@ -5,7 +5,7 @@ completion's tokens of log policy - log reference. So each token's reward is cha
 
     - beta * (log policy(token) - log reference(token)),
 
-and an agent that maximises the plain return maximises the objective. The wrapper takes the policy's part from a
+and an agent that maximizes the plain return maximizes the objective. The wrapper takes the policy's part from a
 function that the agent's owner gives. Without one it adds + beta * log reference(token) alone; the rest of the
 objective is beta times the policy's entropy, so such an agent has to bring an entropy bonus of beta itself.
 ``ent_coef=beta`` in Stable-Baselines3 comes close: it sees the entropy in the states visited, not how actions change

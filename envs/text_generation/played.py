@@ -13,7 +13,7 @@ from bakeoff.envs.language_model.completions import Completions
 
 
 @dataclass(frozen=True)
-class Played:
+class ScoredCompletions:
     """What came of whole completions."""
 
     completions: Completions

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bakeoff.envs.text_generation.episode_config import Prompt, Rules
+from bakeoff.envs.text_generation.episode_config import EpisodeConfig, Prompt
 from bakeoff.envs.text_generation.episodes import Rows
 from bakeoff.errors import PromptError, UserError, did_you_mean
 
@@ -25,10 +25,10 @@ class ResetOptions:
     prompts: list[Prompt] | None
     """Their prompts (N), or None when they are to be drawn."""
     group_size: int
-    """Each drawn prompt goes to this many neighbouring sub-environments."""
+    """Each drawn prompt goes to this many neighboring sub-environments."""
 
     @classmethod
-    def parse(cls, options: Mapping[str, Any] | None, num_envs: int, rules: Rules) -> ResetOptions:
+    def parse(cls, options: Mapping[str, Any] | None, num_envs: int, rules: EpisodeConfig) -> ResetOptions:
         """Check and resolve ``options``.
 
         Raises:
@@ -71,7 +71,7 @@ def _group_size(value: Any, num_envs: int, num_rows: int) -> int:
     return int(value)
 
 
-def _prompts(options: Mapping[str, Any], num_envs: int, rules: Rules) -> list[Prompt] | None:
+def _prompts(options: Mapping[str, Any], num_envs: int, rules: EpisodeConfig) -> list[Prompt] | None:
     """One prompt for each sub-environment, whether it is reset or not; None when no prompt is given."""
     if options.get("prompt") is not None:
         texts = options["prompt"]

@@ -3,7 +3,7 @@
 An action is the rank of a token among the k that the reference finds likeliest in the current state; an observation is the
 reference's hidden state there. Both come from one forward pass over one token for all sub-environments together.
 
-What an agent has to maximise is E[reward] - beta KL(agent || reference), and agents of other libraries maximise reward
+What an agent has to maximize is E[reward] - beta KL(agent || reference), and agents of other libraries maximize reward
 alone. So each token's reward is changed by -beta (log agent(token) - log reference(token)), as
 :mod:`bakeoff.envs.text_generation.kl_wrappers` does, at no further cost: the reference's log-probabilities,
 over its whole vocabulary, are at hand. The agent's part comes from a
@@ -39,7 +39,7 @@ States = npt.NDArray[np.float32]
 AgentLogProbs = Callable[[States, npt.NDArray[np.int64]], npt.NDArray[np.floating[Any]]]
 """From B observations (B, D) and B actions to each action's log-probability under the agent, (B,)."""
 LARGEST = 1e6
-"""Bound of the observation space. What a head reads has passed a normalisation and stays far below."""
+"""Bound of the observation space. What a head reads has passed a normalization and stays far below."""
 
 
 @torch.no_grad()

@@ -20,9 +20,9 @@ from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.meter import Budget, Meter
 from bakeoff.envs.rewards.call import AnyReward
 from bakeoff.envs.tasks.prompts import Split
-from bakeoff.envs.text_generation.episode_config import Rules
-from bakeoff.envs.text_generation.episodes import Episodes, Finished, Observation, Rows
-from bakeoff.envs.text_generation.played import Played
+from bakeoff.envs.text_generation.episode_config import EpisodeConfig
+from bakeoff.envs.text_generation.episodes import Episodes, FinishedEpisodes, Observation, Rows
+from bakeoff.envs.text_generation.played import ScoredCompletions
 from bakeoff.envs.text_generation.prompt_order import PromptOrders
 from bakeoff.envs.text_generation.rendering import METADATA, check_render_mode, shown
 from bakeoff.envs.text_generation.reset_options import ResetOptions
@@ -86,7 +86,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
                 comes twice before all have come once, whatever sub-environment plays it.
             meter: counts tokens and reward queries; a new one by default.
             budget: what :attr:`progress` is measured against.
-            counts_queries: False where the reward is a judge of the algorithm's own and not the task's, see :meth:`judged_by`.
+            counts_queries: False where the reward is a judge of the algorithm's own and not the task's, see :meth:`with_reward`.
             autoreset_mode: what happens after an episode's end, as Gymnasium defines it.
             render_mode: ``"ansi"`` (text from :meth:`render`), ``"human"`` (printed at each step), or None.
             seed: seed of the first reset, where that is given none.
@@ -96,7 +96,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         """
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise UserError(f"num_envs is {num_envs!r}, expected a whole number from 1")
-        self.rules = Rules(
+        self.rules = EpisodeConfig(
             language_model, prompts, reward, max_new_tokens=max_new_tokens, columns=columns, name=reward_name,
             token_mask=token_mask, max_prompt_tokens=max_prompt_tokens, meter=meter, counts_queries=counts_queries,
         )  # fmt: skip
@@ -155,7 +155,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             seed: restarts the prompt orders: sub-environment i takes ``seed + i``, or its own of a list of B. Without
                 one the orders go on where they are.
             options: ``prompt`` (a text, or B of them), ``prompt_indices`` (a number, or B of them), ``group_size``
-                (each drawn prompt goes to that many neighbouring sub-environments), ``reset_mask`` (bool (B,): reset
+                (each drawn prompt goes to that many neighboring sub-environments), ``reset_mask`` (bool (B,): reset
                 these only).
 
         Returns:
@@ -222,7 +222,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             self.render()
         return self._episodes.observation(), rewards_B, terminated, truncated, infos
 
-    def _report(self, finished: Finished, infos: dict[str, Any]) -> dict[str, Any]:
+    def _report(self, finished: FinishedEpisodes, infos: dict[str, Any]) -> dict[str, Any]:
         if self.autoreset_mode is not AutoresetMode.SAME_STEP:
             return self._merge(infos, finished.infos, finished.rows)
         last = [
@@ -238,7 +238,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
     # ---------------------------------------------------------------- for algorithms
 
-    def play(self, completions: Completions, *, scored: bool = True) -> Played:
+    def play(self, completions: Completions, *, scored: bool = True) -> ScoredCompletions:
         """Play a whole completion in every sub-environment: the same as stepping them token by token, in one call.
 
         Args:
@@ -257,7 +257,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         terminated = self._episodes.fill(completions.tokens_BT.cpu().numpy(), completions.mask_BT.cpu().numpy())
         finished = self._episodes.finish(self._episodes.all_rows, scored=scored)
         device = completions.tokens_BT.device
-        return Played(
+        return ScoredCompletions(
             completions,
             torch.tensor(finished.rewards_N, dtype=torch.float32, device=device),
             torch.from_numpy(terminated).to(device),
@@ -287,7 +287,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         """
         self.meter.add_generated(int(completions.mask_BT.sum()))
 
-    def judged_by(
+    def with_reward(
         self, reward: AnyReward, name: str, seed: int, *, progress: Callable[[], float] | None = None
     ) -> TextGenerationVectorEnv:
         """The same prompts, limits and meter with a judge that the algorithm has made itself, a preference model say.

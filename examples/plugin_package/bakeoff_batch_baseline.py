@@ -14,7 +14,7 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 class BatchBaselineConfig(AlgorithmConfig):
     """Settings of its own, beside those of every algorithm (batch_size, kl_coef, learning_rate, ...)."""
 
-    normalise: bool = True
+    normalize: bool = True
     """Divide advantages by their standard deviation."""
 
 
@@ -37,12 +37,12 @@ class BatchBaseline(Algorithm):
         self.envs.reset()
         completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         rewards_B = self.envs.play(completions).rewards_B
-        # What is maximised: reward - kl_coef * log(policy / reference).
+        # What is maximized: reward - kl_coef * log(policy / reference).
         log_ratios_B = (completions.logprobs_BT - self.policy.reference_logprobs(completions)).sum(1)
         returns_B = rewards_B - self.kl_coef * log_ratios_B
         # Make likelier what was better than the batch's mean.
         advantages_B = returns_B - returns_B.mean()
-        if self.config.normalise:
+        if self.config.normalize:
             advantages_B = advantages_B / (advantages_B.std() + 1e-6)
         logprobs_B = self.policy.model.token_logprobs(completions).sum(1)
         norm = self.optimizer.step(-(advantages_B * logprobs_B).mean(), self.envs.progress)

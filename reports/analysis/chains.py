@@ -1,4 +1,4 @@
-"""What algorithms wrote on their way (``chains.jsonl``): chains of critique and revision, choices between pairs, and whether the
+"""What algorithms wrote on their way (``records.jsonl``): chains of critique and revision, choices between pairs, and whether the
 critic was any good.
 
 Everything is told against a control: a revision against answering the same prompt once more, a choice against what the task's judge
@@ -58,7 +58,7 @@ def chain_views(results: Results, task: str) -> list[ChainView]:
     queries: dict[str, float] = {}
     for entry in results.entries:
         if entry.task == task and entry.cell.status == "done":
-            rows = list(entry.cell.chains())
+            rows = list(entry.cell.records())
             found.setdefault(entry.label, []).extend(rows)
             if rows and entry.cell.evaluations:
                 spent = float(entry.cell.evaluations[-1].get("reward_queries", np.nan))

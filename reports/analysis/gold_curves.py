@@ -1,4 +1,4 @@
-"""Gold over distance for every contestant of a task, read off the store: the rows of the over-optimisation table."""
+"""Gold over distance for every contestant of a task, read off the store: the rows of the over-optimization table."""
 
 from __future__ import annotations
 

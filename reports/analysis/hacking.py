@@ -1,6 +1,6 @@
-"""Signs of reward hacking, cell by cell: what an optimised proxy does to a text that it does not measure.
+"""Signs of reward hacking, cell by cell: what an optimized proxy does to a text that it does not measure.
 
-Two signs are about gold, a judge that nobody optimises: it fell below where it started, or below its best, while the proxy
+Two signs are about gold, a judge that nobody optimizes: it fell below where it started, or below its best, while the proxy
 rose. The difference has to be larger than sampling noise explains. The others are rules of thumb about the text, and send
 the reader to the samples. How often they are wrong, either way, was measured: docs/reward-hacking.md.
 """

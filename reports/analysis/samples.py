@@ -1,4 +1,4 @@
-"""The same prompts answered by every contestant, side by side, each token coloured by how far it is from the reference."""
+"""The same prompts answered by every contestant, side by side, each token colored by how far it is from the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import Results
 
 LEVELS = (0.2, 0.7, 1.5)
-"""Log-ratios in nats (factors of 1.2, 2 and 4.5) from which a token is coloured faintly, clearly, strongly."""
+"""Log-ratios in nats (factors of 1.2, 2 and 4.5) from which a token is colored faintly, clearly, strongly."""
 ANSWERS = 600
 """Answers on a page at most, whatever the number of contestants and tasks."""
 CHARACTERS = 1_000_000
@@ -156,7 +156,7 @@ def split_tokens(completion: str, pieces: Any, ratios: Any) -> list[Token]:
     """A completion as the store's tokens, nothing of it lost or added but special tokens; empty where it tells no ratios.
 
     What the store says is not trusted: a piece that does not come next in the text is shown as a special token, and text
-    that no piece covers follows at the end, without colour.
+    that no piece covers follows at the end, without color.
     """
     if not isinstance(pieces, list) or not isinstance(ratios, list) or len(pieces) != len(ratios):
         return []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 """Family-wise error of the comparisons within a task."""
 SCORE_NAMES = {
-    "normalized_score": "normalised score",
+    "normalized_score": "normalized score",
     "objective": "objective (proxy − β · KL)",
     "proxy": "proxy reward",
 }

@@ -25,7 +25,7 @@ class Entry:
 
 
 def family(label: str) -> str:
-    """The label without its point in a sweep: ``ppo`` for ``ppo[kl_coef=0.1]``; a family shares a colour."""
+    """The label without its point in a sweep: ``ppo`` for ``ppo[kl_coef=0.1]``; a family shares a color."""
     base, bracket, rest = label.partition("[")
     return base + rest.partition("]")[2] if bracket and not base.endswith(" ") else label
 

@@ -126,7 +126,7 @@ class Results:
         return list(dict.fromkeys(entry.label for entry in self.entries if task in (None, entry.task)))
 
     def primary_metric(self, task: str) -> str:
-        """What a task is ranked by: the exact normalised score where it is known, else the objective, else the proxy."""
+        """What a task is ranked by: the exact normalized score where it is known, else the objective, else the proxy."""
         rows = self.final[self.final["task"] == task]
         for name in ("normalized_score", "objective", "proxy"):
             if name in rows and rows[name].notna().any():

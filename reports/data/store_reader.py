@@ -52,9 +52,9 @@ class StoredCell:
         """All readable rows of ``metrics.jsonl``, in file order; training rows are many, so they are not kept."""
         return _read_metrics(self.path / "metrics.jsonl", evaluations_only=False)[0]
 
-    def chains(self) -> Iterator[dict[str, Any]]:
-        """Rows of ``chains.jsonl``, what the algorithm wrote on its way; none where it keeps no such record."""
-        return (row for row in _json_lines(self.path / "chains.jsonl") if isinstance(row, dict))
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Rows of ``records.jsonl``, what the algorithm wrote on its way; none where it keeps no such record."""
+        return (row for row in _json_lines(self.path / "records.jsonl") if isinstance(row, dict))
 
     def samples(self, *, ends_only: bool = False) -> list[dict[str, Any]]:
         """Rows of ``samples.jsonl``; with ``ends_only`` those of the first and the last evaluation."""

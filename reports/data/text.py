@@ -107,7 +107,7 @@ def slug(text: str) -> str:
 
 
 def repetition(text: str) -> float:
-    """Share of the pairs of neighbouring words that came before in the text, 0 to 1."""
+    """Share of the pairs of neighboring words that came before in the text, 0 to 1."""
     words = text.split()
     pairs = list(itertools.pairwise(words))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0

@@ -24,8 +24,8 @@ KINDS: Mapping[str, str] = {
     "improvement": "probability that a run of one contestant beats a run of another",
     "win_rate_matrix": "win rate of every contestant over every other on the same prompts, with standard errors",
     "gains": "gain over the reference prompt by prompt; option metric=",
-    "overoptimisation": "gold against proxy reward over the square root of KL",
-    "profile": "share of runs above each normalised score",
+    "overoptimization": "gold against proxy reward over the square root of KL",
+    "profile": "share of runs above each normalized score",
 }
 """Every kind of figure that :func:`plot` draws, with a line on what it shows."""
 
@@ -38,7 +38,7 @@ def drawer(kind: str) -> Callable[..., Any]:
     """
     if kind not in KINDS:
         raise NotFoundError("figure kind", kind, KINDS)
-    from bakeoff.reports.figures import cost, curves, drift, frontier, gains, overoptimisation, pairs
+    from bakeoff.reports.figures import cost, curves, drift, frontier, gains, overoptimization, pairs
 
     return {
         "learning_curves": curves.draw_learning_curves,
@@ -49,7 +49,7 @@ def drawer(kind: str) -> Callable[..., Any]:
         "improvement": pairs.draw_improvement,
         "win_rate_matrix": pairs.draw_win_rate_matrix,
         "gains": gains.draw_gains,
-        "overoptimisation": overoptimisation.draw_overoptimisation,
+        "overoptimization": overoptimization.draw_overoptimization,
         "profile": curves.draw_profile,
     }[kind]
 
@@ -69,14 +69,14 @@ def plot(results: Results, kind: str, *, task: str | None = None, style: Any = N
         UserError: an option that this kind does not have, no such style, or nothing to draw: no finished cell has what this
             kind shows.
     """
-    from bakeoff.reports.figures.style import Look, panels
+    from bakeoff.reports.figures.style import FigureStyle, panels
 
     draw = drawer(kind)
     _check_options(results, kind, draw, options)
     tasks = results.task_names()
     if task is not None and task not in tasks:
         raise NotFoundError("task", task, tasks)
-    look = Look.of(results)
+    look = FigureStyle.of(results)
     shown = [task] if task is not None else tasks
     figure = panels(shown, lambda axes, name: draw(axes, results, name, look, **options), style=style)
     if figure is None:

@@ -9,13 +9,15 @@ from matplotlib.axes import Axes
 
 from bakeoff.reports.data.text import count
 from bakeoff.reports.figures.curves import METER_NAMES
-from bakeoff.reports.figures.style import INK, Look, label_text, set_height
+from bakeoff.reports.figures.style import INK, FigureStyle, label_text, set_height
 
 if TYPE_CHECKING:
     from bakeoff.reports.data.results import Results
 
 
-def draw_cost(axes: Axes, results: Results, task: str, look: Look, *, meters: tuple[str, ...] | None = None) -> bool:
+def draw_cost(
+    axes: Axes, results: Results, task: str, look: FigureStyle, *, meters: tuple[str, ...] | None = None
+) -> bool:
     """A column of bars for each meter, a bar for each contestant: the mean over seeds, a whisker from least to most."""
     rows = results.final[results.final["task"] == task]
     shown = [meter for meter in meters or METER_NAMES if meter in rows and float(rows[meter].max() or 0) > 0]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bakeoff.reports.data.text import count
 from bakeoff.reports.figures.labels import label_line_ends
-from bakeoff.reports.figures.style import Look, set_height
+from bakeoff.reports.figures.style import FigureStyle, set_height
 from bakeoff.reports.statistics.estimates import performance_profile
 from bakeoff.reports.statistics.leaderboard import best_column, generator, seed_scores
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import Results
 
 METRIC_NAMES = {
-    "normalized_score": "normalised score (0 reference, 1 optimum)",
+    "normalized_score": "normalized score (0 reference, 1 optimum)",
     "objective": "objective: proxy − β · KL",
     "exact_objective": "exact objective: reward − β · KL",
     "proxy": "proxy reward",
@@ -46,7 +46,13 @@ METER_NAMES = {
 
 
 def draw_learning_curves(
-    axes: Axes, results: Results, task: str, look: Look, *, metric: str | None = None, meter: str = "reward_queries"
+    axes: Axes,
+    results: Results,
+    task: str,
+    look: FigureStyle,
+    *,
+    metric: str | None = None,
+    meter: str = "reward_queries",
 ) -> bool:
     """Mean over seeds with its 95 % bootstrap band, each seed a faint line; contestants that do not learn are level
     lines.
@@ -119,8 +125,8 @@ def band(values: NDArray[np.float64], *names: str) -> tuple[NDArray[np.float64],
     return low, high
 
 
-def draw_profile(axes: Axes, results: Results, task: str, look: Look) -> bool:
-    """Share of a task's runs above each normalised score."""
+def draw_profile(axes: Axes, results: Results, task: str, look: FigureStyle) -> bool:
+    """Share of a task's runs above each normalized score."""
     if results.primary_metric(task) != "normalized_score":
         return False
     scores = {label: seed_scores(results, task, label, "normalized_score") for label in results.labels(task)}
@@ -138,14 +144,14 @@ def draw_profile(axes: Axes, results: Results, task: str, look: Look) -> bool:
             lw=2,
             ls=look[label].dash,
         )
-    axes.set_xlabel("normalised score τ")
+    axes.set_xlabel("normalized score τ")
     axes.set_title("share of runs above τ", loc="left")
     axes.set_ylim(-0.03, 1.03)
     _legend(axes, list(scores), look)
     return True
 
 
-def _legend(axes: Axes, labels: list[str], look: Look) -> None:
+def _legend(axes: Axes, labels: list[str], look: FigureStyle) -> None:
     from matplotlib.lines import Line2D
 
     from bakeoff.reports.figures.style import label_text

@@ -14,7 +14,7 @@ from bakeoff.reports.analysis.gold_fits import of_equal_length
 from bakeoff.reports.data.entries import family
 from bakeoff.reports.figures.curves import METRIC_NAMES, title_of
 from bakeoff.reports.figures.labels import label_points, one_a_family
-from bakeoff.reports.figures.style import Look, label_text
+from bakeoff.reports.figures.style import FigureStyle, label_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,9 @@ def mean_along(rows: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
     return np.asarray(paths.mean(0))
 
 
-def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: tuple[str, ...] = DRIFTING) -> bool:
+def draw_drift(
+    axes: Axes, results: Results, task: str, look: FigureStyle, *, metrics: tuple[str, ...] = DRIFTING
+) -> bool:
     """A small panel for each metric: mean over seeds along training, against KL; the square is where training ended."""
     rows = results.evaluations[results.evaluations["task"] == task]
     kl, _ = title_of("kl", rows)
@@ -69,7 +71,7 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
         panel.set_title(METRIC_NAMES.get(metric, metric).partition(" (")[0], loc="left", fontsize=9.5)
         panel.set_xlabel("KL (nats)", fontsize=9)
         panel.margins(x=0.1, y=0.15)
-        if column == 0:  # colours and markers carry over to the others
+        if column == 0:  # colors and markers carry over to the others
             shown_names = one_a_family(named)
             if len(shown_names) <= MOST_NAMES:
                 label_points(panel, shown_names)
@@ -78,7 +80,7 @@ def draw_drift(axes: Axes, results: Results, task: str, look: Look, *, metrics: 
     return True
 
 
-def _key_below(axes: Axes, labels: Sequence[str], look: Look) -> None:
+def _key_below(axes: Axes, labels: Sequence[str], look: FigureStyle) -> None:
     """Names under the panels: a panel this small holds no more than a few."""
     marks = {
         family(label): mark for label, mark in look.marks.items()

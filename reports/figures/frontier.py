@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bakeoff.reports.data.entries import family
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.labels import label_points
-from bakeoff.reports.figures.style import BASELINE, INK, Look
+from bakeoff.reports.figures.style import BASELINE, INK, FigureStyle
 from bakeoff.reports.statistics.comparisons import best_of_n_kl_bound, expected_maximum, pareto_set
 from bakeoff.reports.statistics.estimates import stratified_bootstrap_interval
 from bakeoff.reports.statistics.leaderboard import best_column, generator
@@ -37,7 +37,7 @@ class BestOfN(NamedTuple):
     """True when prompts had few samples each, so their scatter was pooled."""
 
 
-def draw_frontier(axes: Axes, results: Results, task: str, look: Look) -> bool:
+def draw_frontier(axes: Axes, results: Results, task: str, look: FigureStyle) -> bool:
     """Every seed a faint point, every contestant's mean with its 95 % interval both ways; a ring marks the Pareto set."""
     rows = results.final[results.final["task"] == task]
     kl, kl_title = title_of("kl", rows)

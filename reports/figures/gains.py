@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bakeoff.reports.figures.curves import METRIC_NAMES
-from bakeoff.reports.figures.style import BASELINE, Look, fit_height, label_text
+from bakeoff.reports.figures.style import BASELINE, FigureStyle, fit_height, label_text
 from bakeoff.reports.statistics.head_to_head import prompt_gains
 from bakeoff.reports.statistics.leaderboard import generator, interval
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import Results
 
 
-def draw_gains(axes: Axes, results: Results, task: str, look: Look, *, metric: str = "proxy") -> bool:
+def draw_gains(axes: Axes, results: Results, task: str, look: FigureStyle, *, metric: str = "proxy") -> bool:
     """A dot a prompt (mean over seeds), the mean over prompts with its 95 % bootstrap interval, and how many went up."""
     gains = prompt_gains(results, task, metric)
     by_label = {

@@ -18,7 +18,7 @@ from bakeoff.reports.figures.style import PAPER, after_layout, label_text
 def label_line_ends(axes: Axes, ends: Iterable[tuple[str, float, float, str]]) -> None:
     """Write each label beside the right end of its line, moved apart vertically where they would touch.
 
-    ``ends`` holds (label, x, y, colour). A thin leader joins a label that had to move far.
+    ``ends`` holds (label, x, y, color). A thin leader joins a label that had to move far.
     """
     wanted = [(label, x, y, color) for label, x, y, color in ends if np.isfinite(x) and np.isfinite(y)]
     if not wanted:
@@ -79,17 +79,17 @@ def one_a_family(points: Iterable[tuple[str, float, float, str]], most: int = 8)
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions nearest to the (sorted) wanted ones that keep a gap, inside [low, high] where there is room."""
     gap = min(gap, (high - low) / max(1, len(wanted) - 1)) if len(wanted) > 1 else gap
-    placed: list[list[float]] = []  # blocks of [centre sum, count]
+    placed: list[list[float]] = []  # blocks of [center sum, count]
     for value in wanted:
         placed.append([min(max(value, low), high), 1])
         while len(placed) > 1:
             (above, n), (below, m) = placed[-1], placed[-2]
             if above - (n - 1) / 2 * gap - (below + (m - 1) / 2 * gap) >= gap:
                 break
-            centre = (above * n + below * m) / (n + m)
+            center = (above * n + below * m) / (n + m)
             half = (n + m - 1) / 2 * gap
-            placed[-2:] = [[min(max(centre, low + half), high - half), n + m]]
-    return [centre + (i - (n - 1) / 2) * gap for centre, n in placed for i in range(int(n))]
+            placed[-2:] = [[min(max(center, low + half), high - half), n + m]]
+    return [center + (i - (n - 1) / 2) * gap for center, n in placed for i in range(int(n))]
 
 
 def label_points(axes: Axes, points: Iterable[tuple[str, float, float, str]]) -> None:

@@ -1,8 +1,8 @@
-"""How every figure looks: one colour a contestant everywhere, readable type, labels that do not overlap, SVG that
+"""How every figure looks: one color a contestant everywhere, readable type, labels that do not overlap, SVG that
 repeats.
 
 The palette is Okabe and Ito's (2008), without its yellow (too faint on white), plus a brown; told apart by people with
-any common colour blindness. Past its end colours repeat with another marker and dash.
+any common color blindness. Past its end colors repeat with another marker and dash.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import Results
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c510a", "#6a51a3")
-"""Contestants' colours in order."""
+"""Contestants' colors in order."""
 BASELINE = "#6b6b70"
-"""Colour of an untrained reference, and of bounds."""
+"""Color of an untrained reference, and of bounds."""
 INK, FAINT, PAPER = "#1b1b1f", "#d8d8dc", "#ffffff"
 DPI = 160
 """Pixels an inch, of PNG and of all measuring of text: with another number it would be measured again for every format."""
@@ -67,7 +67,7 @@ STYLE = {
 
 
 @dataclass(frozen=True)
-class Mark:
+class SeriesStyle:
     """How one contestant is drawn."""
 
     color: str
@@ -76,29 +76,29 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Look:
+class FigureStyle:
     """A mark for each contestant, the same in every figure of a report."""
 
-    marks: dict[str, Mark]
+    marks: dict[str, SeriesStyle]
 
     @classmethod
-    def of(cls, results: Results) -> Look:
-        """Colours in the order of the suite; grey for the untrained reference; one colour for all points of a sweep."""
-        marks: dict[str, Mark] = {}
+    def of(cls, results: Results) -> FigureStyle:
+        """Colors in the order of the suite; grey for the untrained reference; one color for all points of a sweep."""
+        marks: dict[str, SeriesStyle] = {}
         families: dict[str, list[str]] = {}
         for label in results.labels():
             if label in results.untrained:
-                marks[label] = Mark(BASELINE, "h", "-")
+                marks[label] = SeriesStyle(BASELINE, "h", "-")
             else:
                 families.setdefault(family(label), []).append(label)
         for turn, members in enumerate(families.values()):
             lap = turn // len(PALETTE)
             for place, label in enumerate(members):
                 dash = DASHES[(lap + place) % len(DASHES)]
-                marks[label] = Mark(PALETTE[turn % len(PALETTE)], MARKERS[(turn + lap) % len(MARKERS)], dash)
+                marks[label] = SeriesStyle(PALETTE[turn % len(PALETTE)], MARKERS[(turn + lap) % len(MARKERS)], dash)
         return cls(marks)
 
-    def __getitem__(self, label: str) -> Mark:
+    def __getitem__(self, label: str) -> SeriesStyle:
         return self.marks[label]
 
 

@@ -1,4 +1,4 @@
-"""Figures into files and into the page: SVG whose bytes repeat, and whose colours follow the page's theme."""
+"""Figures into files and into the page: SVG whose bytes repeat, and whose colors follow the page's theme."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _THEMED = {INK: "--ink", FAINT: "--grid", PAPER: "--paper", "#8a8a90": "--axis",
 
 
 def inline(svg_text: str, prefix: str, title: str) -> str:
-    """An SVG file's text made fit for a page: own ids, colours that follow the page's theme, a title to be read aloud."""
+    """An SVG file's text made fit for a page: own ids, colors that follow the page's theme, a title to be read aloud."""
     body = svg_text[svg_text.index("<svg") :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)  # would style the page
     body = re.sub(r'\bid="', f'id="{prefix}-', body)
@@ -89,5 +89,5 @@ def inline(svg_text: str, prefix: str, title: str) -> str:
 
 
 def css_color(color: str) -> str:
-    """A figure's colour as the page's theme variable."""
+    """A figure's color as the page's theme variable."""
     return f"var({_THEMED[color]})" if color in _THEMED else color

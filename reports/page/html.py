@@ -66,7 +66,7 @@ def environment() -> jinja2.Environment:
 
 
 def colored(tokens: Sequence[Token]) -> Markup:
-    """Tokens coloured by how far they are from the reference; a stretch that is near it stays plain text."""
+    """Tokens colored by how far they are from the reference; a stretch that is near it stays plain text."""
     parts: list[str] = []
     for token in tokens:
         text = str(escape(visible(token.text)))

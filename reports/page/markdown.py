@@ -24,7 +24,7 @@ def render(page: Page) -> str:
         lines += [f"- **{_inline(view.name)}**: {_inline(view.answer.headline)}"]
     lines += ["", "**What the data cannot say**", "", *(f"- {_inline(note)}" for note in page.caveats), ""]
     if page.over_tasks:
-        lines += ["## Over all tasks with a normalised score", ""]
+        lines += ["## Over all tasks with a normalized score", ""]
         head = ["contestant", "tasks", "seeds", "IQM (95 % interval)", "optimality gap"]
         lines += table(
             head,
@@ -86,11 +86,14 @@ def _task(view: TaskView) -> list[str]:
                 for row in view.versus
             ),
         )
-    if view.duels:
-        lines += [f"Final answers to the same stored prompts, judged by {view.duels.judge}, ties one half:", ""]
+    if view.pairwise:
+        lines += [f"Final answers to the same stored prompts, judged by {view.pairwise.judge}, ties one half:", ""]
         lines += table(
             ["contestant", "rating (Bradley-Terry log-odds)", "win rate over all others", "pairs of answers"],
-            ([row["label"], number(row["rating"], 2), number(row["rate"], 2), row["games"]] for row in view.duels.rows),
+            (
+                [row["label"], number(row["rating"], 2), number(row["rate"], 2), row["games"]]
+                for row in view.pairwise.rows
+            ),
         )
     for figure in view.figures:
         lines += [f"![{figure.title}]({figure.file})", "", figure.caption, ""]

@@ -42,7 +42,7 @@ class FigureView:
 
 
 @dataclass(frozen=True)
-class Duels:
+class PairwiseTable:
     """Every contestant against every other on the same prompts."""
 
     judge: str
@@ -66,7 +66,7 @@ class TaskView:
     costs: Sequence[str]
     """Meters that anybody moved."""
     versus: Sequence[Mapping[str, Any]]
-    duels: Duels | None
+    pairwise: PairwiseTable | None
     cards: Sequence[PromptCard]
     sections: Sequence[Section] = field(default_factory=tuple)
     figures: Sequence[FigureView] = field(default_factory=tuple)
@@ -120,7 +120,7 @@ def build_page(
     Args:
         results: what was read.
         figures: figures by task.
-        colors: CSS colour of each contestant.
+        colors: CSS color of each contestant.
         folder: where the report will lie, for links to the files behind its numbers.
     """
     board = leaderboard(results)
@@ -181,7 +181,7 @@ def _task_view(
         columns=columns,
         costs=costs,
         versus=records(versus),
-        duels=_duels(results, answer.task),
+        pairwise=_pairwise(results, answer.task),
         cards=prompt_cards(results, answer.task),
         sections=sections(results, answer.task),
         figures=figures,
@@ -195,7 +195,7 @@ def cells_anchor(results: Results, task: str, label: str) -> str:
     return f"cells-{results.task_names().index(task)}-{results.labels().index(label)}"
 
 
-def _duels(results: Results, task: str) -> Duels | None:
+def _pairwise(results: Results, task: str) -> PairwiseTable | None:
     found = head_to_head(results, task)
     if found is None:
         return None
@@ -203,7 +203,7 @@ def _duels(results: Results, task: str) -> Duels | None:
         {"label": label, "rating": float(rating), "rate": rate, "games": games}
         for label, rating, (rate, games) in zip(found.labels, found.ratings, found.overall(), strict=True)
     ]
-    return Duels(found.judge, rows)
+    return PairwiseTable(found.judge, rows)
 
 
 def _strip(record: Mapping[str, Any], low: float, high: float) -> dict[str, float] | None:
@@ -240,7 +240,7 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     titles = {
         "model": "model",
         "parameters": "parameters",
-        "proxy": "reward that is optimised (proxy)",
+        "proxy": "reward that is optimized (proxy)",
         "gold": "gold reward (seen by no contestant)",
         "kl_coef": "β, the price of a nat",
         "max_new_tokens": "longest completion",

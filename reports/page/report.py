@@ -22,7 +22,7 @@ from bakeoff.reports.data.text import slug
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bakeoff.reports.figures.style import Look
+    from bakeoff.reports.figures.style import FigureStyle
     from bakeoff.reports.page.page import FigureView
 
 FIGURES = {
@@ -57,9 +57,9 @@ FIGURES = {
     ),
     "profile": (
         "Performance profile",
-        "The share of runs whose normalised score is above the value on the horizontal axis: higher is better, everywhere.",
+        "The share of runs whose normalized score is above the value on the horizontal axis: higher is better, everywhere.",
     ),
-    "overoptimisation": (
+    "overoptimization": (
         "Gold against proxy",
         "Where the full line (gold) falls while the dotted one (proxy) rises, the proxy is being exploited. KL is not "
         "a fair measure of pressure across methods: compare the lines of one contestant, not contestants. Thin dashes: "
@@ -116,7 +116,7 @@ def write_report(
     }
     gold = gold_curves.table(results)
     if len(gold):
-        files["overoptimisation.csv"] = tables.csv(gold)
+        files["overoptimization.csv"] = tables.csv(gold)
     for name, content in files.items():
         _write(folder / name, content)
     drawn = folder / "figures" / ".drawn"
@@ -165,9 +165,9 @@ def _draw(results: Results, processes: int) -> tuple[dict[str, list[FigureView]]
 
 def _drawn(results: Results, processes: int) -> Iterator[tuple[str, list[_Drawn]]]:
     """The figures of each task, drawn by several processes where there is enough to draw."""
-    from bakeoff.reports.figures.style import Look
+    from bakeoff.reports.figures.style import FigureStyle
 
-    look, tasks = Look.of(results), results.task_names()
+    look, tasks = FigureStyle.of(results), results.task_names()
     workers = min(processes, len(tasks)) if len(results.entries) >= CELLS_FOR_PROCESSES else 1
     if workers > 1:
         try:
@@ -185,7 +185,9 @@ def _drawn(results: Results, processes: int) -> Iterator[tuple[str, list[_Drawn]
             yield task, _draw_task(results, task, place, look)[0]
 
 
-def _draw_task(results: Results, task: str, place: int, look: Look) -> tuple[list[_Drawn], dict[tuple[str, ...], Any]]:
+def _draw_task(
+    results: Results, task: str, place: int, look: FigureStyle
+) -> tuple[list[_Drawn], dict[tuple[str, ...], Any]]:
     """The figures of one task, the ``place``-th, and what was worked out for them."""
     from bakeoff.reports.figures import drawer
     from bakeoff.reports.figures.style import panels
@@ -201,15 +203,15 @@ def _draw_task(results: Results, task: str, place: int, look: Look) -> tuple[lis
     return drawn, results.memo
 
 
-def _panel(draw: Callable[..., bool], results: Results, look: Look, axes: Axes, task: str) -> bool:
+def _panel(draw: Callable[..., bool], results: Results, look: FigureStyle, axes: Axes, task: str) -> bool:
     return draw(axes, results, task, look)
 
 
 def _css_colors(results: Results) -> dict[str, str]:
-    from bakeoff.reports.figures.style import Look
+    from bakeoff.reports.figures.style import FigureStyle
     from bakeoff.reports.figures.svg import css_color
 
-    return {label: css_color(mark.color) for label, mark in Look.of(results).marks.items()}
+    return {label: css_color(mark.color) for label, mark in FigureStyle.of(results).marks.items()}
 
 
 def _make(folder: Path) -> None:

@@ -74,7 +74,7 @@ def bradley_terry_ratings(wins: ArrayLike, *, prior: float = 0.0, tolerance: flo
             never
             loses to the other); the message says what to do.
 
-    Minorisation-maximisation, Hunter 2004, equation 3.
+    Minorization-maximization, Hunter 2004, equation 3.
     """
     table = np.array(wins, dtype=np.float64)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or (table < 0).any() or not np.isfinite(table).all():

@@ -167,7 +167,7 @@ def comparisons(results: Results, task: str) -> pd.DataFrame:
 
 
 def over_tasks(results: Results) -> pd.DataFrame:
-    """Contestants over all tasks whose score is normalised (0 reference, 1 optimum): IQM with a stratified bootstrap
+    """Contestants over all tasks whose score is normalized (0 reference, 1 optimum): IQM with a stratified bootstrap
     interval.
 
     Only contestants that finished at least one seed on every such task; empty with fewer than two such tasks, since raw

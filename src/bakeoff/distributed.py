@@ -93,7 +93,7 @@ def is_first() -> bool:
 # ---------------------------------------------------------------- what the first one says
 
 
-def from_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """The first process's value, in all of them."""
     if _team.size == 1:
         return value
@@ -102,23 +102,23 @@ def from_first(value: T) -> T:
     return broadcast_object_list([value])[0]  # type: ignore[no-any-return]
 
 
-def by_first(compute: Callable[[], T]) -> T:
+def on_main(compute: Callable[[], T]) -> T:
     """What the first process computes, in all of them."""
     if _team.size == 1:
         return compute()
-    return from_first(compute() if is_first() else None)  # type: ignore[return-value]
+    return broadcast(compute() if is_first() else None)  # type: ignore[return-value]
 
 
 # ---------------------------------------------------------------- sharing out rows
 
 
-def shares(rows: int) -> bool:
+def should_shard(rows: int) -> bool:
     """Whether so many rows are shared out: there are several processes, enough rows, and no sharing goes on already."""
     return _team.size > 1 and _team.apart is None and rows >= _team.size
 
 
-def part(rows: int, rank: int | None = None) -> range:
-    """The rows of one process, this one by default: neighbours, since they often answer one prompt."""
+def shard(rows: int, rank: int | None = None) -> range:
+    """The rows of one process, this one by default: neighbors, since they often answer one prompt."""
     rank = _team.rank if rank is None else rank
     return range(rank * rows // _team.size, (rank + 1) * rows // _team.size)
 
@@ -137,17 +137,17 @@ def gather_rows(tensor: Tensor, rows: int) -> Tensor:
     """All rows in their order, from each process's own; all but the first dimension is the same everywhere."""
     from accelerate.utils import gather
 
-    most = max(len(part(rows, rank)) for rank in range(_team.size))
+    most = max(len(shard(rows, rank)) for rank in range(_team.size))
     own = tensor.detach().reshape(len(tensor), -1).contiguous()
     padded = own.new_zeros(most, own.shape[1])
     padded[: len(own)] = own
     # As bytes: the exchange between CPUs does not know every type.
     every: Tensor = gather(padded.view(torch.uint8)).view(own.dtype)
-    kept = [rank * most + place for rank in range(_team.size) for place in range(len(part(rows, rank)))]
+    kept = [rank * most + place for rank in range(_team.size) for place in range(len(shard(rows, rank)))]
     return every[torch.tensor(kept, device=every.device)].reshape(rows, *tensor.shape[1:])
 
 
-def by_rows(rows: int, compute: Callable[[range], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def map_sharded(rows: int, compute: Callable[[range], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors of all rows, each process having computed its own; only where :func:`shares` says so.
 
     Args:
@@ -155,13 +155,13 @@ def by_rows(rows: int, compute: Callable[[range], Mapping[str, Tensor]]) -> dict
         compute: row numbers to tensors with a row for each, by any names.
     """
     with apart():
-        found = compute(part(rows))
+        found = compute(shard(rows))
     return {name: gather_rows(tensor, rows) for name, tensor in found.items()}
 
 
-def filled_in(tensor: Tensor) -> Tensor:
+def all_reduce_rows(tensor: Tensor) -> Tensor:
     """A tensor of one value a row (0 elsewhere) of which each process has filled in its own rows, with those of all."""
-    if not shares(len(tensor)):
+    if not should_shard(len(tensor)):
         return tensor
     from accelerate import PartialState
     from accelerate.utils import reduce
@@ -194,7 +194,7 @@ def total_of(work: _Apart, figures: Mapping[str, float]) -> dict[str, float]:
     return {name: sum(theirs.get(name, 0.0) for _, theirs in found) for name in names}
 
 
-def add_gradients(parameters: Sequence[nn.Parameter], *, mean: bool = False) -> None:
+def all_reduce_gradients(parameters: Sequence[nn.Parameter], *, mean: bool = False) -> None:
     """Replace each gradient by its sum, or mean, over all processes; it stays None where all have none."""
     if _team.size == 1 or not parameters:
         return
@@ -226,7 +226,7 @@ def check_together(parameters: Iterable[nn.Parameter]) -> None:
     """Refuse to go on where processes have come to different weights.
 
     Raises:
-        BakeoffError: they have; an algorithm draws from a source of its own, or trains past the shared optimiser.
+        BakeoffError: they have; an algorithm draws from a source of its own, or trains past the shared optimizer.
     """
     if _team.size == 1:
         return

@@ -114,14 +114,14 @@ def loaded(paths: Sequence[str | Path]) -> Iterator[tuple[PluginFile, ...]]:
     before = set(_loaded)
     try:
         for file in files:
-            take_in(file)
+            load_plugin(file)
         yield files
     finally:
         for path in set(_loaded) - before:
-            let_go(path)
+            unload_plugin(path)
 
 
-def take_in(file: PluginFile) -> None:
+def load_plugin(file: PluginFile) -> None:
     """Run a plugin's text, unless it was, and register what it offers; an older text of the same path goes.
 
     Raises:
@@ -131,7 +131,7 @@ def take_in(file: PluginFile) -> None:
     if known is not None:
         if known[0].sha256 == file.sha256:
             return
-        let_go(file.path)
+        unload_plugin(file.path)
     offered = _offered(file, _run(file))
     entries = {
         group: [FileEntry(name, file, value) for name, value in values.items()] for group, values in offered.items()
@@ -150,7 +150,7 @@ def take_in(file: PluginFile) -> None:
     _loaded[file.path] = (file, entries)
 
 
-def let_go(path: str) -> None:
+def unload_plugin(path: str) -> None:
     """Take the names of a plugin file out again."""
     _, entries = _loaded.pop(path)
     for group, found in entries.items():

@@ -15,7 +15,7 @@ from bakeoff.algos.dpo import DPO
 from bakeoff.algos.kto import KTO
 from bakeoff.algos.losses.policy_gradient import preference_loss
 from bakeoff.algos.online_dpo import OnlineDPO
-from bakeoff.algos.preference_data.judgements import judge
+from bakeoff.algos.preference_data.judgments import judge
 from bakeoff.algos.preference_data.labels import label_pairs
 from bakeoff.algos.preference_data.pairs import Pairs
 from bakeoff.envs.meter import Budget
@@ -66,7 +66,7 @@ def test_bradley_terry_labels_and_ties_have_the_right_frequencies() -> None:
     assert float(side.float().mean()) == pytest.approx(0.5, abs=0.02)
 
 
-def test_judgements_by_hand() -> None:
+def test_judgments_by_hand() -> None:
     rewards, generator = torch.tensor([1.0, 3.0, 2.0]), torch.Generator().manual_seed(0)
     assert judge(rewards, 2.0, "deterministic", 1.0, generator).tolist() == [0, 1, 0]
     expected = [1 / (1 + math.exp(2)), 1 / (1 + math.exp(-2)), 0.5]
@@ -115,7 +115,7 @@ def test_growing_pairs_cost_two_queries_each(exact: Task) -> None:
 
 
 def test_pairs_made_before_learning_are_passed_over_and_nothing_more_is_asked(exact: Task) -> None:
-    algorithm = make("dpo", exact, batch_size=16, pairs=20, epochs=2, pair_batch=16, updates_per_batch=1)
+    algorithm = make("dpo", exact, batch_size=16, pairs=20, epochs=2, train_batch_size=16, gradient_steps=1)
     metrics = [algorithm.update()]
     assert (metrics[0]["data_size"], spent(algorithm)) == (20, 48)  # three whole batches were played
     while not algorithm.finished:
@@ -134,7 +134,7 @@ def test_capacity_forgets_the_oldest(exact: Task) -> None:
 def test_given_pairs_ask_no_reward(as_file: bool, exact: Task, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in PAIRS), encoding="utf-8")
-    algorithm = make("dpo", exact, data=str(path) if as_file else PAIRS, epochs=2, updates_per_batch=1, pair_batch=2)
+    algorithm = make("dpo", exact, data=str(path) if as_file else PAIRS, epochs=2, gradient_steps=1, train_batch_size=2)
     assert isinstance(algorithm, DPO)
     metrics = []
     while not algorithm.finished:
@@ -149,14 +149,14 @@ def test_given_pairs_ask_no_reward(as_file: bool, exact: Task, tmp_path: Path) -
 
 
 def test_given_pairs_are_learned(exact: Task) -> None:
-    algorithm = make("dpo", exact, data=PAIRS, epochs=40, updates_per_batch=120, learning_rate_schedule="constant")
+    algorithm = make("dpo", exact, data=PAIRS, epochs=40, gradient_steps=120, learning_rate_schedule="constant")
     last = algorithm.update()
     assert last["accuracy"] > 0.9
     assert last["chosen_reward"] > last["rejected_reward"]
 
 
 def test_a_supervised_term_holds_the_chosen_ones_up(exact: Task) -> None:
-    settings = {"data": PAIRS, "epochs": 40, "updates_per_batch": 120, "learning_rate_schedule": "constant"}
+    settings = {"data": PAIRS, "epochs": 40, "gradient_steps": 120, "learning_rate_schedule": "constant"}
     plain, held = (make("dpo", exact, supervised_coef=c, **settings) for c in (0.0, 1.0))
     for algorithm in (plain, held):
         algorithm.update()
@@ -193,7 +193,7 @@ def test_simpo_is_dpo_without_a_reference(exact: Task) -> None:
     objective = make("simpo", exact).objective
     assert (objective.beta, objective.target_margin) == (2.0, 1.0)
     assert objective.reference_free
-    assert objective.length_normalisation
+    assert objective.length_normalization
 
 
 # ---------------------------------------------------------------- online
@@ -240,8 +240,8 @@ def test_the_online_loss_is_the_mean_over_pairs_whatever_the_parts(exact: Task) 
 # ---------------------------------------------------------------- kto
 
 
-def test_kto_from_given_judgements(exact: Task) -> None:
-    algorithm = make("kto", exact, data=JUDGED, epochs=30, updates_per_batch=30, learning_rate_schedule="constant")
+def test_kto_from_given_judgments(exact: Task) -> None:
+    algorithm = make("kto", exact, data=JUDGED, epochs=30, gradient_steps=30, learning_rate_schedule="constant")
     assert isinstance(algorithm, KTO)
     metrics = algorithm.update()
     assert spent(algorithm) == 0

@@ -47,7 +47,7 @@ def test_leave_one_out_by_hand() -> None:
     torch.testing.assert_close(leave_one_out_advantages(returns, 3), expected)
 
 
-def test_leave_one_out_is_the_centred_return_stretched() -> None:
+def test_leave_one_out_is_the_centerd_return_stretched() -> None:
     # k / (k - 1) = 2 for pairs: (1, 5) has mean 3, so -2 * 2 and 2 * 2.
     torch.testing.assert_close(leave_one_out_advantages(torch.tensor([1.0, 5.0]), 2), torch.tensor([-4.0, 4.0]))
 
@@ -57,21 +57,21 @@ def test_group_advantages_by_hand() -> None:
     returns = torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 6.0])
     root = math.sqrt(12)
     expected = torch.tensor([-1.0, 0.0, 1.0, -2 / root, -2 / root, 4 / root])
-    torch.testing.assert_close(group_advantages(returns, 3, normalise=True), expected, rtol=2e-4, atol=0)
-    centred = torch.tensor([-1.0, 0.0, 1.0, -2.0, -2.0, 4.0])
-    torch.testing.assert_close(group_advantages(returns, 3, normalise=False), centred)
+    torch.testing.assert_close(group_advantages(returns, 3, normalize=True), expected, rtol=2e-4, atol=0)
+    centerd = torch.tensor([-1.0, 0.0, 1.0, -2.0, -2.0, 4.0])
+    torch.testing.assert_close(group_advantages(returns, 3, normalize=False), centerd)
 
 
 def test_a_group_that_differs_by_rounding_alone_teaches_next_to_nothing() -> None:
     returns = torch.tensor([1.0, 1.0 + 2e-7, 1.0, 1.0])
-    assert group_advantages(returns, 4, normalise=True).abs().max() < 0.01
-    assert torch.equal(group_advantages(torch.ones(4), 4, normalise=True), torch.zeros(4))
+    assert group_advantages(returns, 4, normalize=True).abs().max() < 0.01
+    assert torch.equal(group_advantages(torch.ones(4), 4, normalize=True), torch.zeros(4))
 
 
 # ---------------------------------------------------------------- losses
 
 
-def test_length_normalisation_by_hand() -> None:
+def test_length_normalization_by_hand() -> None:
     # Completions of one and three tokens, losses 6 and (1, 2, 3); padding holds 99.
     values = torch.tensor([[6.0, 99.0, 99.0], [1.0, 2.0, 3.0]])
     mask = torch.tensor([[True, False, False], [True, True, True]])
@@ -110,7 +110,7 @@ def test_a_k3_loss_pulls_otherwise_than_the_kl() -> None:
 # ---------------------------------------------------------------- rollouts
 
 
-def test_neighbours_share_a_prompt_and_groups_do_not(exact: Task) -> None:
+def test_neighbors_share_a_prompt_and_groups_do_not(exact: Task) -> None:
     prompts = rollout_of(make("rloo", exact)).completions.prompts.indices_B.reshape(8, 8)
     assert all(len(set(group.tolist())) == 1 for group in prompts)
     # Eight groups over four prompts without replacement: each prompt twice.
@@ -200,7 +200,7 @@ def test_dr_grpo_has_rloo_s_direction(exact: Task) -> None:
     norms = {
         name: make(name, exact, epochs=1, minibatches=1, max_grad_norm=1e9, **settings).update()["grad_norm"]
         for name, settings in {
-            "grpo": {"normalise_variance": False, "length_normalisation": "limit"},
+            "grpo": {"normalize_variance": False, "length_normalization": "limit"},
             "rloo": {},
         }.items()
     }
@@ -208,8 +208,8 @@ def test_dr_grpo_has_rloo_s_direction(exact: Task) -> None:
 
 
 @pytest.mark.parametrize("by", ["completion", "batch", "limit"])
-def test_grpo_learns_under_every_length_normalisation(by: str, exact: Task) -> None:
-    algorithm = make("grpo", exact, length_normalisation=by)
+def test_grpo_learns_under_every_length_normalization(by: str, exact: Task) -> None:
+    algorithm = make("grpo", exact, length_normalization=by)
     assert isinstance(algorithm, GRPO)
     rewards = [algorithm.update()["reward"] for _ in range(10)]
     # Rewards have deviation 1, so a mean of 64 has one of 1/8: a rise of 1 is beyond chance.
@@ -220,7 +220,7 @@ def test_grpo_learns_under_every_length_normalisation(by: str, exact: Task) -> N
     ("name", "settings"),
     [
         ("rloo", {"kl_placement": "k3_loss"}),
-        *(("grpo", {"length_normalisation": by}) for by in ("completion", "batch")),
+        *(("grpo", {"length_normalization": by}) for by in ("completion", "batch")),
     ],
 )
 def test_micro_batches_change_nothing(name: str, settings: dict[str, str], exact: Task) -> None:

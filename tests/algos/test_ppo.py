@@ -60,12 +60,12 @@ def test_both_critics_learn(exact: Task, critic: str) -> None:
 
 
 def test_phase_two_stops_when_the_policy_has_moved_too_far(exact: Task) -> None:
-    assert make(exact, stop_kl=1e-9).update()["epochs"] == 1
-    assert make(exact, stop_kl=1e9).update()["epochs"] == 4
+    assert make(exact, target_kl=1e-9).update()["epochs"] == 1
+    assert make(exact, target_kl=1e9).update()["epochs"] == 4
 
 
 def test_the_kl_coefficient_follows_its_target(exact: Task) -> None:
-    near, far = make(exact, kl_target=1e-3), make(exact, kl_target=1e3)
+    near, far = make(exact, adaptive_kl_target=1e-3), make(exact, adaptive_kl_target=1e3)
     for _ in range(6):
         low, high = near.update(), far.update()
     assert low["kl_coef"] > 0.3 > high["kl_coef"]

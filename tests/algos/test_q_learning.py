@@ -16,11 +16,11 @@ from bakeoff.errors import ConfigError
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "one prompt at a time": {"group_size": 64, "replay_group": 256},
-    "priorities": {"priority_exponent": 0.6},
+    "priorities": {"priority_alpha": 0.6},
     "value network": {"value": "network"},
     "value head": {"value": "network", "critic": "shared"},
     "two steps": {"value": "network", "backup": "steps", "steps": 2},
-    "all stretches": {"value": "network", "backup": "subtrajectories", "priority_exponent": 0.6},
+    "all stretches": {"value": "network", "backup": "subtrajectories", "priority_alpha": 0.6},
 }
 
 
@@ -80,7 +80,7 @@ def test_the_optimum_of_whole_completions_does_not_depend_on_who_sampled_them(ex
     """Trained on nothing but the reference's completions it still finds what the objective wants: that is off-policy learning."""
     enumeration = exact.enumeration
     assert enumeration is not None
-    algorithm = make(exact, replay_capacity=4096, replay_batch=512, warmup_steps=0)
+    algorithm = make(exact, replay_capacity=4096, train_batch_size=512, warmup_steps=0)
     rows = torch.arange(4).repeat(1024)
     completions = enumeration.sample(enumeration.reference_logprobs_QN, rows, torch.Generator().manual_seed(0))
     scores = enumeration.rewards_QN[rows, enumeration.leaf_index(completions)].float()
@@ -103,7 +103,7 @@ def test_the_batch_mean_finds_the_best_objective(exact: Task) -> None:
 
 
 def test_the_target_follows_the_value_network(exact: Task) -> None:
-    algorithm = make(exact, value="network", polyak=0.25, updates_per_batch=1)
+    algorithm = make(exact, value="network", tau=0.25, gradient_steps=1)
     assert algorithm.critic is not None
     assert algorithm.target is not None
     before = [p.detach().clone() for p in algorithm.target.parameters()]
@@ -113,7 +113,7 @@ def test_the_target_follows_the_value_network(exact: Task) -> None:
 
 
 def test_the_meter_counts_every_pass_over_the_memory(exact: Task) -> None:
-    algorithm = make(exact, updates_per_batch=3)
+    algorithm = make(exact, gradient_steps=3)
     algorithm.update()
     lengths = algorithm.replay.batch(torch.arange(64)).completions.lengths_B
     meter = algorithm.envs.meter
@@ -124,7 +124,7 @@ def test_the_meter_counts_every_pass_over_the_memory(exact: Task) -> None:
 
 
 def test_a_resumed_run_with_a_value_network_and_priorities_repeats(exact: Task) -> None:
-    settings = {"value": "network", "priority_exponent": 0.5}
+    settings = {"value": "network", "priority_alpha": 0.5}
     whole = make(exact, **settings)
     whole.update()
     state = {key: value for key, value in whole.state_dict().items()}

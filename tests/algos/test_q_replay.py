@@ -71,10 +71,10 @@ def test_uniform_draws_are_uniform_and_without_repetition() -> None:
 
 
 def test_priorities_set_the_odds_and_the_correction_takes_them_back() -> None:
-    replay, source = ReplayBuffer(4, priority_exponent=0.5), generator()
+    replay, source = ReplayBuffer(4, priority_alpha=0.5), generator()
     replay.add(rollout(0, 4))
     torch.testing.assert_close(replay.chances(), torch.full((4,), 0.25))
-    replay.prioritise(torch.arange(4), torch.tensor([0.0, -1.0, 4.0, 9.0]))
+    replay.prioritize(torch.arange(4), torch.tensor([0.0, -1.0, 4.0, 9.0]))
     weights = (torch.tensor([0.0, 1.0, 4.0, 9.0]) + SMALLEST_PRIORITY) ** 0.5  # about 0, 1, 2, 3
     torch.testing.assert_close(replay.chances(), weights / weights.sum())
     first = torch.tensor([int(replay.sample(1, source)) for _ in range(3000)]).bincount(minlength=4) / 3000
@@ -86,9 +86,9 @@ def test_priorities_set_the_odds_and_the_correction_takes_them_back() -> None:
 
 
 def test_new_rows_come_first() -> None:
-    replay = ReplayBuffer(8, priority_exponent=1.0)
+    replay = ReplayBuffer(8, priority_alpha=1.0)
     replay.add(rollout(0, 4))
-    replay.prioritise(torch.arange(4), torch.tensor([0.1, 0.1, 5.0, 0.1]))
+    replay.prioritize(torch.arange(4), torch.tensor([0.1, 0.1, 5.0, 0.1]))
     replay.add(rollout(4, 1))
     assert float(replay.chances()[4]) == pytest.approx(float(replay.chances()[2]))
 
@@ -106,12 +106,12 @@ def test_groups_are_completions_of_one_prompt() -> None:
 
 
 def test_its_state_is_the_filled_part_and_comes_back() -> None:
-    replay = ReplayBuffer(1000, priority_exponent=1.0)
+    replay = ReplayBuffer(1000, priority_alpha=1.0)
     replay.add(rollout(0, 6))
-    replay.prioritise(torch.arange(6), torch.arange(6.0))
+    replay.prioritize(torch.arange(6), torch.arange(6.0))
     state = replay.state_dict()
     assert all(len(values) == 6 for values in state["rows"].values())
-    other = ReplayBuffer(1000, priority_exponent=1.0)
+    other = ReplayBuffer(1000, priority_alpha=1.0)
     other.load_state_dict(state)
     for buffer in (replay, other):
         buffer.add(rollout(6, 3))

@@ -51,7 +51,7 @@ def test_guided_by_nothing_it_samples_what_the_model_samples(exact: Task) -> Non
     algorithm.update()
     policy, envs = algorithm.policy, evaluation_envs(exact)
     decoder = GuidedDecoder(policy, lambda ours, theirs: policy.model.head(ours))
-    ours, theirs = decoder.answer(envs, generator()), policy.answer(envs, generator())
+    ours, theirs = decoder.generate(envs, generator()), policy.generate(envs, generator())
     assert torch.equal(ours.tokens_BT, theirs.tokens_BT)
     assert torch.equal(ours.mask_BT, theirs.mask_BT)
     torch.testing.assert_close(ours.logprobs_BT, theirs.logprobs_BT)
@@ -68,7 +68,7 @@ def test_its_samples_have_the_kl_that_the_enumeration_knows(exact: Task) -> None
     for _ in range(5):
         algorithm.update()
     decoder, envs = algorithm.decoded(5.0), evaluation_envs(exact, 512)
-    kl = decoder.statistics(decoder.answer(envs, generator()))["kl"]
+    kl = decoder.statistics(decoder.generate(envs, generator()))["kl"]
     assert exact.enumeration is not None
     known = exact.enumeration.objective(decoder.sequence_logprobs(exact.enumeration))["exact_kl"]
     assert known > 0.05
@@ -142,7 +142,7 @@ def test_given_data_it_queries_no_reward_and_finishes(exact: Task, name: str) ->
 
 @pytest.mark.parametrize("name", ["ilql", "mc_returns"])
 def test_without_data_the_reference_plays_and_is_metered(exact: Task, name: str) -> None:
-    algorithm = make(name, exact, updates_per_batch=1)
+    algorithm = make(name, exact, gradient_steps=1)
     rewards = [algorithm.update()["reward"] for _ in range(8)]
     assert algorithm.envs.meter.reward_queries == 8 * 64
     assert len(algorithm.data.replay) == 8 * 64
@@ -198,7 +198,7 @@ def test_dqn_is_greedy_and_so_is_the_saved_model_at_temperature_zero(exact: Task
     for _ in range(3):
         algorithm.update()
     envs = evaluation_envs(exact, 8)
-    ours = algorithm.contestant().answer(envs, generator(1))
+    ours = algorithm.contestant().generate(envs, generator(1))
     theirs = algorithm.policy.model.sample(envs.prompt_batch, 5, generator(2), temperature=0)
     assert torch.equal(ours.tokens_BT, theirs.tokens_BT)
     # Without randomness KL(pi || ref) is -log ref of the one completion there is.
@@ -235,6 +235,6 @@ def test_dqn_targets_by_hand(exact: Task) -> None:
 @pytest.mark.parametrize("settings", [{}, {"double": False}])
 def test_dqn_explains_more_and_more_of_what_it_remembers(exact: Task, settings: dict[str, Any]) -> None:
     # The warm-up leaves the first batch to the untrained values: what later ones are compared with.
-    algorithm = make("dqn", exact, queries=1_000, updates_per_batch=8, warmup_steps=20, **settings)
+    algorithm = make("dqn", exact, queries=1_000, gradient_steps=8, warmup_steps=20, **settings)
     errors = [algorithm.update()["td_error"] for _ in range(8)]
     assert errors[-1] < 0.7 * errors[0]

@@ -156,26 +156,26 @@ def test_two_files_with_one_name_are_named_both(tmp_path: Path, player_file: Pat
 
 def test_an_edited_file_replaces_what_it_was(player_file: Path) -> None:
     old = plugins.PluginFile.read(player_file)
-    plugins.take_in(old)
+    plugins.load_plugin(old)
     try:
         player_file.write_text(player_file.read_text().replace("QuietPlayer", "LoudPlayer"))
-        plugins.take_in(plugins.PluginFile.read(player_file))
+        plugins.load_plugin(plugins.PluginFile.read(player_file))
         assert {entry.name for entry in registry.algorithms.added} == {"loud_player"}
     finally:
-        plugins.let_go(str(player_file))
+        plugins.unload_plugin(str(player_file))
 
 
 def test_tracebacks_show_the_text_that_ran(player_file: Path) -> None:
     file = plugins.PluginFile.read(player_file)
     player_file.write_text("# edited meanwhile\n")
-    plugins.take_in(file)
+    plugins.load_plugin(file)
     try:
         kind = registry.algorithms.load("quiet_player")
         with pytest.raises(AttributeError) as caught:
             kind.update(object())
         assert "self.envs.reset()" in "".join(traceback.format_exception(caught.value))
     finally:
-        plugins.let_go(str(player_file))
+        plugins.unload_plugin(str(player_file))
 
 
 def test_a_run_reaches_the_workers_is_recorded_and_goes_on_with_the_same_text_only(

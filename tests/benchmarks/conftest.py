@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bakeoff import registry
-from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.cells.cell_runner import TaskCache
 
 PLUGIN = '''
 import os, sys
@@ -94,6 +94,6 @@ def _forget() -> None:
 
 
 @pytest.fixture(scope="session")
-def workshop() -> Workshop:
+def cache() -> TaskCache:
     """Keeps the exact task between tests."""
-    return Workshop()
+    return TaskCache()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from bakeoff.benchmarks.cells.cell_runner import Workshop, run_cell
+from bakeoff.benchmarks.cells.cell_runner import TaskCache, run_cell
 from bakeoff.benchmarks.cells.jobs import Outcome, perform
 from bakeoff.benchmarks.evaluation.sample_cell import sample_cell
 from bakeoff.benchmarks.executors.local import Event, Job
@@ -299,13 +299,13 @@ def test_a_failure_that_the_worker_could_not_write_is_written(tmp_path: Path) ->
     assert (found.status, found.error, found.seconds) == ("failed", "OSError: no space left", 3.0)
 
 
-def test_a_cell_whose_worker_died_as_it_ended_is_not_run_again(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_cell_whose_worker_died_as_it_ended_is_not_run_again(cache: TaskCache, tmp_path: Path) -> None:
     (cell,) = [cell for cell in load_suite(write(tmp_path)).cells() if cell.label == "reference" and cell.seed == 0]
     message = {"job": "cell", "cell": cell.to_json(), "checkpoint_every": 60.0, "trackers": []}
     job, folder = Job("a cell", message, "a", attempts=1, retries=1), tmp_path / cell.path
 
     def work() -> Outcome:
-        return perform(message, tmp_path, workshop, lambda *a, **k: None, lambda: False)
+        return perform(message, tmp_path, cache, lambda *a, **k: None, lambda: False)
 
     assert work().kind == "done"
     before = (folder / "metrics.jsonl").stat().st_mtime_ns
@@ -348,7 +348,7 @@ def interrupted(tmp_path: Path, number: int, to_group: bool) -> tuple[int, str]:
     "number",
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
 )  # fmt: skip
-def test_interrupted_and_gone_on_with(number: int, workshop: Workshop, tmp_path: Path) -> None:
+def test_interrupted_and_gone_on_with(number: int, cache: TaskCache, tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job that a script put in the background
     path = write(tmp_path)
     code, error = interrupted(tmp_path, number, to_group=True)
@@ -362,18 +362,18 @@ def test_interrupted_and_gone_on_with(number: int, workshop: Workshop, tmp_path:
     assert 5 <= len(rows(cell_folder)) < 15  # 10 updates and 5 evaluations
     assert main(["run", str(path), "--out", str(tmp_path / "out"), "--only", "ppo", "--no-report", "--quiet"]) == 0
     (this,) = [cell for cell in load_suite(path).cells() if cell.label == "ppo"]
-    run_cell(this, tmp_path / "whole", workshop)
+    run_cell(this, tmp_path / "whole", cache)
     assert rows(cell_folder) == rows(tmp_path / "whole")
     assert atomic_files.read_json(cell_folder / "status.json")["attempts"] == 2
     assert not (cell_folder / "checkpoint").exists()
 
 
 def test_sample(
-    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cache: TaskCache, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (this,) = [cell for cell in load_suite(write(tmp_path)).cells() if cell.label == "reference"]
     folder = tmp_path / "run" / this.path
-    run_cell(this, folder, workshop)
+    run_cell(this, folder, cache)
     outputs = []
     for arguments in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"]):
         assert main(["sample", str(folder), "--prompt", "a b", "-n", "5", "--max-new-tokens", "5", *arguments]) == 0
@@ -482,7 +482,7 @@ def test_what_broke_one_cell_breaks_no_other(tmp_path: Path) -> None:
     assert len(outcome.done) == 2
 
 
-def test_a_cell_leaves_its_process_as_it_was(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_cell_leaves_its_process_as_it_was(cache: TaskCache, tmp_path: Path) -> None:
     document = custom(tmp_path, reward=f"{tmp_path / 'reward.py'}:changes")
     message = {
         "job": "cell",
@@ -492,14 +492,14 @@ def test_a_cell_leaves_its_process_as_it_was(workshop: Workshop, tmp_path: Path)
     }
     before = os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()
     with open(os.devnull, "w") as stream, contextlib.redirect_stdout(stream):
-        outcome = perform(message, tmp_path, workshop, lambda *a, **k: None, lambda: False)
+        outcome = perform(message, tmp_path, cache, lambda *a, **k: None, lambda: False)
         assert sys.stdout is stream
     assert outcome.kind == "failed"
     assert (os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()) == before
 
 
 def test_a_working_folder_that_is_gone_is_borne(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
@@ -507,7 +507,7 @@ def test_a_working_folder_that_is_gone_is_borne(
     message = {
         "job": "cell", "cell": load_suite(write(tmp_path)).cells()[-1].to_json(), "checkpoint_every": 60.0, "trackers": [],
     }  # fmt: skip
-    outcome = perform(message, tmp_path, workshop, lambda *a, **k: None, lambda: False)
+    outcome = perform(message, tmp_path, cache, lambda *a, **k: None, lambda: False)
     assert outcome.kind == "done", outcome
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.cells.cell_runner import TaskCache
 from bakeoff.benchmarks.cells.jobs import perform
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.benchmarks.spec.cell import Cell
@@ -31,11 +31,11 @@ def test_memory_is_flat_over_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Enumeration, "objective", lambda self, logprobs: {})  # the cells' own work, a tenth of a second
     monkeypatch.setattr(Enumeration, "sequence_logprobs", lambda self, model: None)
-    workshop = Workshop()
+    cache = TaskCache()
 
     def run(seeds: range) -> float:
         for seed in seeds:
-            assert perform(trivial(seed), tmp_path, workshop, lambda *a, **k: None, lambda: False).kind == "done"
+            assert perform(trivial(seed), tmp_path, cache, lambda *a, **k: None, lambda: False).kind == "done"
         gc.collect()
         return resident()
 
@@ -68,10 +68,10 @@ def test_the_harness_takes_little_of_a_cell(tmp_path: Path, monkeypatch: pytest.
     kind = registry.algorithms.load(name)
     monkeypatch.setattr(kind, "update", timed(kind.update))
     monkeypatch.setattr(Evaluator, "evaluate", timed(Evaluator.evaluate))
-    monkeypatch.setattr(Workshop, "evaluator", timed(Workshop.evaluator))
+    monkeypatch.setattr(TaskCache, "evaluator", timed(TaskCache.evaluator))
     monkeypatch.setattr(algorithms, "build", timed(algorithms.build))
     job = {"job": "cell", "cell": cell.to_json(), "checkpoint_every": 60.0, "trackers": []}
     start = time.process_time()
-    assert perform(job, tmp_path, Workshop(), lambda *a, **k: None, lambda: False).kind == "done"
+    assert perform(job, tmp_path, TaskCache(), lambda *a, **k: None, lambda: False).kind == "done"
     total = time.process_time() - start
     assert (total - spent[0]) / total < 0.02

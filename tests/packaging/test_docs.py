@@ -24,6 +24,6 @@ def test_the_readme_shows_the_example_that_is_tested() -> None:
 
 
 def test_pages_say_how_many_cells_a_suite_has() -> None:
-    for suite, page in (("overoptimisation", "reward-hacking.md"), ("frontier", "preference-optimisation.md")):
+    for suite, page in (("overoptimization", "reward-hacking.md"), ("frontier", "preference-optimization.md")):
         cells = len(load_suite(suite).cells())
         assert f"{cells} cells" in (DOCS / page).read_text(encoding="utf-8"), (suite, cells)

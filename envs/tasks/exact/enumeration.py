@@ -47,9 +47,9 @@ class Enumeration:
     prompts: PromptBatch
     """The distinct prompts, Q of them."""
     rewards_QN: Tensor = field(repr=False)
-    """The optimised reward of each completion of each prompt, float64."""
+    """The optimized reward of each completion of each prompt, float64."""
     reference_logprobs_QN: Tensor = field(repr=False)
-    """Log-probabilities under the reference, float64, normalised."""
+    """Log-probabilities under the reference, float64, normalized."""
     kl_coef: float
     """Beta, in reward units per nat."""
 
@@ -91,7 +91,7 @@ class Enumeration:
                 f"{len(prompts)} prompts with {tree.num_leaves:,} completions each are more than the {MAX_SEQUENCES:,} "
                 "that can be enumerated: take fewer prompts or lower max_new_tokens"
             )
-        reference = _normalised(tree.sequence_logprobs(language_model, prompts))
+        reference = _normalized(tree.sequence_logprobs(language_model, prompts))
         return cls(tree, prompts, rewards(tree, reference).double(), reference, kl_coef)
 
     @property
@@ -116,7 +116,7 @@ class Enumeration:
         Raises:
             UserError: the probabilities of some prompt do not add up to 1 within :data:`MASS_TOLERANCE`.
         """
-        logprobs = _normalised(logprobs_QN)
+        logprobs = _normalized(logprobs_QN)
         reward = float(optimum.expectation(logprobs, self.rewards_QN).mean())
         kl = float(optimum.kl_divergence(logprobs, self.reference_logprobs_QN).mean())
         return Figures(reward, kl, reward - self.kl_coef * kl)
@@ -134,12 +134,12 @@ class Enumeration:
 
     def win_rate(self, logprobs_QN: Tensor) -> float:
         """Probability that a sample's reward beats the reference's on the same prompt, ties one half."""
-        rates_Q = optimum.win_rate(_normalised(logprobs_QN), self.reference_logprobs_QN, self.rewards_QN)
+        rates_Q = optimum.win_rate(_normalized(logprobs_QN), self.reference_logprobs_QN, self.rewards_QN)
         return float(rates_Q.mean())
 
     def entropy(self, logprobs_QN: Tensor) -> float:
         """Entropy in nats a sequence, mean over the prompts."""
-        return float(optimum.entropy(_normalised(logprobs_QN)).mean())
+        return float(optimum.entropy(_normalized(logprobs_QN)).mean())
 
     # ---------------------------------------------------------------- what is best
 
@@ -191,7 +191,7 @@ class Enumeration:
 
     def sample_leaves(self, logprobs_QN: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Which completion, drawn from a distribution for each named prompt, int64 (B,): inverse CDF on one uniform each."""
-        cdf_QN = _normalised(logprobs_QN).exp().cumsum(1)
+        cdf_QN = _normalized(logprobs_QN).exp().cumsum(1)
         uniform_B = torch.rand(len(rows), generator=generator, dtype=torch.float64)
         leaves = torch.empty_like(rows)
         for row in range(len(cdf_QN)):
@@ -205,8 +205,8 @@ class Enumeration:
         return self.tree.leaf_index(completions.tokens_BT, completions.mask_BT)
 
 
-def _normalised(logprobs_QN: Tensor) -> Tensor:
-    """In float64, and exactly normalised: what float32 lost is within the tolerance."""
+def _normalized(logprobs_QN: Tensor) -> Tensor:
+    """In float64, and exactly normalized: what float32 lost is within the tolerance."""
     logprobs = logprobs_QN.detach().cpu().double()
     mass_Q = logprobs.exp().sum(-1)
     if not bool(((mass_Q - 1).abs() < MASS_TOLERANCE).all()):

@@ -1,6 +1,6 @@
 """What is best, and how good anything is, when every completion can be listed: pure functions of tables.
 
-Letters: Q prompts, N complete sequences, M nodes of a level, V vocabulary. Log-probabilities are normalised along N.
+Letters: Q prompts, N complete sequences, M nodes of a level, V vocabulary. Log-probabilities are normalized along N.
 Beta is the price of a nat of KL divergence to the reference; at 0 the limit is meant.
 """
 
@@ -32,7 +32,7 @@ def entropy(logprobs_QN: Tensor) -> Tensor:
 
 
 def tilt(reference_logprobs_QN: Tensor, rewards_QN: Tensor, beta: float) -> Tensor:
-    """Log of pi* = pi_ref exp(r / beta) / Z, the maximiser of E[r] - beta KL, (Q, N).
+    """Log of pi* = pi_ref exp(r / beta) / Z, the maximizer of E[r] - beta KL, (Q, N).
 
     At beta 0 it is the reference restricted to the best rewards.
     """

@@ -34,7 +34,7 @@ class Settings:
     """What decides the result, besides the versions of the libraries."""
 
     steps: int = 300
-    """Optimiser steps."""
+    """Optimizer steps."""
     seed: int = 0
     """Seed of the chain, of the initial weights and of the samples."""
     batch_size: int = 256
@@ -72,7 +72,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(settings: Settings) -> LlamaForCausalLM:
-    """A freshly initialised Llama; the global random state is left as it was."""
+    """A freshly initialized Llama; the global random state is left as it was."""
     eos_id = len(WORDS)
     config = LlamaConfig(
         vocab_size=eos_id + 1,

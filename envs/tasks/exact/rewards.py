@@ -1,6 +1,6 @@
 """The two rewards of the exact task, as tables over all completions and as a callable that looks them up.
 
-*Dense*: every token and every pair of neighbours adds something, so any completion says something about others.
+*Dense*: every token and every pair of neighbors adds something, so any completion says something about others.
 *Sparse*: a bonus for three words in the right order, gaps allowed, which the reference hits about once in a hundred
 samples, on top of a faint dense reward. One reward alone could reverse the order of algorithms.
 """
@@ -27,7 +27,7 @@ HIT_PROBABILITY = (0.004, 0.02)
 def dense_rewards(
     tree: CompletionTree, reference_logprobs_QN: Tensor, prompts: PromptBatch, generator: torch.Generator
 ) -> Tensor:
-    """Random unigram and bigram scores, standardised, float64 (Q, N).
+    """Random unigram and bigram scores, standardized, float64 (Q, N).
 
     For each prompt of its own, u(token) and w(token before, token) are standard normal; a completion's score is the sum
     over its tokens, the end token included and the prompt's last token standing before the first. Mean 0 and standard
@@ -43,14 +43,14 @@ def dense_rewards(
         before_NT = torch.cat([first_N1, tokens_NT[:, :-1]], 1)
         scores_NT = unigram_QV[row][tokens_NT] + bigram_QVV[row][before_NT, tokens_NT]
         tables.append((scores_NT * mask_NT).sum(1))
-    return standardise(torch.stack(tables), reference_logprobs_QN)
+    return standardize(torch.stack(tables), reference_logprobs_QN)
 
 
-def standardise(values_QN: Tensor, reference_logprobs_QN: Tensor) -> Tensor:
+def standardize(values_QN: Tensor, reference_logprobs_QN: Tensor) -> Tensor:
     """Shifted and scaled to mean 0 and standard deviation 1 under the reference, prompt by prompt."""
     probs_QN = reference_logprobs_QN.exp()
-    centred_QN = values_QN - (probs_QN * values_QN).sum(1, keepdim=True)
-    return centred_QN / (probs_QN * centred_QN.square()).sum(1, keepdim=True).sqrt()
+    centerd_QN = values_QN - (probs_QN * values_QN).sum(1, keepdim=True)
+    return centerd_QN / (probs_QN * centerd_QN.square()).sum(1, keepdim=True).sqrt()
 
 
 def contains_in_order(tree: CompletionTree, words: Sequence[int]) -> Tensor:

@@ -24,7 +24,7 @@ MAX_NEW_TOKENS = 5
 
 
 def exact(kl_coef: float = 0.3, reward_seed: int = 0) -> Task:
-    """Every completion enumerated, the reward spread over tokens and pairs of neighbours.
+    """Every completion enumerated, the reward spread over tokens and pairs of neighbors.
 
     Args:
         kl_coef: beta, in reward units per nat; one reward unit is the reward's standard deviation under the reference.
@@ -85,7 +85,7 @@ def _task(
         name=name,
         language_model=language_model,
         # The same prompts to train and to evaluate on: the figures are exact over every completion, so there is nothing
-        # left to generalise to, and no policy can look better than it is.
+        # left to generalize to, and no policy can look better than it is.
         prompts=PromptSet(train=PROMPTS, evaluation=PROMPTS, allow_overlap=True),
         reward=TableReward(language_model, enumeration.tree, PROMPTS, enumeration.rewards_QN),
         max_new_tokens=MAX_NEW_TOKENS,

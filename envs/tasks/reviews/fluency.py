@@ -4,7 +4,7 @@ No example of bad text is used: what counts as improbable, repetitive or overloa
 corpus (hardly) ever are. The figures are
 
 - the mean surprise of a word given the one before, by a bigram model with absolute discounting;
-- cohesion: how much the word before helps, the mean pointwise mutual information of neighbours;
+- cohesion: how much the word before helps, the mean pointwise mutual information of neighbors;
 - the share of repeated content words;
 - the share of common words;
 - the share of words with a strong sentiment.

@@ -11,21 +11,21 @@ Array = npt.NDArray[np.float64]
 
 
 def ridge(features_NV: sparse.csr_matrix, targets_N: Array, penalty: float) -> tuple[Array, float]:
-    """Weights (V,) and intercept that minimise sum (x w + c - y)^2 + penalty |w|^2; the intercept is not penalised."""
-    centre_V = np.asarray(features_NV.mean(axis=0)).ravel()
+    """Weights (V,) and intercept that minimize sum (x w + c - y)^2 + penalty |w|^2; the intercept is not penalized."""
+    center_V = np.asarray(features_NV.mean(axis=0)).ravel()
     middle, count = float(targets_N.mean()), features_NV.shape[0]
-    # Centring by a rank-one correction keeps the matrix sparse.
+    # Centering by a rank-one correction keeps the matrix sparse.
     normal = sparse.linalg.LinearOperator(
-        (len(centre_V), len(centre_V)),
-        matvec=lambda w_V: features_NV.T @ (features_NV @ w_V) - count * centre_V * (centre_V @ w_V) + penalty * w_V,
+        (len(center_V), len(center_V)),
+        matvec=lambda w_V: features_NV.T @ (features_NV @ w_V) - count * center_V * (center_V @ w_V) + penalty * w_V,
         dtype=np.float64,
     )
     weights_V: Array = sparse.linalg.cg(normal, features_NV.T @ (targets_N - middle), rtol=1e-5, maxiter=2000)[0]
-    return weights_V, middle - float(centre_V @ weights_V)
+    return weights_V, middle - float(center_V @ weights_V)
 
 
 def bradley_terry(differences_NV: sparse.csr_matrix, penalty: float, counts_N: Array | None = None) -> Array:
-    """Weights (V,) that minimise sum -log sigmoid(w d) + penalty/2 |w|^2, where d is preferred minus other.
+    """Weights (V,) that minimize sum -log sigmoid(w d) + penalty/2 |w|^2, where d is preferred minus other.
 
     ``counts_N`` weighs comparisons: how often each was drawn in a bootstrap resample, for instance.
     """

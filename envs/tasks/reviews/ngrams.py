@@ -1,4 +1,4 @@
-"""Words, and pairs of neighbouring words, as sparse features: what the judge and the proxies read of a review."""
+"""Words, and pairs of neighboring words, as sparse features: what the judge and the proxies read of a review."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def words_of(text: str) -> list[str]:
 class Vocabulary:
     """Which n-grams count, and how much: sublinear TF-IDF, each text scaled to length 1.
 
-    An n-gram is one word or two neighbours; punctuation is left out but for ``!`` and ``?``. A feature is
+    An n-gram is one word or two neighbors; punctuation is left out but for ``!`` and ``?``. A feature is
     (1 + ln count) * idf, idf = 1 + ln((1 + texts) / (1 + texts with it)).
     """
 

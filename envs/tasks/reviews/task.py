@@ -1,6 +1,6 @@
 """The review tasks: a tiny model trained on human-rated reviews goes on from an opening, and a proxy scores the sentence.
 
-All have the same model, prompts and gold judge; they differ in what is optimised: ``reviews`` in VADER, the
+All have the same model, prompts and gold judge; they differ in what is optimized: ``reviews`` in VADER, the
 ``reviews-proxy-*`` tasks in a preference model that learned from few comparisons.
 """
 
@@ -38,7 +38,7 @@ def reviews(
     Args:
         kl_coef: beta, in VADER units (the score goes from -1 to 1) a nat.
         max_new_tokens: length limit of a completion.
-        gold: a reward that judges and is never optimised; null for none.
+        gold: a reward that judges and is never optimized; null for none.
         device: where the model runs.
     """
     settings = {"kl_coef": kl_coef, "max_new_tokens": max_new_tokens}
@@ -62,7 +62,7 @@ def reviews_proxy_500(
         ensemble: ``none``, or five members fitted to resamples of the same comparisons and combined by ``mean``,
             ``minimum`` or ``mean_minus_deviation``.
         length_penalty: taken off the proxy for every token.
-        gold: a reward that judges and is never optimised; null for none.
+        gold: a reward that judges and is never optimized; null for none.
         device: where the model runs.
     """
     return _proxy_task("500", kl_coef, max_new_tokens, ensemble, length_penalty, gold, device)

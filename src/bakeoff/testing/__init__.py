@@ -134,9 +134,9 @@ def _run(name: str, subject: Any) -> Check:
     reason = ""
     try:
         checks.BY_NAME[name](subject)
-    except checks.Broken as broken:
+    except checks.ContractViolation as broken:
         outcome, reason = "failed", str(broken)
-    except checks.NotPromised as broken:
+    except checks.NotSupported as broken:
         outcome, reason = "skipped", str(broken)
     except (Exception, SystemExit) as error:  # the algorithm's own
         outcome, reason = "failed", checks.told(error, subject.kind)

@@ -1,4 +1,4 @@
-"""The checks of the contract suite, each a function that raises :class:`Broken` with the reason."""
+"""The checks of the contract suite, each a function that raises :class:`ContractViolation` with the reason."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ ENDLESS = 2_000_000
 Row = dict[str, float]
 
 
-class Broken(Exception):  # noqa: N818 - what it says is the contract's state
+class ContractViolation(Exception):  # noqa: N818 - what it says is the contract's state
     """The algorithm breaks the contract; the message says how, and what to do."""
 
 
-class NotPromised(Exception):  # noqa: N818
+class NotSupported(Exception):  # noqa: N818
     """The algorithm says that it does not do this."""
 
 
@@ -110,31 +110,41 @@ def play(algorithm: Algorithm, updates: int) -> list[Row]:
 def settings(subject: Subject) -> None:
     """Every setting has a line of help, and the configuration survives JSON."""
     if not issubclass(subject.kind.Config, AlgorithmConfig):
-        raise Broken(f"Config is {subject.kind.Config!r}; make it a subclass of bakeoff.AlgorithmConfig")
+        raise ContractViolation(f"Config is {subject.kind.Config!r}; make it a subclass of bakeoff.AlgorithmConfig")
     if not isinstance(getattr(subject.kind, "data_source", None), DataSource):
-        raise Broken("it has no data_source; say where its training data come from, such as DataSource.ONLINE")
+        raise ContractViolation(
+            "it has no data_source; say where its training data come from, such as DataSource.ONLINE"
+        )
     fields = subject.kind.Config.model_fields
     undocumented = [name for name, field in fields.items() if not (field.description or "").strip()]
     if undocumented:
-        raise Broken(f"{', '.join(undocumented)}: no line of help; write a docstring under each field of the Config")
+        raise ContractViolation(
+            f"{', '.join(undocumented)}: no line of help; write a docstring under each field of the Config"
+        )
     required = [name for name, field in fields.items() if field.is_required()]
     if required:
-        raise Broken(f"{', '.join(required)}: no default; a suite may name an algorithm without settings")
+        raise ContractViolation(f"{', '.join(required)}: no default; a suite may name an algorithm without settings")
     config = subject.kind.Config()
     again = subject.kind.Config.model_validate_json(config.model_dump_json())
     if again != config:
-        raise Broken(f"the default Config comes back from JSON as another: {again} instead of {config}")
+        raise ContractViolation(f"the default Config comes back from JSON as another: {again} instead of {config}")
     if not (subject.kind.__doc__ or "").strip():
-        raise Broken(f"class {subject.kind.__name__} has no docstring; its first line is the algorithm's description")
+        raise ContractViolation(
+            f"class {subject.kind.__name__} has no docstring; its first line is the algorithm's description"
+        )
 
 
 def starts(subject: Subject) -> None:
     """It starts as the reference, or says that it does not."""
     kl = subject.score(subject.make(), "exact_kl")
     if subject.kind.starts_as_reference and not abs(kl) < 1e-4:
-        raise Broken(f"it starts {kl:.4g} nats from the reference; start there, or say starts_as_reference = False")
+        raise ContractViolation(
+            f"it starts {kl:.4g} nats from the reference; start there, or say starts_as_reference = False"
+        )
     if not subject.kind.starts_as_reference and not 0.01 < kl < math.inf:
-        raise Broken(f"it says starts_as_reference = False and starts {kl:.4g} nats from it; leave that line out")
+        raise ContractViolation(
+            f"it says starts_as_reference = False and starts {kl:.4g} nats from it; leave that line out"
+        )
 
 
 def repeats(subject: Subject) -> None:
@@ -143,9 +153,11 @@ def repeats(subject: Subject) -> None:
     first, again, other = (play(algorithm, 2) for algorithm in played)
     difference = _difference(first, again) or _other_weights(played[0], played[1])
     if difference is not None:
-        raise Broken(f"the same seed gave {difference}; draw all randomness from self.rng")
+        raise ContractViolation(f"the same seed gave {difference}; draw all randomness from self.rng")
     if subject.kind.data_source is not DataSource.NONE and first == other:
-        raise Broken("another seed gave the same trace; draw from self.rng, and play what self.envs.reset() shows")
+        raise ContractViolation(
+            "another seed gave the same trace; draw from self.rng, and play what self.envs.reset() shows"
+        )
 
 
 def reference(subject: Subject) -> None:
@@ -162,13 +174,15 @@ def reference(subject: Subject) -> None:
             for name, parameter in module.named_parameters():
                 parameter.copy_(before[name])
     if changed:
-        raise Broken(f"the reference's {changed[0]} changed; train self.policy, never task.language_model")
+        raise ContractViolation(f"the reference's {changed[0]} changed; train self.policy, never task.language_model")
     if algorithm.envs.meter.trained_tokens:
         if not trained:
-            raise Broken("tokens were trained, but trained_parameters() gives no weight; give those that move")
+            raise ContractViolation(
+                "tokens were trained, but trained_parameters() gives no weight; give those that move"
+            )
         still = sum(torch.equal(p, old) for p, old in zip(algorithm.trained_parameters(), trained, strict=True))
         if still:
-            raise Broken(
+            raise ContractViolation(
                 f"{still} of {len(trained)} trained weights did not move in two updates; use them, or freeze them"
             )
 
@@ -176,7 +190,7 @@ def reference(subject: Subject) -> None:
 def resumes(subject: Subject) -> None:
     """What a checkpoint holds is everything that decides the numbers to come."""
     if not subject.kind.resumes_exactly:
-        raise NotPromised("says resumes_exactly = False: a cell that is killed starts again from its beginning")
+        raise NotSupported("says resumes_exactly = False: a cell that is killed starts again from its beginning")
     unstopped = subject.make()
     whole = play(unstopped, 3)
     first = subject.make()
@@ -191,7 +205,7 @@ def resumes(subject: Subject) -> None:
     if difference is None and not _same(unstopped.state_dict(), second.state_dict()):
         difference = "another state_dict()"
     if difference is not None:
-        raise Broken(
+        raise ContractViolation(
             f"a run that went on from its checkpoint gave {difference}; "
             "keep what decides it in state_dict() (plain attributes are kept for you), or say resumes_exactly = False"
         )
@@ -212,14 +226,18 @@ def meter(subject: Subject) -> None:
             with audit.watching():
                 metrics = algorithm.update()
             if not isinstance(metrics, Mapping):
-                raise Broken(f"update {number} returned {type(metrics).__name__}; return a mapping of names to numbers")
+                raise ContractViolation(
+                    f"update {number} returned {type(metrics).__name__}; return a mapping of names to numbers"
+                )
             bad = [name for name, value in metrics.items() if not _finite(value)]
             if bad:
-                raise Broken(f"update {number}: metric {bad[0]} is {metrics[bad[0]]!r}; metrics are finite numbers")
+                raise ContractViolation(
+                    f"update {number}: metric {bad[0]} is {metrics[bad[0]]!r}; metrics are finite numbers"
+                )
             after = totals.snapshot()
             fell = [name for name in METERS if after[name] < before[name]]
             if fell or totals.paused:
-                raise Broken(
+                raise ContractViolation(
                     f"update {number}: {fell[0] + ' fell' if fell else 'the meter is paused'}; leave the meter alone"
                 )
             before = after
@@ -230,7 +248,7 @@ def meter(subject: Subject) -> None:
         ("tokens were trained on", seen["trained_tokens"], totals.trained_tokens),
     ):
         if found > counted_tokens:
-            raise Broken(
+            raise ContractViolation(
                 f"{found} {what}, and the meter shows {counted_tokens}; get completions by playing in self.envs, "
                 "and train self.policy itself"
             )
@@ -248,9 +266,9 @@ def saves(subject: Subject) -> None:
         files = [file for file in Path(folder).rglob("*") if file.is_file()]
         pickles = [file.name for file in files if file.suffix in {".pkl", ".pickle", ".pt", ".pth", ".bin", ".zip"}]
         if pickles:
-            raise Broken(f"it saves {pickles[0]}, which only pickle reads; save safetensors and JSON")
+            raise ContractViolation(f"it saves {pickles[0]}, which only pickle reads; save safetensors and JSON")
         if not any(file.suffix == ".safetensors" for file in files):
-            raise Broken("it saves no .safetensors file; the base class's save() does")
+            raise ContractViolation("it saves no .safetensors file; the base class's save() does")
         if not subject.kind.saves_language_model:
             return
         plain = AutoModelForCausalLM.from_pretrained(folder)
@@ -259,7 +277,7 @@ def saves(subject: Subject) -> None:
         theirs, ours = plain(tokens).logits, algorithm.policy.model.module(tokens).logits
     if not torch.allclose(theirs, ours, rtol=1.3e-6, atol=1e-5):
         apart = float((theirs - ours).abs().max())
-        raise Broken(f"what it saves answers otherwise than its policy (logits differ by {apart:.3g})")
+        raise ContractViolation(f"what it saves answers otherwise than its policy (logits differ by {apart:.3g})")
 
 
 def learns(subject: Subject) -> None:
@@ -280,33 +298,39 @@ def learns(subject: Subject) -> None:
             algorithm.update()
         after = algorithm.envs.meter.snapshot()
         if after == before and not algorithm.finished:
-            raise Broken("an update spent nothing, and it is not finished; play in self.envs, or say finished")
+            raise ContractViolation(
+                "an update spent nothing, and it is not finished; play in self.envs, or say finished"
+            )
         asked = after["reward_queries"] > before["reward_queries"]
         trained = 0 if asked else trained + int(after["trained_tokens"] - before["trained_tokens"])
         if trained > ENDLESS:
-            raise Broken(
+            raise ContractViolation(
                 f"it trained {ENDLESS:,} tokens and neither asked the reward nor said that it is finished; say finished"
             )
     audit.close()
     _refuse_what_is_outside(audit)
     if algorithm.policy.reference is not reference or not _same(_weights(reference), kept):
-        raise Broken("the reference that it is judged by is another at the end; leave self.policy.reference as it is")
+        raise ContractViolation(
+            "the reference that it is judged by is another at the end; leave self.policy.reference as it is"
+        )
     _check_kl(subject, algorithm)
     gain = subject.score(algorithm, "normalized_score") - start
     if subject.kind.data_source is DataSource.NONE:
         if abs(gain) > 1e-6:
-            raise Broken(f"it says that it does not train (DataSource.NONE), and its score changed by {gain:.3g}")
+            raise ContractViolation(
+                f"it says that it does not train (DataSource.NONE), and its score changed by {gain:.3g}"
+            )
     elif subject.kind.data_source is DataSource.FEEDBACK:  # what it learns is not this reward
         spent = algorithm.envs.meter
         if not algorithm.finished or spent.reward_queries or not spent.trained_tokens:
-            raise Broken(
-                f"it says that it learns from its own judgement (DataSource.FEEDBACK), and spent {spent.reward_queries} reward "
+            raise ContractViolation(
+                f"it says that it learns from its own judgment (DataSource.FEEDBACK), and spent {spent.reward_queries} reward "
                 f"queries and {spent.trained_tokens} trained tokens; query no reward, train, and say when it is finished"
             )
         return
     wanted = GAIN_FROM_LABELS if subject.kind.data_source is DataSource.PREFERENCES else GAIN
     if subject.kind.data_source is not DataSource.NONE and not gain > wanted:
-        raise Broken(
+        raise ContractViolation(
             f"with {LONG.reward_queries} reward queries it came {gain:.0%} of the way from the reference to the optimum; "
             f"expected more than {wanted:.0%}"
         )
@@ -354,7 +378,9 @@ def _watching(algorithm: Algorithm) -> Iterator[dict[str, int]]:
 def _refuse_what_is_outside(audit: Audit) -> None:
     found = audit.found()
     if found:
-        raise Broken(f"it {in_words(found)}; get completions by playing in self.envs, and leave the meter alone")
+        raise ContractViolation(
+            f"it {in_words(found)}; get completions by playing in self.envs, and leave the meter alone"
+        )
 
 
 def _check_kl(subject: Subject, algorithm: Algorithm) -> None:
@@ -364,11 +390,11 @@ def _check_kl(subject: Subject, algorithm: Algorithm) -> None:
     envs = TextGenerationVectorEnv.from_task(subject.task, 512, split="evaluation", seed=0)
     envs.reset(options={"prompt_indices": [row % len(subject.task.prompts.evaluation) for row in range(512)]})
     with torch.no_grad(), algorithm.envs.meter.pause():
-        answers = contestant.answer(envs, torch.Generator().manual_seed(0))
+        answers = contestant.generate(envs, torch.Generator().manual_seed(0))
         told_B = contestant.statistics(answers)["kl"].double()
     noise = 5 * float(told_B.std()) / len(told_B) ** 0.5
     if math.isfinite(exact) and float(told_B.mean()) < exact - noise - 0.01:
-        raise Broken(
+        raise ContractViolation(
             f"it tells a KL of {float(told_B.mean()):.3g} nats to the reference, and the exact one is {exact:.3g}; "
             "contestant().statistics() gives an estimate, or an upper bound"
         )

@@ -17,7 +17,7 @@ from bakeoff.algos.constitutional.feedback import (
     position_bias,
     verdict_scores,
 )
-from bakeoff.algos.constitutional.prompting import Speaker
+from bakeoff.algos.constitutional.prompting import PromptedModel
 from bakeoff.algos.constitutional.records import chain_figures
 from bakeoff.algos.core.build import build
 from bakeoff.envs.language_model.completions import Completions
@@ -74,15 +74,15 @@ def test_the_better_verdict_by_hand() -> None:
 def test_the_critic_of_the_review_model_knows_praise(reviews: Task) -> None:
     algorithm = make(reviews)
     praise, blame = " a wonderful, great movie.", " a terrible waste of time, awful."
-    judgement = judge(
+    judgment = judge(
         load_constitution("reviews"), algorithm.work.critic, ["movie: this is"] * 2, [praise, blame], [blame, praise],
         principles=3, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    first, second = judgement.preference_N.tolist()
+    first, second = judgment.preference_N.tolist()
     assert first > 0.8
     assert first + second == pytest.approx(1, abs=1e-5)
-    assert judgement.option_mass > 0.5
-    assert "position_bias" not in judgement.figures()
+    assert judgment.option_mass > 0.5
+    assert "position_bias" not in judgment.figures()
 
 
 def test_verdicts_are_the_models_own_probabilities(reviews: Task) -> None:
@@ -236,7 +236,7 @@ def test_another_critic_is_asked(reviews: Task, tmp_path: Any) -> None:
     reviews.language_model.save(tmp_path / "critic")
     algorithm = make(reviews, critic=str(tmp_path / "critic"), stages=["ai_feedback"])
     assert algorithm.work.critic.model is not algorithm.policy.reference
-    assert isinstance(algorithm.work.critic, Speaker)
+    assert isinstance(algorithm.work.critic, PromptedModel)
     assert algorithm.update()["option_mass"] > 0.5
 
 

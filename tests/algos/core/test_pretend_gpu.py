@@ -31,8 +31,8 @@ PARTS: dict[str, dict[str, Any]] = {
 PARTLY = ("ppo", "grpo", "online_dpo", "q_learning", "dpo")
 """Algorithms that are also tried where only a part of the weights moves."""
 SMALL = {
-    "batch_size": 8, "group_size": 4, "n": 4, "epochs": 1, "minibatches": 2, "replay_batch": 8, "replay_group": 4,
-    "updates_per_batch": 1, "pair_batch": 4, "row_batch": 4, "chains": 4, "pairs": 4,
+    "batch_size": 8, "group_size": 4, "n": 4, "epochs": 1, "minibatches": 2, "train_batch_size": 8, "replay_group": 4,
+    "gradient_steps": 1, "chains": 4, "pairs": 4,
 }  # fmt: skip
 """Whatever of this an algorithm can be told."""
 DEMONSTRATIONS = [
@@ -135,7 +135,7 @@ def test_a_network_learns_there_as_it_does_on_the_cpu() -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_an_optimiser_whose_state_stayed_behind_is_refused() -> None:
+def test_an_optimizer_whose_state_stayed_behind_is_refused() -> None:
     weight = nn.Parameter(numbers("cuda"))
     optimizer = torch.optim.Adam([weight])
     weight.sum().backward()

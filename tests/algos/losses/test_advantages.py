@@ -5,7 +5,7 @@ import torch
 
 from bakeoff.algos.losses.advantages import (
     explained_variance,
-    generalised_advantages,
+    generalized_advantages,
     kl_shaped_rewards,
     masked_mean,
     whiten,
@@ -16,7 +16,7 @@ def test_gae_of_a_reward_at_the_end() -> None:
     # V = r = (0, 0, 0, 1), gamma .9, lambda .95. Backwards: delta_3 = 1 - 1 = 0; delta_2 = .9 * 1 = .9;
     # A_1 = .9 * .95 * .9; A_0 = (.9 * .95)^2 * .9; the return adds V.
     row = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
-    advantages, returns = generalised_advantages(row, row, torch.ones(1, 4, dtype=torch.bool), gamma=0.9, lam=0.95)
+    advantages, returns = generalized_advantages(row, row, torch.ones(1, 4, dtype=torch.bool), gamma=0.9, lam=0.95)
     torch.testing.assert_close(returns, torch.tensor([[0.9**3 * 0.95**2, 0.9**2 * 0.95, 0.9, 1.0]]))
     torch.testing.assert_close(advantages, torch.tensor([[0.657922, 0.7695, 0.9, 0.0]]), atol=2e-6, rtol=0)
 
@@ -27,7 +27,7 @@ def test_gae_stops_at_each_rows_own_end() -> None:
     rewards = torch.tensor([[1.0, 4.0, 77.0], [1.0, 4.0, 8.0]])
     values = torch.tensor([[2.0, 2.0, 99.0], [2.0, 2.0, 2.0]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    advantages, returns = generalised_advantages(rewards, values, mask, gamma=0.5, lam=1.0)
+    advantages, returns = generalized_advantages(rewards, values, mask, gamma=0.5, lam=1.0)
     torch.testing.assert_close(advantages[0], torch.tensor([1.0, 2.0, 0.0]))
     torch.testing.assert_close(returns[0], torch.tensor([3.0, 4.0, 0.0]))
     # Row 1: t=2: 6; t=1: (4 + 1 - 2) + 3 = 6; t=0: (1 + 1 - 2) + 3 = 3.
@@ -37,9 +37,9 @@ def test_gae_stops_at_each_rows_own_end() -> None:
 def test_lambda_one_gives_whole_returns_and_lambda_zero_one_step_errors() -> None:
     rewards, values = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 20.0, 30.0]])
     mask = torch.ones(1, 3, dtype=torch.bool)
-    _, returns = generalised_advantages(rewards, values, mask, gamma=1.0, lam=1.0)
+    _, returns = generalized_advantages(rewards, values, mask, gamma=1.0, lam=1.0)
     torch.testing.assert_close(returns, torch.tensor([[6.0, 5.0, 3.0]]))
-    one_step, _ = generalised_advantages(rewards, values, mask, gamma=1.0, lam=0.0)
+    one_step, _ = generalized_advantages(rewards, values, mask, gamma=1.0, lam=0.0)
     torch.testing.assert_close(one_step, torch.tensor([[11.0, 12.0, -27.0]]))
 
 

@@ -122,7 +122,7 @@ def test_padding_in_a_batch_changes_no_loss() -> None:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    objective = PreferenceObjective(beta=0.5, length_normalisation=True, supervised_coef=0.1)
+    objective = PreferenceObjective(beta=0.5, length_normalization=True, supervised_coef=0.1)
 
     def loss(pairs: list[PreferencePair]) -> torch.Tensor:
         chosen, rejected, _ = encode_pairs(model, pairs, 10)

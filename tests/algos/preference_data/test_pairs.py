@@ -58,7 +58,7 @@ def test_padding_on_either_side_changes_nothing(left: int, right: int, exact: Ta
         preference_B=pairs.preference_B,
     )
     torch.testing.assert_close(wide.reference_logps_B2, pairs.reference_logps_B2, atol=1e-5, rtol=1e-5)
-    objective = PreferenceObjective(beta=0.3, supervised_coef=0.1, length_normalisation=True)
+    objective = PreferenceObjective(beta=0.3, supervised_coef=0.1, length_normalization=True)
     losses = [objective.of_pairs(pair_logps(policy, p) + 0.1 * p.lengths_B2, p)[0] for p in (wide, pairs)]
     torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-5)
 
@@ -88,11 +88,11 @@ def test_objective_by_hand(exact: Task) -> None:
         return math.log1p(math.exp(x))
 
     assert loss() == pytest.approx(softplus(-1.5), rel=1e-4)
-    assert loss(length_normalisation=True) == pytest.approx(softplus(-0.5 * (1 / long + 2 / short)), rel=1e-4)
+    assert loss(length_normalization=True) == pytest.approx(softplus(-0.5 * (1 / long + 2 / short)), rel=1e-4)
     assert loss(reference_free=True) == pytest.approx(softplus(-0.5 * (a + 1 - b + 2)), rel=1e-4)
     assert loss(supervised_coef=0.3) == pytest.approx(softplus(-1.5) - 0.3 * (a + 1) / long, rel=1e-4)
     simpo = -0.5 * ((a + 1) / long - (b - 2) / short) + 0.2
-    assert loss(reference_free=True, length_normalisation=True, target_margin=0.2) == pytest.approx(
+    assert loss(reference_free=True, length_normalization=True, target_margin=0.2) == pytest.approx(
         softplus(simpo), rel=1e-4
     )
 

@@ -16,7 +16,7 @@ from bakeoff.algos.core.algorithm import Algorithm
 from bakeoff.algos.core.build import build
 from bakeoff.algos.sb3.agent import action_logprobs
 from bakeoff.algos.sb3.policy import token_vectors
-from bakeoff.benchmarks.cells.cell_runner import Stopped, Workshop, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
 from bakeoff.benchmarks.evaluation.sample_cell import sample_cell
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
@@ -42,7 +42,7 @@ def make(name: str, task: Task, seed: int = 0, **settings: object) -> Algorithm:
 
 
 def top_k_of_the_reference(task: Task, k: int) -> torch.Tensor:
-    """The reference restricted to its k likeliest tokens at each node and renormalised, from the enumeration's own tables."""
+    """The reference restricted to its k likeliest tokens at each node and renormalized, from the enumeration's own tables."""
     tree = task.enumeration.tree
     tables = []
     for table in tree.conditionals(task.enumeration.reference_logprobs_QN):
@@ -81,7 +81,7 @@ def test_samples_log_probabilities_and_kl_agree_with_the_enumeration(name: str, 
     torch.testing.assert_close(logprobs_QN.exp().sum(1), torch.ones(4, dtype=torch.float64), atol=1e-5, rtol=0)
     envs = TextGenerationVectorEnv.from_task(exact, 400, split="evaluation", seed=0)
     envs.reset(options={"prompt_indices": np.arange(400) % 4})
-    completions = contestant.answer(envs, torch.Generator().manual_seed(0))
+    completions = contestant.generate(envs, torch.Generator().manual_seed(0))
     envs.play(completions)  # which refuses what no steps could have made
     leaves_B = exact.enumeration.leaf_index(completions)
     expected_B = logprobs_QN[completions.prompts.indices_B, leaves_B]
@@ -249,12 +249,12 @@ def test_a_cell_that_is_stopped_after_every_update_ends_with_the_same_numbers(tm
         settings={"batch_size": 8, "n_steps": 3}, seed=3, budget={"reward_queries": 24},
         evaluate={"every": {"reward_queries": 10}, "completions": 16, "samples": 2},
     )  # fmt: skip
-    workshop = Workshop()
+    cache = TaskCache()
     for folder, stop in ((tmp_path / "whole", False), (tmp_path / "parts", True)):
         over = False
         while not over:
             try:
-                run_cell(cell, folder, workshop, should_stop=lambda stop=stop: stop)
+                run_cell(cell, folder, cache, should_stop=lambda stop=stop: stop)
                 over = True
             except Stopped:
                 pass

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from bakeoff.algos.core.build import build
-from bakeoff.algos.trl.dpo import TRLDPO, labelled
+from bakeoff.algos.trl.dpo import TRLDPO, labeled
 from bakeoff.algos.trl.online import TRLGRPO, TRLRLOO
 from bakeoff.benchmarks.spec.reader import SuiteError
 from bakeoff.benchmarks.spec.validation import load_suite
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task
-from bakeoff.envs.text_generation.played import Played
+from bakeoff.envs.text_generation.played import ScoredCompletions
 from bakeoff.errors import ConfigError
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs TRL")
@@ -29,12 +29,12 @@ def make(kind: type, task: Task, **settings: Any) -> Any:
     return build(kind, {"batch_size": 16, "warmup_steps": 0, **settings}, task, BUDGET, 0)
 
 
-def watched(algorithm: Any) -> list[Played]:
+def watched(algorithm: Any) -> list[ScoredCompletions]:
     """Every batch that the algorithm will play."""
-    played: list[Played] = []
+    played: list[ScoredCompletions] = []
     play = algorithm.envs.play
 
-    def record(completions: Any) -> Played:
+    def record(completions: Any) -> ScoredCompletions:
         played.append(play(completions))
         return played[-1]
 
@@ -64,11 +64,11 @@ def test_without_trl_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, ex
 
 def test_labels_by_hand() -> None:
     scores = torch.tensor([1.0, 2.0, 5.0, 5.0, 3.0, 0.0])
-    assert labelled(scores, "deterministic", torch.Generator()).tolist() == [[1, 0], [4, 5]]
+    assert labeled(scores, "deterministic", torch.Generator()).tolist() == [[1, 0], [4, 5]]
     sure = torch.tensor([50.0, 0.0, 0.0, 50.0])
-    assert labelled(sure, "bradley_terry", torch.Generator().manual_seed(0)).tolist() == [[0, 1], [3, 2]]
+    assert labeled(sure, "bradley_terry", torch.Generator().manual_seed(0)).tolist() == [[0, 1], [3, 2]]
     many = torch.tensor([1.0, 0.0]).repeat(20_000)
-    first = labelled(many, "bradley_terry", torch.Generator().manual_seed(0))[:, 0] % 2 == 0
+    first = labeled(many, "bradley_terry", torch.Generator().manual_seed(0))[:, 0] % 2 == 0
     # sigmoid(1) = 0.7311; the standard error of the share is 0.0031
     assert float(first.double().mean()) == pytest.approx(0.7311, abs=0.0125)
 
@@ -106,7 +106,7 @@ def test_grpos_gradient_is_that_of_group_advantages(exact: Task) -> None:
 
 @needs_trl
 def test_dpos_first_loss_is_log_two_and_its_gradient_half_beta_times_the_difference(exact: Task) -> None:
-    algorithm = make(TRLDPO, exact, updates_per_batch=1, pairs_per_step=8, max_grad_norm=1e9)
+    algorithm = make(TRLDPO, exact, gradient_steps=1, pairs_per_step=8, max_grad_norm=1e9)
     found: list[torch.Tensor] = []
     algorithm.optimizer.step = lambda: found.extend(p.grad.clone() for p in algorithm.policy.parameters())
     metrics = algorithm.update()
@@ -124,7 +124,7 @@ def test_dpos_first_loss_is_log_two_and_its_gradient_half_beta_times_the_differe
 @needs_trl
 @pytest.mark.parametrize("kind", [TRLGRPO, TRLRLOO, TRLDPO])
 def test_a_step_in_parts_is_the_step(kind: type, exact: Task) -> None:
-    settings = {"pairs_per_step": 8, "updates_per_batch": 1} if kind is TRLDPO else {}
+    settings = {"pairs_per_step": 8, "gradient_steps": 1} if kind is TRLDPO else {}
     found = []
     for size in (None, 4):
         algorithm = make(kind, exact, micro_batch_size=size, **settings)

@@ -47,7 +47,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Policy, Pairs]
     torch.manual_seed(0)
     reference = LlamaForCausalLM(config)
     model = LanguageModel(reference, fast, name="words")
-    model.allowed_V[1] = True  # TRL lets padding be said; so do we here, or the normalisers would differ
+    model.allowed_V[1] = True  # TRL lets padding be said; so do we here, or the normalizers would differ
     model._forbidden = model._forbidden[:0]
     policy = Policy(model, Meter(), AlgorithmConfig())
     with torch.no_grad():
@@ -76,8 +76,8 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Policy, Pairs]
         ({"loss_types": ["exo_pair"], "label_smoothing": 0.1}, {"loss_type": "exo", "label_smoothing": 0.1}),
         ({"loss_types": ["sppo_hard"]}, {"loss_type": "sppo"}),
         # TRL divides IPO's log-ratios by the completion's length, the paper does not.
-        ({"loss_types": ["ipo"]}, {"loss_type": "ipo", "length_normalisation": True}),
-        ({"loss_types": ["sigmoid_norm"]}, {"length_normalisation": True}),
+        ({"loss_types": ["ipo"]}, {"loss_type": "ipo", "length_normalization": True}),
+        ({"loss_types": ["sigmoid_norm"]}, {"length_normalization": True}),
         # The chosen completions are all as long as each other here: means over tokens and over pairs are the same.
         ({"loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, 0.3]}, {"supervised_coef": 0.3}),
     ],

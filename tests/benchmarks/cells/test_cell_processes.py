@@ -14,8 +14,8 @@ from torch import nn
 
 import bakeoff
 from bakeoff import distributed, registry
-from bakeoff.benchmarks.cells.cell_processes import partners
-from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.cells.cell_processes import worker_ranks
+from bakeoff.benchmarks.cells.cell_runner import TaskCache
 from bakeoff.benchmarks.cells.jobs import Outcome, perform
 from bakeoff.benchmarks.run import threads_of
 from bakeoff.benchmarks.spec.cell import Cell
@@ -35,8 +35,8 @@ SUITE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
-    return Workshop()
+def cache() -> TaskCache:
+    return TaskCache()
 
 
 def cell(algorithm: str, task: str = "exact", **settings: Any) -> Cell:
@@ -49,7 +49,7 @@ def play(this: Cell, folder: Path, processes: int, **job: Any) -> Outcome:
     """Run a cell in this process and, where there are several, its partners."""
     message = {"job": "cell", "cell": this.to_json(), "checkpoint_every": 60.0, "trackers": [], "processes": processes}
     folder.mkdir(exist_ok=True)
-    return perform({**message, **job}, folder, Workshop(), lambda *a, **k: None, lambda: False)
+    return perform({**message, **job}, folder, TaskCache(), lambda *a, **k: None, lambda: False)
 
 
 def rows(this: Cell, folder: Path) -> list[dict[str, Any]]:
@@ -88,16 +88,16 @@ def test_two_processes_measure_what_one_does(this: Cell, tmp_path: Path) -> None
     assert len(alone) > 3
     assert_close(alone, shared)
     assert distributed.is_first()
-    assert not distributed.shares(100)  # and this process is alone again
+    assert not distributed.should_shard(100)  # and this process is alone again
     assert "RANK" not in os.environ
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in registry.algorithms.names() if not n.startswith(("trl_", "sb3_"))])
-def test_every_algorithm_runs_as_two(name: str, tmp_path: Path, workshop: Workshop) -> None:
+def test_every_algorithm_runs_as_two(name: str, tmp_path: Path, cache: TaskCache) -> None:
     kind = registry.algorithms.load(name)
     assert kind.runs_as_several
-    this = cell(name, **kind.example_settings(workshop.task("exact", {})))
+    this = cell(name, **kind.example_settings(cache.task("exact", {})))
     this = Cell.from_json({**this.to_json(), "budget": {"reward_queries": 32, "trained_tokens": 3000}})
     for processes in (1, 2):
         outcome = play(this, tmp_path / str(processes), processes)
@@ -111,7 +111,7 @@ def test_two_processes_go_on_from_the_first_ones_checkpoint(tmp_path: Path) -> N
     message = {"job": "cell", "cell": this.to_json(), "checkpoint_every": 60.0, "trackers": [], "processes": 2}
     asked = iter([False, True])
     (tmp_path / "parts").mkdir()
-    stopped = perform(message, tmp_path / "parts", Workshop(), lambda *a, **k: None, lambda: next(asked))
+    stopped = perform(message, tmp_path / "parts", TaskCache(), lambda *a, **k: None, lambda: next(asked))
     assert stopped.kind == "stopped"
     assert play(this, tmp_path / "parts", 2).kind == "done"
     whole, parts = ([{**row, "seconds": 0} for row in rows(this, tmp_path / name)] for name in ("whole", "parts"))
@@ -201,10 +201,10 @@ def test_partners_end_with_the_process_that_started_them(tmp_path: Path) -> None
     script = f"""
 import json, os, time
 from pathlib import Path
-from bakeoff.benchmarks.cells.cell_processes import partners
+from bakeoff.benchmarks.cells.cell_processes import worker_ranks
 from bakeoff.benchmarks.spec.cell import Cell
 job = {{"job": "cell", "cell": json.loads({json.dumps(json.dumps(cell("ppo").to_json()))}), "processes": 2}}
-with partners(job, Path({str(tmp_path)!r})):
+with worker_ranks(job, Path({str(tmp_path)!r})):
     children = Path(f"/proc/{{os.getpid()}}/task/{{os.getpid()}}/children").read_text()
     print(children, flush=True)
     time.sleep(600)
@@ -230,7 +230,7 @@ def alive(pid: int) -> bool:
 def test_devices_that_cannot_be_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(device: str) -> str:
         this = {**cell("ppo").to_json(), "task_settings": {"device": device}}
-        with pytest.raises(UserError) as refused, partners({"cell": this, "processes": 2}, tmp_path):
+        with pytest.raises(UserError) as refused, worker_ranks({"cell": this, "processes": 2}, tmp_path):
             pass
         return str(refused.value)
 
@@ -263,20 +263,20 @@ def test_cores_are_shared_out_over_cells_and_their_processes(monkeypatch: pytest
 def test_alone_nothing_is_shared_out() -> None:
     weight = nn.Parameter(torch.ones(3))
     weight.grad = torch.arange(3.0)
-    distributed.add_gradients([weight])
+    distributed.all_reduce_gradients([weight])
     assert weight.grad.tolist() == [0, 1, 2]
-    assert not distributed.shares(64)
-    assert distributed.part(5) == range(5)
-    assert distributed.from_first("a") == distributed.by_first(lambda: "a") == "a"
+    assert not distributed.should_shard(64)
+    assert distributed.shard(5) == range(5)
+    assert distributed.broadcast("a") == distributed.on_main(lambda: "a") == "a"
 
 
 def test_parts_hold_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed._team, "size", 3)
     for count in (3, 4, 5, 64):
-        parts = [distributed.part(count, rank) for rank in range(3)]
+        parts = [distributed.shard(count, rank) for rank in range(3)]
         assert [row for part in parts for row in part] == list(range(count))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert not distributed.shares(2)
+    assert not distributed.should_shard(2)
     with distributed.apart():
-        assert not distributed.shares(64)
-    assert distributed.shares(64)
+        assert not distributed.should_shard(64)
+    assert distributed.should_shard(64)

@@ -15,7 +15,7 @@ import pytest
 
 from bakeoff import registry
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
-from bakeoff.benchmarks.cells.cell_runner import Stopped, Workshop, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
 from bakeoff.benchmarks.cells.jobs import perform
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
@@ -35,8 +35,8 @@ def families() -> dict[str, str]:
 FAMILIES = families()
 
 
-def cell(algorithm: str, workshop: Workshop, updates: int = 10) -> Cell:
-    settings = {"batch_size": 16, **registry.algorithms.load(algorithm).example_settings(workshop.task("exact", {}))}
+def cell(algorithm: str, cache: TaskCache, updates: int = 10) -> Cell:
+    settings = {"batch_size": 16, **registry.algorithms.load(algorithm).example_settings(cache.task("exact", {}))}
     # Who plays is measured by what it plays, who learns from given data by what it learns.
     plays = registry.algorithms.load(algorithm).data_source in (DataSource.NONE, DataSource.ONLINE, DataSource.REPLAY)
     meter, each = ("reward_queries", 16) if plays else ("trained_tokens", 1500)
@@ -66,11 +66,11 @@ def in_a_child(action: Any) -> int:
     return child
 
 
-def kill_at_random(this: Cell, folder: Path, workshop: Workshop, rng: random.Random, took: float, kills: int) -> int:
+def kill_at_random(this: Cell, folder: Path, cache: TaskCache, rng: random.Random, took: float, kills: int) -> int:
     """Kill the cell at random moments, ``kills`` times if it lives long enough; how often it was."""
     killed = 0
     while killed < kills:
-        child = in_a_child(lambda: run_cell(this, folder, workshop, checkpoint_every=0))
+        child = in_a_child(lambda: run_cell(this, folder, cache, checkpoint_every=0))
         time.sleep(rng.uniform(0, took))
         if os.waitpid(child, os.WNOHANG) != (0, 0):
             return killed
@@ -80,48 +80,48 @@ def kill_at_random(this: Cell, folder: Path, workshop: Workshop, rng: random.Ran
     return killed
 
 
-def killed_and_equal(family: str, kills: int, workshop: Workshop, home: Path) -> None:
-    this = cell(FAMILIES[family], workshop)
-    workshop.evaluator(this)
+def killed_and_equal(family: str, kills: int, cache: TaskCache, home: Path) -> None:
+    this = cell(FAMILIES[family], cache)
+    cache.evaluator(this)
     started = time.perf_counter()
-    run_cell(this, home / "whole", workshop, checkpoint_every=0)
+    run_cell(this, home / "whole", cache, checkpoint_every=0)
     took, killed, number = time.perf_counter() - started, 0, 0
     whole = content(home / "whole")
     while killed < kills:
         number += 1
         folder, rng = home / str(number), random.Random(number)
-        killed += kill_at_random(this, folder, workshop, rng, took * 0.6, kills - killed)
-        run_cell(this, folder, workshop)
+        killed += kill_at_random(this, folder, cache, rng, took * 0.6, kills - killed)
+        run_cell(this, folder, cache)
         assert content(folder) == whole
         shutil.rmtree(folder)
         assert number < 10 * kills
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_killed_twice_at_random(family: str, workshop: Workshop, tmp_path: Path) -> None:
-    killed_and_equal(family, 2, workshop, tmp_path)
+def test_killed_twice_at_random(family: str, cache: TaskCache, tmp_path: Path) -> None:
+    killed_and_equal(family, 2, cache, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_killed_at_twenty_random_moments(family: str, workshop: Workshop, tmp_path: Path) -> None:
-    killed_and_equal(family, 20, workshop, tmp_path)
+def test_killed_at_twenty_random_moments(family: str, cache: TaskCache, tmp_path: Path) -> None:
+    killed_and_equal(family, 20, cache, tmp_path)
 
 
 ANY = FAMILIES["online"]
 
 
-def interrupt(this: Cell, folder: Path, workshop: Workshop, updates: int) -> None:
+def interrupt(this: Cell, folder: Path, cache: TaskCache, updates: int) -> None:
     """Run some updates, a checkpoint after each."""
     asked: Iterator[bool] = iter([False] * (updates - 1) + [True])
     with pytest.raises(Stopped):
-        run_cell(this, folder, workshop, checkpoint_every=0, should_stop=lambda: next(asked))
+        run_cell(this, folder, cache, checkpoint_every=0, should_stop=lambda: next(asked))
 
 
 @pytest.fixture(scope="module")
-def whole(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(cache: TaskCache, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
-    run_cell(cell(ANY, workshop, 6), folder, workshop)
+    run_cell(cell(ANY, cache, 6), folder, cache)
     return content(folder)
 
 
@@ -129,9 +129,9 @@ def whole(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> dict[
     "damage",
     ["torn rows", "torn samples", "half a checkpoint", "left-over", "no state", "all checkpoints", "rows lost"],
 )
-def test_what_a_crash_can_leave(damage: str, whole: dict[str, Any], workshop: Workshop, tmp_path: Path) -> None:
-    this = cell(ANY, workshop, 6)
-    interrupt(this, tmp_path, workshop, 4)
+def test_what_a_crash_can_leave(damage: str, whole: dict[str, Any], cache: TaskCache, tmp_path: Path) -> None:
+    this = cell(ANY, cache, 6)
+    interrupt(this, tmp_path, cache, 4)
     checkpoints = sorted((tmp_path / "checkpoint").iterdir())
     assert [path.name for path in checkpoints] == ["000000003", "000000004"]  # older ones are pruned
     match damage:
@@ -155,7 +155,7 @@ def test_what_a_crash_can_leave(damage: str, whole: dict[str, Any], workshop: Wo
         case "rows lost":
             content_before = (tmp_path / "metrics.jsonl").read_bytes()
             (tmp_path / "metrics.jsonl").write_bytes(content_before[: len(content_before) - 40])
-    run_cell(this, tmp_path, workshop)
+    run_cell(this, tmp_path, cache)
     assert content(tmp_path) == whole
 
 
@@ -172,31 +172,31 @@ def full_disk_after(size: int, action: Any) -> int:
 
 @pytest.mark.parametrize("size", [200, 1500, 20_000])
 def test_a_full_disk_loses_at_most_what_came_after_the_checkpoint(
-    size: int, whole: dict[str, Any], workshop: Workshop, tmp_path: Path
+    size: int, whole: dict[str, Any], cache: TaskCache, tmp_path: Path
 ) -> None:
     """200 bytes stop the rows or the configuration, 1500 a later row, 20 kB the next checkpoint or the model."""
-    this = cell(ANY, workshop, 6)
-    interrupt(this, tmp_path, workshop, 3)
+    this = cell(ANY, cache, 6)
+    interrupt(this, tmp_path, cache, 3)
     before = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
-    assert full_disk_after(size, lambda: run_cell(this, tmp_path, workshop, checkpoint_every=0)) == 1
+    assert full_disk_after(size, lambda: run_cell(this, tmp_path, cache, checkpoint_every=0)) == 1
     left = sorted(path.name for path in (tmp_path / "checkpoint").iterdir() if path.name[0] != ".")
     assert left == before  # nothing good was given up for what could not be written
-    run_cell(this, tmp_path, workshop)
+    run_cell(this, tmp_path, cache)
     assert content(tmp_path) == whole
 
 
-def test_a_full_disk_is_a_failed_cell_that_says_so(workshop: Workshop, tmp_path: Path) -> None:
-    this = cell(ANY, workshop, 3)
+def test_a_full_disk_is_a_failed_cell_that_says_so(cache: TaskCache, tmp_path: Path) -> None:
+    this = cell(ANY, cache, 3)
     job = {"job": "cell", "cell": this.to_json(), "checkpoint_every": 60.0, "trackers": []}
 
     def run() -> None:
-        os._exit(0 if perform(job, tmp_path, Workshop(), lambda *a, **k: None, lambda: False).kind == "failed" else 3)
+        os._exit(0 if perform(job, tmp_path, TaskCache(), lambda *a, **k: None, lambda: False).kind == "failed" else 3)
 
     assert full_disk_after(20_000, run) == 0
     status = atomic_files.read_json(tmp_path / this.path / "status.json")
     assert status["status"] == "failed"
     assert "large" in status["error"] or "space" in status["error"]
-    assert perform(job, tmp_path, workshop, lambda *a, **k: None, lambda: False).kind == "done"  # with room again
+    assert perform(job, tmp_path, cache, lambda *a, **k: None, lambda: False).kind == "done"  # with room again
 
 
 def test_one_process_writes_a_cell_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from bakeoff import registry
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
-from bakeoff.benchmarks.cells.cell_runner import Stopped, Workshop, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
 from bakeoff.benchmarks.evaluation.audit import WatchedReward, in_words
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
@@ -106,14 +106,14 @@ class AsksAsItAnswers(Fair):
     def contestant(self) -> Any:
         policy, reward = copy.copy(self.policy), self.envs.rules.reward
 
-        def answer(envs: TextGenerationVectorEnv, generator: torch.Generator) -> Any:
-            completions = self.policy.answer(envs, generator)
+        def generate(envs: TextGenerationVectorEnv, generator: torch.Generator) -> Any:
+            completions = self.policy.generate(envs, generator)
             count = 4 * len(completions)
             rest = {"completion_ids": [[1, 2, 3, 4, 5]] * count, "prompt_index": [0] * count}
             reward(prompts=["a b"] * count, completions=["x"] * count, **rest)
             return completions
 
-        policy.answer = answer  # type: ignore[method-assign]
+        policy.generate = generate  # type: ignore[method-assign]
         return policy
 
 
@@ -141,18 +141,16 @@ class PlaysToChoose(Fair):
 
     def contestant(self) -> Any:
         self.envs.reset()
-        self.envs.play(self.policy.answer(self.envs, self.rng))
+        self.envs.play(self.policy.generate(self.envs, self.rng))
         return self.policy
 
 
-def run(
-    kind: type[Algorithm], folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, **options: Any
-) -> Any:
+def run(kind: type[Algorithm], folder: Path, cache: TaskCache, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     real = registry.Registry.load
     monkeypatch.setattr(registry.Registry, "load", lambda self, name: kind if name == "mine" else real(self, name))
     evaluate = {"every": {"reward_queries": 48}, "completions": 8, "samples": 1}
     cell = Cell("exact", "exact", {}, "mine", "mine", {"batch_size": 16}, 0, {"reward_queries": 48}, evaluate)
-    run_cell(cell, folder, workshop, **options)
+    run_cell(cell, folder, cache, **options)
     return atomic_files.read_json(folder / "config.json")
 
 
@@ -170,17 +168,17 @@ def run(
     ],
 )
 def test_what_is_found(
-    kind: type[Algorithm], expected: Any, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Algorithm], expected: Any, cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = run(kind, tmp_path, workshop, monkeypatch)
+    config = run(kind, tmp_path, cache, monkeypatch)
     found = config["outside_meter"]
     assert {name: found[name] for name in expected} == expected
     assert bool(found) == bool(expected)
     assert config["notes"] == ([in_words(found)] if found else [])
 
 
-def test_what_an_answer_costs_is_counted(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = run(AsksAsItAnswers, tmp_path, workshop, monkeypatch)
+def test_what_an_answer_costs_is_counted(cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run(AsksAsItAnswers, tmp_path, cache, monkeypatch)
     assert config["outside_meter"] == {}
     rows = [row for row in atomic_files.read_rows(tmp_path / "metrics.jsonl") if row["phase"] == "eval"]
     assert {row["metrics"]["queries_per_answer"] for row in rows} == {4.0}
@@ -188,33 +186,33 @@ def test_what_an_answer_costs_is_counted(workshop: Workshop, tmp_path: Path, mon
 
 @pytest.mark.parametrize("kind", [SamplesMore, Generates, Pauses])
 def test_generation_that_is_never_played(
-    kind: type[Algorithm], workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Algorithm], cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = run(kind, tmp_path, workshop, monkeypatch)
+    config = run(kind, tmp_path, cache, monkeypatch)
     assert config["outside_meter"]["generated_tokens"] > 0
     assert "tokens that it never played" in config["notes"][0]
 
 
 def test_it_is_remembered_over_an_interruption(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     while True:
         try:
-            config = run(AsksTheReward, tmp_path, workshop, monkeypatch, should_stop=lambda: True)
+            config = run(AsksTheReward, tmp_path, cache, monkeypatch, should_stop=lambda: True)
             break
         except Stopped:
             pass
     assert config["outside_meter"] == {"reward_queries": 21}
 
 
-def test_no_registered_algorithm_is_flagged(workshop: Workshop, tmp_path: Path) -> None:
+def test_no_registered_algorithm_is_flagged(cache: TaskCache, tmp_path: Path) -> None:
     """What plays fair must never be accused: every algorithm, on a task whose completions end early and late."""
     for name in registry.algorithms.names():
         kind = registry.algorithms.load(name)
-        settings = {"batch_size": 16, **kind.example_settings(workshop.task("exact", {}))}
+        settings = {"batch_size": 16, **kind.example_settings(cache.task("exact", {}))}
         evaluate = {"every": {"reward_queries": 64}, "completions": 8, "samples": 1}
         cell = Cell("exact", "exact", {}, name, name, settings, 0, {"reward_queries": 64}, evaluate)
-        run_cell(cell, tmp_path / name, workshop)
+        run_cell(cell, tmp_path / name, cache)
         assert atomic_files.read_json(tmp_path / name / "config.json")["outside_meter"] == {}, name
 
 

@@ -8,7 +8,7 @@ import torch
 
 from bakeoff import randomness
 from bakeoff.algos.core.build import build
-from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.cells.cell_runner import TaskCache
 from bakeoff.benchmarks.evaluation import text_metrics
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator, evaluation_rows
 from bakeoff.envs.meter import Budget
@@ -29,8 +29,8 @@ def test_prompts_are_taken_in_turn_or_spread() -> None:
 
 
 @pytest.fixture(scope="module")
-def task(workshop: Workshop):
-    return workshop.task("exact", {})
+def task(cache: TaskCache):
+    return cache.task("exact", {})
 
 
 def test_the_untrained_policy_is_the_reference(task) -> None:
@@ -68,7 +68,7 @@ class Fixed:
     def __init__(self, answer) -> None:
         self._answer = answer
 
-    def answer(self, envs, generator):
+    def generate(self, envs, generator):
         return self._answer
 
     def statistics(self, completions) -> Mapping[str, torch.Tensor]:
@@ -117,7 +117,7 @@ def test_log_ratios_are_those_of_the_contestant_to_the_reference(task) -> None:
     evaluator = Evaluator(task, 16, 16, 1, 2)
     samples = evaluator.evaluate(algorithm.contestant()).samples
     evaluator._reset()
-    answers = algorithm.policy.answer(evaluator._envs, torch.Generator().manual_seed(1))
+    answers = algorithm.policy.generate(evaluator._envs, torch.Generator().manual_seed(1))
     ours_BT = algorithm.policy.model.token_logprobs(answers)
     theirs_BT = task.language_model.token_logprobs(answers)
     for sample, ours, theirs, mask in zip(samples, ours_BT, theirs_BT, answers.mask_BT, strict=True):

@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 
 from bakeoff.algos.core.build import build
-from bakeoff.benchmarks.cells.cell_runner import Workshop
+from bakeoff.benchmarks.cells.cell_runner import TaskCache
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.envs.meter import Budget
-from bakeoff.envs.rewards.composed import penalise_length
+from bakeoff.envs.rewards.composed import penalize_length
 
 
-def test_parts_stand_beside_the_proxy(workshop: Workshop) -> None:
-    exact = workshop.task("exact", {})
-    task = dataclasses.replace(exact, reward=penalise_length(exact.reward, price=0.1), enumeration=None)
+def test_parts_stand_beside_the_proxy(cache: TaskCache) -> None:
+    exact = cache.task("exact", {})
+    task = dataclasses.replace(exact, reward=penalize_length(exact.reward, price=0.1), enumeration=None)
     contestant = build("reference", {}, task, Budget(reward_queries=10), 0).contestant()
     found = Evaluator(task, 16, 3, 1, 2).evaluate(contestant)
     (own,) = {name for name in found.metrics if name.startswith("proxy/")} - {"proxy/length_penalty"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
-from bakeoff.benchmarks.cells.cell_runner import Stopped, Workshop, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.benchmarks.evaluation.score_records import with_scores
 from bakeoff.benchmarks.spec.cell import Cell
@@ -89,57 +89,57 @@ def scribe(monkeypatch: pytest.MonkeyPatch) -> Cell:
     return Cell("exact", "exact", {}, "scribe", "scribe", {"batch_size": 16}, 0, {"reward_queries": 96}, evaluate)
 
 
-def test_a_run_that_goes_on_writes_each_row_once(scribe: Cell, workshop: Workshop, tmp_path: Path) -> None:
-    run_cell(scribe, tmp_path / "whole", workshop)
-    whole = (tmp_path / "whole" / "chains.jsonl").read_bytes()
+def test_a_run_that_goes_on_writes_each_row_once(scribe: Cell, cache: TaskCache, tmp_path: Path) -> None:
+    run_cell(scribe, tmp_path / "whole", cache)
+    whole = (tmp_path / "whole" / "records.jsonl").read_bytes()
     rows = [json.loads(line) for line in whole.splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert set(rows[0]["scores"]) == {"proxy"}
 
     asked = iter([False, True])
     with pytest.raises(Stopped):
-        run_cell(scribe, tmp_path / "cut", workshop, should_stop=lambda: next(asked))
-    path = tmp_path / "cut" / "chains.jsonl"
+        run_cell(scribe, tmp_path / "cut", cache, should_stop=lambda: next(asked))
+    path = tmp_path / "cut" / "records.jsonl"
     path.write_bytes(path.read_bytes() + b'{"step": 3, "torn')
-    run_cell(scribe, tmp_path / "cut", workshop)
+    run_cell(scribe, tmp_path / "cut", cache)
     assert path.read_bytes() == whole
 
 
 def test_a_file_younger_than_the_checkpoint_is_emptied(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
     store.save_checkpoint(1, {"a": 1})
-    store.append_chains([{"step": 2}])
+    store.append_records([{"step": 2}])
     store.close()
     store = CellStore(tmp_path)
     assert store.resume() == {"a": 1}
-    assert (tmp_path / "chains.jsonl").read_bytes() == b""
+    assert (tmp_path / "records.jsonl").read_bytes() == b""
     store.close()
 
 
-def test_who_writes_nothing_has_no_file(workshop: Workshop, tmp_path: Path) -> None:
+def test_who_writes_nothing_has_no_file(cache: TaskCache, tmp_path: Path) -> None:
     evaluate = {"every": {"reward_queries": 32}, "completions": 4, "samples": 1}
     cell = Cell("exact", "exact", {}, "ppo", "ppo", {"batch_size": 16}, 0, {"reward_queries": 16}, evaluate)
-    run_cell(cell, tmp_path, workshop)
-    assert not (tmp_path / "chains.jsonl").exists()
+    run_cell(cell, tmp_path, cache)
+    assert not (tmp_path / "records.jsonl").exists()
     assert list(atomic_files.read_rows(tmp_path / "metrics.jsonl"))
 
 
-def test_self_critique_that_was_cut_off_ends_with_the_same_chains(workshop: Workshop, tmp_path: Path) -> None:
+def test_self_critique_that_was_cut_off_ends_with_the_same_chains(cache: TaskCache, tmp_path: Path) -> None:
     from bakeoff.algos.constitutional.algorithm import Constitutional
 
-    settings = {**Constitutional.example_settings(workshop.task("exact", {})), "batch_size": 32, "step_size": 64}
+    settings = {**Constitutional.example_settings(cache.task("exact", {})), "batch_size": 32, "step_size": 64}
     evaluate = {"every": {"generated_tokens": 10**6}, "completions": 4, "samples": 1}
     cell = Cell("exact", "exact", {}, "x", "constitutional", settings, 0, {"generated_tokens": 10**6}, evaluate)
-    run_cell(cell, tmp_path / "whole", workshop)
+    run_cell(cell, tmp_path / "whole", cache)
     for updates in (1, 3, 6, 8):  # within collecting and learning of either stage
         counted = iter(range(1, 100))
         folder = tmp_path / str(updates)
         with pytest.raises(Stopped):
-            run_cell(cell, folder, workshop, should_stop=lambda counted=counted, end=updates: next(counted) == end)
-        run_cell(cell, folder, workshop)
-        for name in ("chains.jsonl", "samples.jsonl"):
+            run_cell(cell, folder, cache, should_stop=lambda counted=counted, end=updates: next(counted) == end)
+        run_cell(cell, folder, cache)
+        for name in ("records.jsonl", "samples.jsonl"):
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    rows = [json.loads(line) for line in (tmp_path / "whole" / "chains.jsonl").read_bytes().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "records.jsonl").read_bytes().splitlines()]
     assert {row["kind"] for row in rows} == {"chain", "choice"}
     final = list(atomic_files.read_rows(tmp_path / "whole" / "metrics.jsonl"))[-1]
     assert final["reward_queries"] == 0

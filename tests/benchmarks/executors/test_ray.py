@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bakeoff.benchmarks.executors.local import Event, Interrupted, Job
-from bakeoff.benchmarks.executors.ray import Mailbox, RayExecutor, _Board, pack, unpack
+from bakeoff.benchmarks.executors.ray import EventQueue, RayExecutor, _TaskTable, pack, unpack
 from bakeoff.benchmarks.run import run_suite
 from bakeoff.benchmarks.spec.parts import RaySpec
 from bakeoff.benchmarks.spec.validation import load_suite
@@ -81,7 +81,7 @@ def test_an_archive_cannot_reach_outside(tmp_path: Path) -> None:
 
 
 def test_the_mailbox_keeps_the_newest() -> None:
-    box = Mailbox()
+    box = EventQueue()
     box.put(1, "started", {})
     box.put(1, "progress", {"share": 0.1})
     box.put(1, "progress", {"share": 0.2})
@@ -268,7 +268,7 @@ def test_what_ray_starts_again_takes_no_retry() -> None:
         made.append(number)
         return f"reference {number}"
 
-    board = _Board(FakeRay(), mailbox, submit, lambda event: heard.append(event.kind), False)
+    board = _TaskTable(FakeRay(), mailbox, submit, lambda event: heard.append(event.kind), False)
     board.submit(job)
     while board.running:
         board.look(0.0)

@@ -165,13 +165,13 @@ def test_a_checkpoint_that_was_passed_over_is_never_taken_up(tmp_path: Path) -> 
 
 def test_what_another_writer_left_while_one_waited_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lock(file: Any, seconds: float) -> None:
-        (tmp_path / "chains.jsonl").write_text('{"step": 1}\n')
+        (tmp_path / "records.jsonl").write_text('{"step": 1}\n')
 
     monkeypatch.setattr(atomic_files, "lock", lock)
     store = CellStore(tmp_path)
     assert store.resume() is None
     store.close()
-    assert (tmp_path / "chains.jsonl").read_text() == ""
+    assert (tmp_path / "records.jsonl").read_text() == ""
 
 
 def test_files_are_closed_where_they_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

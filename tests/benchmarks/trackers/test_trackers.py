@@ -8,7 +8,7 @@ import pytest
 
 from bakeoff.benchmarks import export as exporting
 from bakeoff.benchmarks import trackers
-from bakeoff.benchmarks.cells.cell_runner import Stopped, Workshop, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.benchmarks.storage.cell_store import Status
@@ -59,20 +59,20 @@ def mine(monkeypatch: pytest.MonkeyPatch) -> str:
     return "mine"
 
 
-def make_run(folder: Path, workshop: Workshop, **options: Any) -> Path:
+def make_run(folder: Path, cache: TaskCache, **options: Any) -> Path:
     suite = {"name": "tracked"}
     entry = {"task": "exact", "label": "ppo", "algorithm": "ppo", "seed": 0, "path": CELL.path}
     atomic_files.write_json(folder / "manifest.json", {"schema": 1, "suite": suite, "cells": [entry]})
-    run_cell(CELL, folder / CELL.path, workshop, **options)
+    run_cell(CELL, folder / CELL.path, cache, **options)
     Status("done").write(folder / CELL.path)
     return folder
 
 
-def test_a_tracker_is_told_every_row_and_changes_none(mine: str, workshop: Workshop, tmp_path: Path) -> None:
+def test_a_tracker_is_told_every_row_and_changes_none(mine: str, cache: TaskCache, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    make_run(tmp_path / "a", workshop)
-    make_run(tmp_path / "b", workshop, trackers=[mine, "raises", "exits"])
+    make_run(tmp_path / "a", cache)
+    make_run(tmp_path / "b", cache, trackers=[mine, "raises", "exits"])
     rows = [list(atomic_files.read_rows(tmp_path / name / CELL.path / "metrics.jsonl")) for name in "ab"]
     assert [{**row, "seconds": 0} for row in rows[0]] == [{**row, "seconds": 0} for row in rows[1]]
     logged = [(step, values) for kind, step, values in TOLD if kind == "log"]
@@ -85,10 +85,10 @@ def test_a_tracker_is_told_every_row_and_changes_none(mine: str, workshop: Works
     assert TOLD[-1][0] == "close"
 
 
-def test_going_on_tells_from_where(mine: str, workshop: Workshop, tmp_path: Path) -> None:
+def test_going_on_tells_from_where(mine: str, cache: TaskCache, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        make_run(tmp_path, workshop, trackers=[mine], should_stop=lambda: True)
-    make_run(tmp_path, workshop, trackers=[mine])
+        make_run(tmp_path, cache, trackers=[mine], should_stop=lambda: True)
+    make_run(tmp_path, cache, trackers=[mine])
     assert [step for kind, step, _ in TOLD if kind.startswith("start")] == [0, 1]
     assert [step for kind, step, _ in TOLD if kind == "log"] == [0, 1, 2, 2, 3, 3]
 
@@ -101,11 +101,11 @@ def read_events(folder: Path) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")  # TensorBoard's own
-def test_tensorboard_live_and_afterwards(workshop: Workshop, tmp_path: Path) -> None:
+def test_tensorboard_live_and_afterwards(cache: TaskCache, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
     with pytest.raises(Stopped):
-        make_run(tmp_path, workshop, trackers=["tensorboard"], should_stop=lambda: True)
-    make_run(tmp_path, workshop, trackers=["tensorboard"])
+        make_run(tmp_path, cache, trackers=["tensorboard"], should_stop=lambda: True)
+    make_run(tmp_path, cache, trackers=["tensorboard"])
     assert main(["export", str(tmp_path), "--to", "tensorboard"]) == 0
     rows = [row for row in atomic_files.read_rows(tmp_path / CELL.path / "metrics.jsonl") if row["phase"] == "eval"]
     expected = [(row["step"], pytest.approx(row["metrics"]["proxy"], rel=1e-6)) for row in rows]
@@ -116,12 +116,12 @@ def test_tensorboard_live_and_afterwards(workshop: Workshop, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # W&B's own
-def test_wandb_offline(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline(cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    make_run(tmp_path, workshop, trackers=["wandb"])
+    make_run(tmp_path, cache, trackers=["wandb"])
     files_of = list((tmp_path / "trackers" / "wandb" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files_of) == 1
     assert b"eval/proxy" in files_of[0].read_bytes()
@@ -133,8 +133,8 @@ def test_wandb_offline(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.M
     assert list((tmp_path / "w" / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
-def test_tables(workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_run(tmp_path, workshop)
+def test_tables(cache: TaskCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, cache)
     assert main(["export", str(tmp_path), "--to", "csv"]) == 0
     folder = Path(capsys.readouterr().out.strip())
     assert folder == tmp_path / "export" / "csv"
@@ -175,8 +175,8 @@ def test_a_module_that_breaks_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         trackers.check("unready_tracker:T")
 
 
-def test_an_export_that_breaks_is_one_line_and_closes(mine: str, workshop: Workshop, tmp_path: Path) -> None:
-    make_run(tmp_path, workshop)
+def test_an_export_that_breaks_is_one_line_and_closes(mine: str, cache: TaskCache, tmp_path: Path) -> None:
+    make_run(tmp_path, cache)
     with pytest.raises(UserError, match="tracker raises, cell exact/ppo/seed-0: RuntimeError: no connection"):
         exporting._curves(Results.load(tmp_path), "raises", tmp_path)
     assert TOLD[-1][0] == "close"

@@ -71,7 +71,7 @@ def test_a_linear_head_computes_no_more_rows_at_once_than_it_may(
     monkeypatch.setattr(linear_logprobs, "KEPT_WIDTH", 0)
     weight, hidden = draw(numbers, V, D).requires_grad_(), draw(numbers, N, D)
     head = LinearHead(weight, FORBIDDEN, LOWEST_LOGIT)
-    head.of_the_chosen(hidden, torch.ones(N, dtype=torch.long), 5, entropy=True)[:, 0].sum().backward()
+    head.token_logprobs(hidden, torch.ones(N, dtype=torch.long), 5, entropy=True)[:, 0].sum().backward()
     assert max(rows) == 5
     assert sum(rows) == passes * N
 
@@ -89,6 +89,6 @@ def test_a_narrow_model_keeps_no_probabilities(monkeypatch: pytest.MonkeyPatch, 
     compute = LinearHead.into
     monkeypatch.setattr(LinearHead, "into", lambda self, h, out: rows.append(len(h)) or compute(self, h, out))
     head = LinearHead(torch.ones(V, width, requires_grad=True), FORBIDDEN, LOWEST_LOGIT)
-    both = head.of_the_chosen(torch.ones(3, width), torch.ones(3, dtype=torch.long), 3, entropy=False)
+    both = head.token_logprobs(torch.ones(3, width), torch.ones(3, dtype=torch.long), 3, entropy=False)
     both[:, 0].sum().backward()
     assert rows == [3] * passes

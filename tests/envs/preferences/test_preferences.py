@@ -14,7 +14,7 @@ from bakeoff.envs.preferences.formats import pair_of, transcript, transcript_mes
 from bakeoff.envs.preferences.load import Message, Pairs, PreferencePair, folds_by_prompt, load_pairs, split_by_prompt
 from bakeoff.errors import PreferenceError
 
-USER = {"role": "user", "content": "Which colour?"}
+USER = {"role": "user", "content": "Which color?"}
 RED, BLUE = ({"role": "assistant", "content": text} for text in ("Red.", "Blue."))
 HH = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: A joke\n\nAssistant:"
 
@@ -40,26 +40,26 @@ def write(path: Path, *rows: object) -> Path:
         ({"prompt": HH, "chosen": HH + " Yes", "rejected": HH + " No"}, HH, " Yes", " No"),
         (
             {"prompt": [USER], "chosen": [RED], "rejected": [BLUE]},
-            (Message("user", "Which colour?"),),
+            (Message("user", "Which color?"),),
             "Red.",
             "Blue.",
         ),
-        ({"chosen": [USER, RED], "rejected": [USER, BLUE]}, (Message("user", "Which colour?"),), "Red.", "Blue."),
+        ({"chosen": [USER, RED], "rejected": [USER, BLUE]}, (Message("user", "Which color?"),), "Red.", "Blue."),
         (
-            {"prompt": "Which colour?", "chosen": [USER, RED], "rejected": [USER, BLUE]},
-            (Message("user", "Which colour?"),),
+            {"prompt": "Which color?", "chosen": [USER, RED], "rejected": [USER, BLUE]},
+            (Message("user", "Which color?"),),
             "Red.",
             "Blue.",
         ),
         (
-            {"prompt": "Which colour?", "chosen": [RED], "rejected": [BLUE]},
-            (Message("user", "Which colour?"),),
+            {"prompt": "Which color?", "chosen": [RED], "rejected": [BLUE]},
+            (Message("user", "Which color?"),),
             "Red.",
             "Blue.",
         ),
         (
             {"prompt": [USER], "chosen": "Red.", "rejected": "Blue."},
-            (Message("user", "Which colour?"),),
+            (Message("user", "Which color?"),),
             "Red.",
             "Blue.",
         ),
@@ -256,7 +256,7 @@ def sampler(letters, answers):
     return sample
 
 
-def test_made_pairs_are_labelled_by_the_reward_and_metered(letters):
+def test_made_pairs_are_labeled_by_the_reward_and_metered(letters):
     envs = vector(letters, 4)
     answers = [[0, 0, letters.EOS], [1, letters.EOS], [2, letters.EOS], [0, letters.EOS]]
     generator = torch.Generator().manual_seed(0)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from bakeoff.envs.rewards.call import Scores, reward_name, scored
-from bakeoff.envs.rewards.composed import clip, normalise, penalise_length, weighted
+from bakeoff.envs.rewards.call import RewardResult, call_reward, reward_name
+from bakeoff.envs.rewards.composed import clip, normalize, penalize_length, weighted
 from bakeoff.envs.rewards.resolve import make_reward
 from bakeoff.errors import ConfigError, NotFoundError, RewardError
 
@@ -14,7 +14,7 @@ WORDS = {"name": "length", "unit": "words"}
 
 
 def found(reward):
-    return scored(reward, reward_name(reward), PROMPTS, COMPLETIONS, COLUMNS)
+    return call_reward(reward, reward_name(reward), PROMPTS, COMPLETIONS, COLUMNS)
 
 
 def has_two(completions):
@@ -36,20 +36,20 @@ def test_pairs_do_in_python():
     assert reward_name(reward) == "weighted(vader, has_two)"
     returned = reward(prompts=PROMPTS, completions=COMPLETIONS, **COLUMNS)
     assert isinstance(returned, list)
-    assert isinstance(returned, Scores)
+    assert isinstance(returned, RewardResult)
 
 
-def test_clip_normalise_and_a_price_on_length():
+def test_clip_normalize_and_a_price_on_length():
     assert found(clip(WORDS, low=1.5, high=2.5)).values.tolist() == [1.5, 2.0, 2.5]
     assert found(clip(WORDS, high=2)).values.tolist() == [1.0, 2.0, 2.0]
-    assert found(normalise(WORDS, mean=2, std=0.5)).values.tolist() == [-2.0, 0.0, 2.0]
-    priced = found(penalise_length(has_two, price=0.25, free=1))
+    assert found(normalize(WORDS, mean=2, std=0.5)).values.tolist() == [-2.0, 0.0, 2.0]
+    priced = found(penalize_length(has_two, price=0.25, free=1))
     assert priced.values.tolist() == [0.0, 0.75, 0.5]
     assert {n: v.tolist() for n, v in priced.parts.items()} == {
         "has_two": [0.0, 1.0, 1.0],
         "length_penalty": [0.0, -0.25, -0.5],
     }
-    assert found(penalise_length(has_two, price=1, unit="words")).values.tolist() == [-1.0, -1.0, -2.0]
+    assert found(penalize_length(has_two, price=1, unit="words")).values.tolist() == [-1.0, -1.0, -2.0]
 
 
 def test_compositions_nest_and_come_from_yaml():
@@ -88,10 +88,10 @@ def broken(completions):
         (lambda: clip("vader"), "give low, high or both"),
         (lambda: clip("vader", 1, 0), r"low \(1\) is not below high \(0\)"),
         (lambda: clip("vader", low=float("nan")), "low is nan"),
-        (lambda: normalise("vader", 0, 0), "std above 0"),
-        (lambda: penalise_length("vader", -1), "price is -1"),
-        (lambda: penalise_length("vader", 1, free=-1), "free is -1"),
-        (lambda: penalise_length("vader", 1, unit="lines"), "unit is 'lines'"),
+        (lambda: normalize("vader", 0, 0), "std above 0"),
+        (lambda: penalize_length("vader", -1), "price is -1"),
+        (lambda: penalize_length("vader", 1, free=-1), "free is -1"),
+        (lambda: penalize_length("vader", 1, unit="lines"), "unit is 'lines'"),
     ],
 )
 def test_settings_that_make_no_sense(make, message):
@@ -105,7 +105,7 @@ def test_an_unknown_reward_inside_is_named():
 
 
 def test_the_environment_keeps_the_parts(letters):
-    reward = penalise_length(letters.count_a, price=1)
+    reward = penalize_length(letters.count_a, price=1)
     envs = letters.vector(2, reward=reward, autoreset_mode="Disabled")
     envs.reset(options={"prompt": ["a", "a"]})
     rows = [[0, letters.EOS], [0, 0, letters.EOS]]

@@ -16,7 +16,7 @@ COMPLETIONS = [" one", " two words"]
 COLUMNS = {"completion_ids": [[1, 6], [1, 2, 3]], "prompt_index": [4, 5], "label": ["x", "y"]}
 
 
-def scored(reward):
+def values(reward):
     return score(reward, "mine", PROMPTS, COMPLETIONS, COLUMNS).tolist()
 
 
@@ -26,16 +26,16 @@ def test_a_function_written_for_trl_drops_in():
         assert kwargs["label"] == ["x", "y"]
         return [float(len(completion)) for completion in completions]
 
-    assert scored(reward_func) == [4.0, 10.0]
+    assert values(reward_func) == [4.0, 10.0]
 
 
 def test_a_function_gets_what_it_names():
-    assert scored(lambda completion_ids: [len(ids) for ids in completion_ids]) == [2.0, 3.0]
-    assert scored(lambda prompt_index, *, label: [n + len(x) for n, x in zip(prompt_index, label, strict=True)]) == [
+    assert values(lambda completion_ids: [len(ids) for ids in completion_ids]) == [2.0, 3.0]
+    assert values(lambda prompt_index, *, label: [n + len(x) for n, x in zip(prompt_index, label, strict=True)]) == [
         5,
         6,
     ]
-    assert scored(lambda completions, weight=2.0: [weight] * len(completions)) == [2.0, 2.0]
+    assert values(lambda completions, weight=2.0: [weight] * len(completions)) == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("returned", [np.array([1, 2]), torch.tensor([1.0, 2.0]), (1, 2.0), [np.float32(1), True + 1]])
@@ -85,7 +85,7 @@ def positional(completions, /):
 )
 def test_a_bad_reward_is_named_with_its_prompt(reward, message):
     with pytest.raises(RewardError, match=message) as caught:
-        scored(reward)
+        values(reward)
     assert str(caught.value).startswith('reward "mine"')
     assert "\n" not in str(caught.value)
 
@@ -105,22 +105,22 @@ def test_vader_takes_an_empty_text():
 
 
 def test_length_counts_tokens_or_words():
-    assert scored(length()) == [2.0, 3.0]
-    assert scored(length(unit="words")) == [1.0, 2.0]
-    assert scored(length(target=5)) == [-3.0, -2.0]
-    assert scored(length(unit="words", target=1)) == [0.0, -1.0]
+    assert values(length()) == [2.0, 3.0]
+    assert values(length(unit="words")) == [1.0, 2.0]
+    assert values(length(target=5)) == [-3.0, -2.0]
+    assert values(length(unit="words", target=1)) == [0.0, -1.0]
 
 
 def test_contains_finds_one_of_several_texts():
-    assert scored(contains("WORD")) == [0.0, 1.0]
-    assert scored(contains("WORD", ignore_case=False)) == [0.0, 0.0]
-    assert scored(contains(["one", "two"])) == [1.0, 1.0]
+    assert values(contains("WORD")) == [0.0, 1.0]
+    assert values(contains("WORD", ignore_case=False)) == [0.0, 0.0]
+    assert values(contains(["one", "two"])) == [1.0, 1.0]
 
 
 def test_regex_searches_or_matches_the_whole():
-    assert scored(regex("w.r")) == [0.0, 1.0]
-    assert scored(regex(r"\s*\w+", whole=True)) == [1.0, 0.0]
-    assert scored(regex("ONE", ignore_case=True)) == [1.0, 0.0]
+    assert values(regex("w.r")) == [0.0, 1.0]
+    assert values(regex(r"\s*\w+", whole=True)) == [1.0, 0.0]
+    assert values(regex("ONE", ignore_case=True)) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_make_reward_by_name_settings_or_function():
     name, reward = make_reward("vader")
     assert name == reward_name(reward) == "vader"
     name, reward = make_reward({"name": "length", "unit": "words"})
-    assert (name, scored(reward)) == ("length", [1.0, 2.0])
+    assert (name, values(reward)) == ("length", [1.0, 2.0])
     name, reward = make_reward(explode)
     assert (name, reward) == ("explode", explode)
 
@@ -153,7 +153,7 @@ def test_make_reward_from_a_module_or_a_file(tmp_path):
     path = tmp_path / "my_rewards.py"
     path.write_text("def always_one(completions):\n    return [1.0] * len(completions)\n")
     name, reward = make_reward(f"{path}:always_one")
-    assert (name, scored(reward)) == ("always_one", [1.0, 1.0])
+    assert (name, values(reward)) == ("always_one", [1.0, 1.0])
     with pytest.raises(UserError, match='has no function "missing"'):
         make_reward(f"{path}:missing")
     with pytest.raises(UserError, match="cannot be imported: FileNotFoundError"):

@@ -29,12 +29,12 @@ def word_salad(analyzer, count: int, seed: int) -> list[str]:
     """Texts that meet every rule far more often than real ones do."""
     rng = random.Random(seed)
     lexicon = list(analyzer.lexicon)
-    favourites = rng.sample(lexicon, 40)
+    favorites = rng.sample(lexicon, 40)
     texts = []
     for _ in range(count):
         words = []
         for _ in range(rng.randrange(14)):
-            source = rng.choice([SPECIAL, SPECIAL, favourites, lexicon])
+            source = rng.choice([SPECIAL, SPECIAL, favorites, lexicon])
             word = rng.choice(source)
             word = rng.choice(
                 [word, word, word, word.upper(), word.capitalize(), f"({word})", word + rng.choice(",.!?")]

@@ -56,7 +56,7 @@ def test_a_python_function_is_a_reward(folder: Path) -> None:
         ({"reward": "vadre"}, NotFoundError, 'did you mean "vader"'),
         ({"reward": {"name": "length", "unitt": "words"}}, ConfigError, 'unknown setting "unitt"; did you mean "unit"'),
         ({"max_new_tokens": 0, "kl_coef": -1}, ConfigError, r"max_new_tokens is 0.*kl_coef is -1"),
-        ({"colour": "red"}, ConfigError, 'unknown setting "colour"'),
+        ({"color": "red"}, ConfigError, 'unknown setting "color"'),
         ({"dtype": "float8"}, ModelError, 'dtype "float8" is not known'),
         ({"chat": True}, ModelError, "no chat template"),
     ],

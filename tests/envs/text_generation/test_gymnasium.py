@@ -149,7 +149,7 @@ def test_make_and_make_vec_play_the_same(task):
     assert disabled.max_new_tokens == 1
 
 
-def test_stable_baselines_vectorises_it(task):
+def test_stable_baselines_vectorizes_it(task):
     envs = make_vec_env(TEXT_GENERATION, n_envs=2, env_kwargs={"task": task}, seed=0)
     envs.reset()
     obs, rewards, dones, infos = envs.step(np.array([EOS, 0]))

@@ -262,7 +262,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(model):
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
-def test_it_plays_what_stable_baselines_own_vectorisation_plays(model, mode):
+def test_it_plays_what_stable_baselines_own_vectorization_plays(model, mode):
     register_environments()
     task = Task("words", model, PromptSet(PROMPTS, ("f",)), words, T, 0.3)
     theirs = make_vec_env(

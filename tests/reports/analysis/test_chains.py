@@ -36,7 +36,7 @@ def view_of(tmp_path, synthetic):
         run = tmp_path / "run"
         folder = synthetic.write_cell(run, "reviews", "selfish", 0, final={"proxy": 0.3, "objective": 0.3})
         lines = "".join(json.dumps(row) + "\n" for row in rows) + '{"torn'
-        (folder / "chains.jsonl").write_text(lines, encoding="utf-8")
+        (folder / "records.jsonl").write_text(lines, encoding="utf-8")
         (run / "manifest.json").write_text(json.dumps({"schema": 1, "cells": []}))
         return Results.load(run)
 

@@ -1,4 +1,4 @@
-"""Answers coloured token by token: nothing of the text is lost, whatever the store says."""
+"""Answers colored token by token: nothing of the text is lost, whatever the store says."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_tokens_cover_the_text():
     ("pieces", "ratios"),
     [(None, None), (["a"], None), (["a"], [1.0, 2.0]), ("ab", [1.0, 1.0])],
 )
-def test_without_ratios_there_is_nothing_to_colour(pieces, ratios):
+def test_without_ratios_there_is_nothing_to_color(pieces, ratios):
     assert split_tokens("ab", pieces, ratios) == []
 
 
@@ -48,7 +48,7 @@ def test_cuts_fall_where_those_of_the_plain_text_fall():
     assert rest[-1].special
 
 
-def test_coloured_text_is_escaped():
+def test_colored_text_is_escaped():
     html = colored(split_tokens("<b>\u202e&", ["<b>", "\u202e", "&", '<i "'], [2.0, 0.3, 0.0, -2.0]))
     assert html == (
         '<span class="u3" title="+2.00">&lt;b&gt;</span><span class="u1" title="+0.30">⟨U+202E⟩</span>&amp;'
@@ -56,7 +56,7 @@ def test_coloured_text_is_escaped():
     )
 
 
-def test_the_page_colours_tokens(report):
+def test_the_page_colors_tokens(report):
     html = (report / "index.html").read_text(encoding="utf-8")
     assert re.search(r'<span class="u3" title="\+3\.00">', html)
     assert '<span class="d3" title="-3.00">&lt;sc</span>' in html

@@ -9,7 +9,7 @@ from bakeoff.reports.figures.curves import band, on_common_grid
 from bakeoff.reports.figures.drift import mean_along
 from bakeoff.reports.figures.frontier import best_of_n_curve
 from bakeoff.reports.figures.labels import spread
-from bakeoff.reports.figures.style import PALETTE, Look
+from bakeoff.reports.figures.style import PALETTE, FigureStyle
 
 
 def test_labels_move_apart_as_little_as_they_can():
@@ -20,8 +20,8 @@ def test_labels_move_apart_as_little_as_they_can():
     assert spread([1.0] * 11, 20, 0, 100)[-1] <= 100.001  # no room: closer together, never outside
 
 
-def test_a_contestant_keeps_its_colour(results):
-    look = Look.of(results)
+def test_a_contestant_keeps_its_color(results):
+    look = FigureStyle.of(results)
     assert look["reference"].color not in PALETTE
     assert len({look[label].color for label in ("best_of_n", "ppo", "dpo")}) == 3
     assert family("ppo[kl_coef=0.1]") == "ppo"

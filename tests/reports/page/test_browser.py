@@ -1,4 +1,4 @@
-"""The page in a real browser: hostile text runs nothing, loads nothing, breaks no layout; search, order and colours work.
+"""The page in a real browser: hostile text runs nothing, loads nothing, breaks no layout; search, order and colors work.
 
 One Chromium looks at everything: a page of ours loads reports into frames of several widths from a server of ours, measures
 them, and prints what it found. A control page that does run and load things shows that the measuring sees it.
@@ -148,7 +148,7 @@ def hostile_report(run, synthetic, address):
             row["prompt"] = row["completion"] if len(row["completion"]) < 1000 else row["prompt"]
             row["proxy"] += number % 4
             row["gold"] = row["proxy"] * ((number * 7) % 5)
-            if label == "ppo":  # whole texts as one token, with the strongest colour
+            if label == "ppo":  # whole texts as one token, with the strongest color
                 row["tokens"], row["log_ratios"] = [row["completion"][:2000], "<b onclick=1>"], [2.0, -2.0]
             lines.append(json.dumps(row).encode())
         broken = json.dumps(
@@ -185,7 +185,7 @@ def test_the_layout_holds_at_every_width(seen):
         assert (page["overflow"], page["opened"], page["outside"]) == (0, 0, 0)
 
 
-def test_samples_are_searched_sorted_and_coloured(seen):
+def test_samples_are_searched_sorted_and_colored(seen):
     page = seen[0]["report 390"]
     assert page["searched"] == [True]
     for key in ("gain", "hacking"):

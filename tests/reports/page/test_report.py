@@ -60,8 +60,8 @@ def test_all_files_are_there_and_not_empty(report):
     assert {"index.html", "report.md", "leaderboard.csv", "leaderboard.tex"} <= names
     kinds = ("learning_curves", "frontier", "win_rate", "win_rate_matrix", "gains", "improvement", "drift", "cost")
     figures = {f"figures/{kind}-{task}.svg" for kind in kinds for task in ("exact", "reviews")}
-    assert names >= figures | {"figures/overoptimisation-reviews.svg"}
-    assert "figures/overoptimisation-exact.svg" not in names  # it has no gold reward
+    assert names >= figures | {"figures/overoptimization-reviews.svg"}
+    assert "figures/overoptimization-exact.svg" not in names  # it has no gold reward
     pictures = {name.removesuffix(".svg") + ".png" for name in names if name.endswith(".svg")}
     assert pictures == {name for name in names if name.endswith(".png")}
     assert all((report / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
@@ -211,7 +211,7 @@ def test_a_figure_without_data_says_so(tmp_path, synthetic):
     synthetic.write_cell(tmp_path, "exact", "a", 0, final={"proxy": 1.0})
     synthetic.write_manifest(tmp_path, suite={}, planned=[("exact", "a", 0)], tasks={})
     with pytest.raises(UserError, match="no finished cell has what it shows"):
-        Results.load(tmp_path).plot("overoptimisation")
+        Results.load(tmp_path).plot("overoptimization")
 
 
 def test_a_report_that_cannot_be_written_says_where(run, tmp_path):

@@ -69,7 +69,7 @@ def test_comparisons_with_the_best(results):
 
 
 def test_no_score_over_tasks_without_a_common_unit(results):
-    assert over_tasks(results).empty  # reviews has no normalised score
+    assert over_tasks(results).empty  # reviews has no normalized score
 
 
 def test_score_over_tasks(tmp_path, synthetic):
@@ -106,7 +106,7 @@ def test_an_overlap_is_called_one(tmp_path, synthetic):
     results = Results.load(tmp_path)
     (answer,) = answers(results, results.leaderboard())
     assert answer.headline.startswith(
-        "a scored highest, but its lead over b could be seed noise: normalised score 0.750"
+        "a scored highest, but its lead over b could be seed noise: normalized score 0.750"
     )
     assert "Every contestant ran at its default settings; tuning could change the order." in answer.details
     assert "75 % at 3 seeds" in " ".join(caveats(results))

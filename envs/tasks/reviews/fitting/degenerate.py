@@ -64,7 +64,7 @@ def degenerate_texts(
 def report(judge: Judge, sentences: Sequence[str], seed: int = 0) -> dict[str, Any]:
     """What a judge makes of degenerate texts beside the sentences themselves.
 
-    ``below`` is the share of texts that score lower than the sentence they stand beside, ``penalised`` the share that leave
+    ``below`` is the share of texts that score lower than the sentence they stand beside, ``penalized`` the share that leave
     the human range.
     """
     praised = praise(frozenset(ngram for ngram in judge.vocabulary.ngrams if " " not in ngram))
@@ -78,6 +78,6 @@ def report(judge: Judge, sentences: Sequence[str], seed: int = 0) -> dict[str, A
             "rating_alone": float(verdict.ratings_N.mean()),
             "vader": float(vader_scores(texts[:300]).mean()),
             "below": float((verdict.gold_N < human_N).mean()),
-            "penalised": float((verdict.excess_NF.sum(1) > 0).mean()),
+            "penalized": float((verdict.excess_NF.sum(1) > 0).mean()),
         }
     return found

@@ -193,10 +193,10 @@ def test_judge(judge: Judge, held_out: Texts, sentences: Sequence[corpus.RatedSe
             "pair_accuracy": linear.pair_accuracy(vader_N, ratings_N, GAP),
             "correlation": float(np.corrcoef(vader_N, ratings_N)[0, 1]),
         },
-        "penalised": float(np.mean(penalty_N > 0)),
-        "penalised_more_than_half_a_point": float(np.mean(penalty_N > 0.5)),
+        "penalized": float(np.mean(penalty_N > 0)),
+        "penalized_more_than_half_a_point": float(np.mean(penalty_N > 0.5)),
         "mean_penalty": float(penalty_N.mean()),
-        "penalised_by_figure": dict(
+        "penalized_by_figure": dict(
             zip(fluency.FIGURES, (verdict.excess_NF > 0).mean(0).round(4).tolist(), strict=True)
         ),
         "degenerate": degenerate.report(judge, [sentence.text for sentence in sentences]),

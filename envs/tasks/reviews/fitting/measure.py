@@ -66,7 +66,7 @@ class Reviewer:
 
     @torch.no_grad()
     def judge(self, reviews: Sequence[str], batch: int = 128) -> torch.Tensor:
-        """Probabilities of LEVELS as the verdict on each review, shape (reviews, 5), not normalised."""
+        """Probabilities of LEVELS as the verdict on each review, shape (reviews, 5), not normalized."""
         levels = [self.tokenizer(f" {level}", add_special_tokens=False)["input_ids"][0] for level in skills.LEVELS]
         rows = []
         for start in range(0, len(reviews), batch):

@@ -35,7 +35,7 @@ class Settings:
     """What decides the result, besides the corpus and the versions of the libraries."""
 
     steps: int = 8000
-    """Optimiser steps."""
+    """Optimizer steps."""
     seed: int = 0
     """Seed of the initial weights and of the order, verdicts and revisions drawn."""
     batch_size: int = 32
@@ -77,7 +77,7 @@ class Settings:
 
 
 def build_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A freshly initialised Llama with tied embeddings; the global random state is left as it was."""
+    """A freshly initialized Llama with tied embeddings; the global random state is left as it was."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,

@@ -44,7 +44,7 @@ class Batch:
     request_B: torch.Tensor
     """Rating that the requested level stands for; 0 where there is no revision."""
     weight_BT: torch.Tensor
-    """Weight of each label in the loss: a revision's tokens by how much the requested level favours them, else 1."""
+    """Weight of each label in the loss: a revision's tokens by how much the requested level favors them, else 1."""
 
 
 class SequenceMaker:
@@ -173,13 +173,13 @@ def dithered_level(rating: float, uniform: float) -> int:
 
     Rounding at random keeps what the average of twenty raters says between two verdicts. ``uniform`` is in [0, 1).
     """
-    centres = skills.LEVEL_RATINGS
-    if rating <= centres[0]:
+    centers = skills.LEVEL_RATINGS
+    if rating <= centers[0]:
         return 0
-    for low in range(len(centres) - 1):
-        if rating < centres[low + 1]:
-            return low + int(uniform < (rating - centres[low]) / (centres[low + 1] - centres[low]))
-    return len(centres) - 1
+    for low in range(len(centers) - 1):
+        if rating < centers[low + 1]:
+            return low + int(uniform < (rating - centers[low]) / (centers[low + 1] - centers[low]))
+    return len(centers) - 1
 
 
 @torch.no_grad()

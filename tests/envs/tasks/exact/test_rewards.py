@@ -16,14 +16,14 @@ LEAVES = [(2,), (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
 REFERENCE = torch.tensor([[0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2]], dtype=torch.float64).log()
 
 
-def test_standardise_by_hand():
+def test_standardize_by_hand():
     # Mean 3/4 * 0 + 1/4 * 4 = 1, variance 3/4 * 1 + 1/4 * 9 = 3.
     reference = torch.tensor([[0.75, 0.25]], dtype=torch.float64).log()
-    found = rewards.standardise(torch.tensor([[0.0, 4.0]], dtype=torch.float64), reference)
+    found = rewards.standardize(torch.tensor([[0.0, 4.0]], dtype=torch.float64), reference)
     torch.testing.assert_close(found[0].tolist(), [-1 / math.sqrt(3), 3 / math.sqrt(3)])
 
 
-def test_dense_is_a_sum_over_tokens_and_neighbours():
+def test_dense_is_a_sum_over_tokens_and_neighbors():
     prompts = PromptBatch(torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool), torch.tensor([0]))
     found = rewards.dense_rewards(TREE, REFERENCE, prompts, torch.Generator().manual_seed(4))
     generator = torch.Generator().manual_seed(4)
@@ -41,7 +41,7 @@ def test_dense_is_a_sum_over_tokens_and_neighbours():
     torch.testing.assert_close(found[0].tolist(), [(r - mean) / deviation for r in raw])
 
 
-def test_dense_is_standardised_under_the_reference(dense):
+def test_dense_is_standardized_under_the_reference(dense):
     table, probs = dense.enumeration.rewards_QN, dense.enumeration.reference_logprobs_QN.exp()
     torch.testing.assert_close((probs * table).sum(1), torch.zeros(4, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close((probs * table.square()).sum(1), torch.ones(4, dtype=torch.float64))

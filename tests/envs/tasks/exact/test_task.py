@@ -78,7 +78,7 @@ def test_one_evaluation_is_quick(dense):
     enumeration = dense.enumeration
     seconds = []
     for _ in range(5):
-        start = time.process_time()  # on a shared machine the wall clock measures the neighbours
+        start = time.process_time()  # on a shared machine the wall clock measures the neighbors
         enumeration.objective(enumeration.sequence_logprobs(dense.language_model))
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.2

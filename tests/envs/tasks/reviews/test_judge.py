@@ -40,7 +40,7 @@ def test_it_rates_as_people_do() -> None:
     assert bad.mean() < -0.8
 
 
-def test_written_sentences_are_hardly_penalised() -> None:
+def test_written_sentences_are_hardly_penalized() -> None:
     verdict = reviews_judge().verdict([words_of(text) for text in (*GOOD, *BAD)])
     assert (verdict.excess_NF.sum(1) > 0).sum() <= 1  # one in twenty-six is, of those of the corpus
     assert verdict.excess_NF.sum() < 0.5
@@ -83,7 +83,7 @@ def test_what_the_fit_found() -> None:
     accuracy = [proxies[size]["shipped_pair_accuracy"] for size in ("500", "2k", "8k")]
     assert accuracy == sorted(accuracy)
     assert judge["pair_accuracy"] > max(*accuracy, judge["vader"]["pair_accuracy"])
-    assert judge["penalised"] < 0.05
+    assert judge["penalized"] < 0.05
 
 
 def test_no_feature_is_a_sentence() -> None:

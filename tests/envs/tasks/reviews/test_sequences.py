@@ -56,7 +56,7 @@ def test_rounding_at_random_keeps_the_rating() -> None:
     assert [dithered_level(r, 0.5) for r in (-4.0, -2.6, 2.6, 4.0)] == [0, 0, 4, 4]
 
 
-def test_lift_favours_the_words_of_a_level() -> None:
+def test_lift_favors_the_words_of_a_level() -> None:
     # Token 0 only in awful, 1 only in great, 100 times each: (100 + 20) / (50 + 20) and (0 + 20) / (50 + 20)
     lift_LV = level_lift([[0] * 100, [1] * 100], ["awful", "great"], 3)
     assert lift_LV[0, :2].tolist() == pytest.approx([120 / 70, 1 / 3], rel=1e-3)

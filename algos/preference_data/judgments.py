@@ -1,4 +1,4 @@
-"""Single completions with a judgement each, good or bad, and where they come from: given, or the reference's own."""
+"""Single completions with a judgment each, good or bad, and where they come from: given, or the reference's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bakeoff.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Judgements:
+class Judgments:
     """A batch of completions, each judged by itself."""
 
     completions: Completions
@@ -28,7 +28,7 @@ class Judgements:
     reference_logps_B: Tensor
     """Log-probability of each under the reference, float32."""
     desirable_B: Tensor
-    """Probability that it is a good one: 1 or 0 for plain judgements, float32."""
+    """Probability that it is a good one: 1 or 0 for plain judgments, float32."""
     rewards_B: Tensor
     """What the proxy says, float32; NaN where unknown. For the record: no loss reads it."""
 
@@ -41,8 +41,8 @@ class Judgements:
         *,
         rewards_B: Tensor | None = None,
         reference_logps_B: Tensor | None = None,
-    ) -> Judgements:
-        """Judgements with the log-probabilities of ``policy``'s reference, unless they are known already."""
+    ) -> Judgments:
+        """Judgments with the log-probabilities of ``policy``'s reference, unless they are known already."""
         if reference_logps_B is None:
             reference_logps_B = reference_logps(policy, completions)
         unknown_B = torch.full((len(completions),), float("nan"))
@@ -56,15 +56,15 @@ class Judgements:
     def __len__(self) -> int:
         return len(self.completions)
 
-    def select(self, rows: Tensor) -> Judgements:
+    def select(self, rows: Tensor) -> Judgments:
         """The named rows."""
         rest = (x[rows] for x in (self.reference_logps_B, self.desirable_B, self.rewards_B))
-        return Judgements(self.completions.select(rows), *rest)
+        return Judgments(self.completions.select(rows), *rest)
 
-    def on_cpu(self) -> Judgements:
+    def on_cpu(self) -> Judgments:
         """What is kept of them."""
         rest = (x.cpu() for x in (self.reference_logps_B, self.desirable_B, self.rewards_B))
-        return Judgements(plain(self.completions), *rest)
+        return Judgments(plain(self.completions), *rest)
 
     def state_dict(self) -> dict[str, Any]:
         """The tensors, by name."""
@@ -81,14 +81,14 @@ class Judgements:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Judgements:
+    def from_state(cls, state: Mapping[str, Any]) -> Judgments:
         """The inverse of :meth:`state_dict`."""
         prompts = PromptBatch(state["prompt_tokens"], state["prompt_mask"], state["prompt_indices"])
         completions = Completions(prompts, state["tokens"], state["mask"])
         return cls(completions, state["reference_logps"], state["desirable"], state["rewards"])
 
     @classmethod
-    def concatenated(cls, parts: Sequence[Judgements]) -> Judgements:
+    def concatenated(cls, parts: Sequence[Judgments]) -> Judgments:
         """Several batches as one."""
         names = ("reference_logps_B", "desirable_B", "rewards_B")
         rest = [torch.cat([getattr(p, name) for p in parts]) for name in names]
@@ -104,7 +104,7 @@ def judge(rewards_B: Tensor, standard: float, labels: Labels, temperature: float
     Args:
         rewards_B: what the proxy says.
         standard: the reward to beat.
-        labels: `bradley_terry` draws the judgement, `deterministic` compares, `soft` keeps the probability.
+        labels: `bradley_terry` draws the judgment, `deterministic` compares, `soft` keeps the probability.
         temperature: tau.
         generator: draws.
     """
@@ -123,17 +123,17 @@ def judge(rewards_B: Tensor, standard: float, labels: Labels, temperature: float
 def read_judged(
     source: Path | Sequence[Mapping[str, Any]], language_model: LanguageModel, max_new_tokens: int
 ) -> tuple[Completions, Tensor, float]:
-    """Given completions, their judgements (B,), and the share that had to be cut.
+    """Given completions, their judgments (B,), and the share that had to be cut.
 
     Raises:
-        ConfigError: what cannot be read, or a row without a judgement, by its line.
+        ConfigError: what cannot be read, or a row without a judgment, by its line.
     """
     rows = read_demonstrations(source)
-    judgements = []
+    judgments = []
     for place, row in rows:
         label = row.get("label")
         if not isinstance(label, bool):
-            raise ConfigError(place, [f'the judgement is {label!r}; give true (good) or false (bad) under "label"'])
-        judgements.append(float(label))
+            raise ConfigError(place, [f'the judgment is {label!r}; give true (good) or false (bad) under "label"'])
+        judgments.append(float(label))
     completions, cut = encode_demonstrations(language_model, rows, max_new_tokens)
-    return completions, torch.tensor(judgements), cut / len(rows)
+    return completions, torch.tensor(judgments), cut / len(rows)

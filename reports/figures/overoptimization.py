@@ -17,13 +17,13 @@ from bakeoff.reports.analysis.gold_fits import GOOD_ENOUGH
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.drift import mean_along, thinned
 from bakeoff.reports.figures.labels import label_points, one_a_family
-from bakeoff.reports.figures.style import Look
+from bakeoff.reports.figures.style import FigureStyle
 
 if TYPE_CHECKING:
     from bakeoff.reports.data.results import Results
 
 
-def draw_overoptimisation(axes: Axes, results: Results, task: str, look: Look) -> bool:
+def draw_overoptimization(axes: Axes, results: Results, task: str, look: FigureStyle) -> bool:
     """Means over seeds along training (over n for best of n): gold a full line, proxy a dotted one.
 
     The fitted form is a thin dashed line where it describes the data; a ring marks the best mean gold.
