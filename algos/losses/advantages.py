@@ -71,10 +71,10 @@ def group_advantages(returns_B: Tensor, group_size: int, *, normalize: bool) -> 
             gives prompts whose completions hardly differ the weight of those that tell them apart.
     """
     groups = returns_B.reshape(-1, group_size)
-    centerd = groups - groups.mean(1, keepdim=True)
+    centered = groups - groups.mean(1, keepdim=True)
     if normalize:
-        centerd = centerd / (groups.std(1, keepdim=True) + GROUP_EPSILON)
-    return centerd.flatten()
+        centered = centered / (groups.std(1, keepdim=True) + GROUP_EPSILON)
+    return centered.flatten()
 
 
 def generalized_advantages(

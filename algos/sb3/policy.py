@@ -93,5 +93,5 @@ class _Tilt(nn.Module):
 def token_vectors(model: LanguageModel) -> Tensor:
     """The rows of the model's head, on the CPU, shifted and scaled to mean 0 and length about 1, float32 (V, D)."""
     rows_VD: Tensor = model.module.get_output_embeddings().weight.detach().float().cpu()
-    centerd_VD = rows_VD - rows_VD.mean(0)
-    return centerd_VD / centerd_VD.square().sum(1).mean().sqrt().clamp_min(1e-12)
+    centered_VD = rows_VD - rows_VD.mean(0)
+    return centered_VD / centered_VD.square().sum(1).mean().sqrt().clamp_min(1e-12)

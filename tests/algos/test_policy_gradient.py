@@ -47,7 +47,7 @@ def test_leave_one_out_by_hand() -> None:
     torch.testing.assert_close(leave_one_out_advantages(returns, 3), expected)
 
 
-def test_leave_one_out_is_the_centerd_return_stretched() -> None:
+def test_leave_one_out_is_the_centered_return_stretched() -> None:
     # k / (k - 1) = 2 for pairs: (1, 5) has mean 3, so -2 * 2 and 2 * 2.
     torch.testing.assert_close(leave_one_out_advantages(torch.tensor([1.0, 5.0]), 2), torch.tensor([-4.0, 4.0]))
 
@@ -58,8 +58,8 @@ def test_group_advantages_by_hand() -> None:
     root = math.sqrt(12)
     expected = torch.tensor([-1.0, 0.0, 1.0, -2 / root, -2 / root, 4 / root])
     torch.testing.assert_close(group_advantages(returns, 3, normalize=True), expected, rtol=2e-4, atol=0)
-    centerd = torch.tensor([-1.0, 0.0, 1.0, -2.0, -2.0, 4.0])
-    torch.testing.assert_close(group_advantages(returns, 3, normalize=False), centerd)
+    centered = torch.tensor([-1.0, 0.0, 1.0, -2.0, -2.0, 4.0])
+    torch.testing.assert_close(group_advantages(returns, 3, normalize=False), centered)
 
 
 def test_a_group_that_differs_by_rounding_alone_teaches_next_to_nothing() -> None:

@@ -49,8 +49,8 @@ def dense_rewards(
 def standardize(values_QN: Tensor, reference_logprobs_QN: Tensor) -> Tensor:
     """Shifted and scaled to mean 0 and standard deviation 1 under the reference, prompt by prompt."""
     probs_QN = reference_logprobs_QN.exp()
-    centerd_QN = values_QN - (probs_QN * values_QN).sum(1, keepdim=True)
-    return centerd_QN / (probs_QN * centerd_QN.square()).sum(1, keepdim=True).sqrt()
+    centered_QN = values_QN - (probs_QN * values_QN).sum(1, keepdim=True)
+    return centered_QN / (probs_QN * centered_QN.square()).sum(1, keepdim=True).sqrt()
 
 
 def contains_in_order(tree: CompletionTree, words: Sequence[int]) -> Tensor:

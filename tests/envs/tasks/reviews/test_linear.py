@@ -11,8 +11,8 @@ def test_ridge_is_the_closed_form() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 4)), rng.normal(size=30)
     weights, intercept = linear.ridge(sparse.csr_matrix(x), y, 2.0)
-    centerd = x - x.mean(0)
-    expected = np.linalg.solve(centerd.T @ centerd + 2.0 * np.eye(4), centerd.T @ (y - y.mean()))
+    centered = x - x.mean(0)
+    expected = np.linalg.solve(centered.T @ centered + 2.0 * np.eye(4), centered.T @ (y - y.mean()))
     np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-5)
     assert intercept == pytest.approx(y.mean() - x.mean(0) @ expected, abs=1e-4)
 
