@@ -123,9 +123,9 @@ def _loaded(source: str, device: str, dtype: str) -> tuple[Any, Any]:
         return _of_causal(module, source), tokenizer
     try:
         with quietly(errors_only=True):  # the head is missing, and meant to be
-            tokenizer = AutoTokenizer.from_pretrained(place)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             module = AutoModelForSequenceClassification.from_pretrained(
-                place, num_labels=1, dtype=DTYPES[dtype], ignore_mismatched_sizes=True
+                place, num_labels=1, dtype=DTYPES[dtype], ignore_mismatched_sizes=True, trust_remote_code=False
             ).to(device)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own, ...
         raise ModelError(f'model "{source}" cannot be made a sequence classifier: {first_line(error)}') from error

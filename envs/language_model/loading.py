@@ -40,8 +40,10 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
     place, arguments = locate(str(source))
     try:
         with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
-            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[dtype], **arguments)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **arguments)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                place, dtype=DTYPES[dtype], trust_remote_code=False, **arguments
+            )
             if "gguf_file" in arguments:
                 model = without_quantization_mark(model)
             model = model.to(device)
@@ -142,6 +144,8 @@ def _packaged_gguf(package: str) -> Path:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of somebody else's as part of one line of ours."""
+    """An error of another library as part of one line of ours."""
+    if "trust_remote_code" in str(error):
+        return "it needs Python code of its own, which is never run; use a model whose architecture transformers has"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"

@@ -75,9 +75,9 @@ class SequenceClassifier:
             )
         try:
             with quietly(errors_only=True):  # what is missing becomes our own error
-                tokenizer = AutoTokenizer.from_pretrained(place)
+                tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
                 module, info = AutoModelForSequenceClassification.from_pretrained(
-                    place, dtype=DTYPES[dtype], output_loading_info=True
+                    place, dtype=DTYPES[dtype], output_loading_info=True, trust_remote_code=False
                 )
                 module = module.to(device)
         except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own, ...

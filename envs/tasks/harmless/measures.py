@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 
 import torch
 
+from bakeoff.envs.language_model.loading import first_line
 from bakeoff.envs.rewards.call import AnyReward
 from bakeoff.errors import ModelError
 
@@ -66,11 +67,11 @@ class Relevance:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self._model: Any = AutoModel.from_pretrained(source).eval().to(device)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            self._model: Any = AutoModel.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f'encoder "{source}" cannot be loaded: {reason}') from error
+            raise ModelError(f'encoder "{source}" cannot be loaded: {first_line(error)}') from error
+        self._model.eval().to(device)
         self._length = min(512, int(getattr(self._model.config, "max_position_embeddings", 512)))
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
