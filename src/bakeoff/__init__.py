@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from bakeoff.envs.text_generation.env import TextGenerationEnv
     from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
+"""The one place where the version is written; the package's metadata take it from here."""
 
 _HOMES = {
     "Algorithm": "bakeoff.algos.core.algorithm",

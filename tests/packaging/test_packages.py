@@ -1,13 +1,19 @@
 """What is installed is what is in the tree."""
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import bakeoff
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("algos", "envs", "benchmarks", "reports")
@@ -52,6 +58,14 @@ def test_entry_points_lead_to_objects() -> None:
             assert group.load(name) is not None
 
 
+def test_the_version_is_the_same_everywhere() -> None:
+    assert metadata.version("bakeoff") == bakeoff.__version__, "run pip install -e . again"
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^version: (.+)$", citation) == [bakeoff.__version__]
+    (date,) = re.findall(r'(?m)^date-released: "(.+)"$', citation)
+    assert f"\n## {bakeoff.__version__} - {date}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_the_type_checker_sees_through_the_links() -> None:
     """A planted mistake that mypy must find: a linked folder that it skipped would pass without a word."""
@@ -64,43 +78,85 @@ def test_the_type_checker_sees_through_the_links() -> None:
     assert [line.rpartition("[")[2] for line in wrong] == ["arg-type]", "attr-defined]"], found.stdout
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_every_file_and_runs_elsewhere(tmp_path: Path) -> None:
-    tracked = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\0")[:-1]
-    copy = tmp_path / "copy"
-    for name in tracked:
-        if not (ROOT / name).is_symlink() and (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel and the sdist of the tracked files, and the wheel that is built from the sdist alone."""
+    home = tmp_path_factory.mktemp("packages")
+    copy = home / "copy"
+    for name in tracked():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_symlink():
+            (copy / name).symlink_to(os.readlink(ROOT / name))
+        else:
             (copy / name).write_bytes((ROOT / name).read_bytes())
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."]
-    subprocess.run(build, cwd=copy, check=True, capture_output=True, timeout=300)
-    (wheel,) = tmp_path.glob("*.whl")
-    inside = set(zipfile.ZipFile(wheel).namelist())
+    script = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    run([sys.executable, "-c", script, str(home)], copy)
+    (sdist,) = home.glob("*.tar.gz")
+    wheels = {}
+    for origin, source in (("tree", "."), ("sdist", str(sdist))):
+        build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+        run([*build, "-w", str(home / origin), source], copy if origin == "tree" else home)
+        (wheels[origin],) = (home / origin).glob("*.whl")
+    return {**wheels, "source": sdist}
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in listed.stdout.split("\0")[:-1] if os.path.lexists(ROOT / name)]
+
+
+def run(command: Sequence[str], cwd: Path, **variables: str) -> str:
+    ran = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file_of_the_tree(packages: dict[str, Path]) -> None:
+    inside = set(zipfile.ZipFile(packages["tree"]).namelist())
     expected = {
         "bakeoff/" + name.removeprefix("src/bakeoff/")
-        for name in tracked
+        for name in tracked()
         if name.startswith(("src/bakeoff/", *(f"{folder}/" for folder in FOLDERS)))
         and not (ROOT / name).is_symlink()
-        and (ROOT / name).exists()
         and not {"speed", "studies"} & set(name.split("/"))
     }
     assert expected - inside == set()
     assert not [name for name in inside if name.split("/")[0] in FOLDERS], "no bare top-level package"
 
+
+@pytest.mark.slow
+def test_the_sdist_builds_the_same_wheel(packages: dict[str, Path]) -> None:
+    contents = [
+        {file.filename: file.CRC for file in zipfile.ZipFile(packages[origin]).infolist()}
+        for origin in ("tree", "sdist")
+    ]
+    assert contents[0] == contents[1]
+    with tarfile.open(packages["source"]) as archive:
+        assert not [member.name for member in archive if not (member.isreg() or member.isdir())], "plain files only"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("origin", ["tree", "sdist"])
+def test_an_installed_wheel_runs_elsewhere(origin: str, packages: dict[str, Path], tmp_path: Path) -> None:
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
-    subprocess.run(install, check=True, capture_output=True, timeout=300)
-    script = "import bakeoff; print(bakeoff.__file__); [bakeoff.make_task(t) for t in ('exact', 'reviews')]"
-    ran = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+    run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            str(site),
+            str(packages[origin]),
+        ],
+        tmp_path,
     )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith(str(site))
+    script = "import bakeoff; print(bakeoff.__file__); [bakeoff.make_task(t) for t in ('exact', 'reviews')]"
+    printed = run([sys.executable, "-P", "-c", script], tmp_path, PYTHONPATH=str(site))
+    assert printed.startswith(str(site))
