@@ -1,6 +1,7 @@
 """Pages that are made from the code are up to date."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 from bakeoff.benchmarks.spec.validation import load_suite
@@ -27,3 +28,20 @@ def test_pages_say_how_many_cells_a_suite_has() -> None:
     for suite, page in (("overoptimization", "reward-hacking.md"), ("frontier", "preference-optimization.md")):
         cells = len(load_suite(suite).cells())
         assert f"{cells} cells" in (DOCS / page).read_text(encoding="utf-8"), (suite, cells)
+
+
+def test_the_map_for_contributors_names_what_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:algos|envs|benchmarks|reports|src|docs|tests|examples)/[^` ]*)`", text)
+    assert len(named) > 30
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_api_pages_name_modules_that_exist() -> None:
+    named = [
+        module
+        for page in sorted((DOCS / "api").glob("*.md"))
+        for module in re.findall(r"(?m)^::: (.+)$", page.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 20
+    assert [module for module in named if importlib.util.find_spec(module) is None] == []
