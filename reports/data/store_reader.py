@@ -150,9 +150,10 @@ def _read_cells(path: Path, manifest: Mapping[str, Any]) -> list[StoredCell]:
 def _cell_folder(path: Path, entry: Mapping[str, Any]) -> Path:
     default = Path("cells", str(entry.get("task")), str(entry.get("label")), f"seed-{entry.get('seed')}")
     given = Path(str(entry.get("path") or default))
-    if given.is_absolute() or ".." in given.parts:  # a manifest from elsewhere must not point outside its folder
-        given = default
-    return path / given
+    for place in (given, default):
+        if not place.is_absolute() and ".." not in place.parts:
+            return path / place
+    return path / "cells"  # a manifest from elsewhere must not point outside its folder
 
 
 def _read_cell(where: Path, entry: Mapping[str, Any]) -> StoredCell:

@@ -93,11 +93,14 @@ def test_what_is_no_run_is_refused(tmp_path, run):
         Results.load(tmp_path)
 
 
-def test_a_manifest_cannot_point_outside_its_folder(tmp_path):
-    cell = {"task": "exact", "label": "ppo", "algorithm": "ppo", "seed": 0, "path": "../../secret"}
+@pytest.mark.parametrize(
+    ("task", "read"), [("exact", "cells/exact/ppo/seed-0"), ("../../..", "cells"), ("/etc", "cells")]
+)
+def test_a_manifest_cannot_point_outside_its_folder(tmp_path, task, read):
+    cell = {"task": task, "label": "ppo", "algorithm": "ppo", "seed": 0, "path": "../../secret"}
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "cells": [cell]}))
     (entry,) = Results.load(tmp_path).entries
-    assert entry.cell.path == tmp_path / "cells" / "exact" / "ppo" / "seed-0"
+    assert entry.cell.path == tmp_path / read
 
 
 def test_a_done_cell_without_an_evaluation_is_damaged(tmp_path, synthetic):
