@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUITE_OUT ?= runs/quick
 # What the tests use besides; a run of `quick` needs none of it.
-TEST_EXTRAS := dev,docs,trl,profanity,ray,tune,tensorboard,wandb,parquet
+TEST_EXTRAS := dev,docs,trl,profanity,ray,tune,tensorboard,wandb,parquet,notebook
 
 .PHONY: quick test test-slow lint docs install install-tests clean reviews-model reviews-judges exact-model
 .DEFAULT_GOAL := quick
