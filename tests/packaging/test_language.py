@@ -39,7 +39,7 @@ _ISED = (
     "|final|visual|critic|anal|util|factor|symbol|local|special|amort|categor|character|emphas|parametr|real|stabil|synchron"
 )
 HABITS = {
-    "a person for the thing": r"\b(?:whoever|nobody|somebody|someone|anybody|everybody)\b(?!')",
+    "a person for the thing": r"\b(?:whoever|nobody|somebody|anybody|everybody)\b(?!')",
     "whatever for the thing": r"\bwhatever (?:is|was|has|had|broke|happens|happened|stands|stood|comes|came|calls|makes|made)\b",
     "in place of: instead of": r"\bin (?:its |their )?place of\b",
     "go on: resume or continue": r"\b(?:goes|go|going|gone|went) on\b",
