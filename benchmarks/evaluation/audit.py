@@ -150,7 +150,7 @@ def in_words(found: Mapping[str, int]) -> str:
     """What was found, as a note."""
     parts = []
     if "reward_queries" in found:
-        parts.append(f"asked the reward about {found['reward_queries']} completions that no meter counted")
+        parts.append(f"called the reward for {found['reward_queries']} completions that no meter counted")
     if "generated_tokens" in found:
         parts.append(f"generated at least {found['generated_tokens']} tokens that it never played")
     if "lowered" in found:

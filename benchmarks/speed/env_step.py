@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="completions played in each environment")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    print(f"{'envs':>6} {'us a step':>10} {'90th pct':>10} {'us an env':>10}")
+    print(f"{'envs':>6} {'us per step':>10} {'90th pct':>10} {'us per env':>10}")
     for num_envs in map(int, options.envs.split(",")):
         microseconds = measure(num_envs, options.repeats, rng) * 1e6
         median = float(np.median(microseconds))
