@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from bakeoff.algos.core.algorithm import Algorithm
+from bakeoff.envs.language_model.cache_names import passes_cache
 from bakeoff.envs.meter import METERS
 from bakeoff.envs.rewards.call import AnyReward, reward_name
 from bakeoff.envs.tasks.base import Task
@@ -136,8 +137,7 @@ class Audit:
         ended = torch.tensor(sorted({pad_id, *eos_ids}))
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            cache = kwargs.get("past_key_values")
-            if not self._active or cache is None:
+            if not self._active or not passes_cache(args, kwargs):
                 return
             tokens = args[0] if args else kwargs.get("input_ids")
             if isinstance(tokens, torch.Tensor) and tokens.dim() == 2 and tokens.shape[1] == 1:

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from bakeoff.benchmarks.speed import models
 from bakeoff.benchmarks.speed.paired import report, take_turns
+from bakeoff.envs.language_model.cache_names import cache_argument
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.language_model.model import LanguageModel, positions
 
@@ -27,10 +28,11 @@ def forwards(model: LanguageModel, completions: Completions) -> None:
     mask = completions.sequence_mask_BS.long()
     tokens, position = completions.sequence_tokens_BS, positions(completions.sequence_mask_BS)
     cache, start, width = DynamicCache(config=model.module.config), 0, completions.prompts.tokens_BP.shape[1]
+    name = cache_argument(model.module.forward) or "cache"
     for end in range(width, width + TOKENS):
         model.module(
             tokens[:, start:end], attention_mask=mask[:, :end], position_ids=position[:, start:end],
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
+            **{name: cache}, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
         start = end
 

@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicLayer
 from bakeoff import distributed
 from bakeoff.envs.language_model import logprobs
 from bakeoff.envs.language_model.batching import DistinctPrompts, length_parts, tokens_worth_a_pass
+from bakeoff.envs.language_model.cache_names import CACHE_NAMES, cache_argument
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.language_model.gradient_checkpointing import GradientCheckpoints
 from bakeoff.envs.language_model.linear_logprobs import LinearHead
@@ -54,7 +55,8 @@ class LanguageModel(Text):
 
         Raises:
             ModelError: no end-of-sequence token, no chat template where one is asked for, a tokenizer with more tokens
-                than the model, an encoder-decoder, or a head that is not a function of the last hidden state alone.
+                than the model, an encoder-decoder, a family without a key-value cache, or a head that is not a function of the
+                last hidden state alone.
         """
         self.module, self.tokenizer, self.name, self.chat = module.eval(), tokenizer, name, chat
         if getattr(module.config, "is_encoder_decoder", False):
@@ -75,6 +77,7 @@ class LanguageModel(Text):
         self.allowed_V = self._allowed()
         self.split: SplitTrunk | None = None
         self._checkpoints: GradientCheckpoints | None = None
+        self._cache_argument = self._find_cache_argument()
         self._check_head()
         self._shares_prompts = self._continues_prompts()
 
@@ -174,8 +177,7 @@ class LanguageModel(Text):
             rest: Tensor = self.trunk(
                 tokens,
                 attention_mask=mask.long(),
-                past_key_values=_rows_of(cache, which),
-                use_cache=True,
+                **self._cached(_rows_of(cache, which)),
                 **self._positions(positions(mask)[:, -width:]),
             ).last_hidden_state
             return torch.cat([first_B1D, rest[:, :columns]], 1)
@@ -248,8 +250,7 @@ class LanguageModel(Text):
         output = self.trunk(
             tokens_BP,
             attention_mask=mask_BP.long(),
-            past_key_values=cache,
-            use_cache=True,
+            **self._cached(cache),
             **self._positions(positions(mask_BP)),
         )
         return output.last_hidden_state[:, -1], cache
@@ -268,8 +269,7 @@ class LanguageModel(Text):
         output = self.trunk(
             token_B[:, None],
             attention_mask=mask_BS,
-            past_key_values=cache,
-            use_cache=True,
+            **self._cached(cache),
             **self._positions(position_B[:, None]),
         )
         hidden: Tensor = output.last_hidden_state[:, -1]
@@ -424,6 +424,19 @@ class LanguageModel(Text):
 
     def _positions(self, position_ids: Tensor) -> dict[str, Tensor]:
         return {"position_ids": position_ids} if self._takes_positions else {}
+
+    def _find_cache_argument(self) -> str:
+        name = cache_argument(self.trunk.forward)
+        if name is None:
+            raise ModelError(
+                f'the forward pass of "{self.name}" ({type(self.module).__name__}) takes no key-value cache '
+                f"({' or '.join(CACHE_NAMES)}); this model family is not supported"
+            )
+        return name
+
+    def _cached(self, cache: Any) -> dict[str, Any]:
+        """Arguments of a forward pass that continues what is in a cache, and adds to it."""
+        return {self._cache_argument: cache, "use_cache": True}
 
     @torch.no_grad()
     def _check_head(self) -> None:

@@ -1,12 +1,14 @@
 """What an algorithm spends outside the meter is noted; one that plays fair never is."""
 
 import copy
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Cache, DynamicCache
 
 from bakeoff import registry
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
@@ -14,6 +16,7 @@ from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
 from bakeoff.benchmarks.evaluation.audit import WatchedReward, in_words
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
+from bakeoff.envs.language_model.cache_names import cache_argument, passes_cache
 from bakeoff.envs.rewards.call import reward_name, score
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
@@ -64,6 +67,39 @@ class Generates(Fair):
         prompts = torch.ones(64, 2, dtype=torch.long)
         self.policy.model.module.generate(prompts, max_new_tokens=5, min_new_tokens=5, do_sample=True, pad_token_id=0)
         return super().update()
+
+
+class FeedsCache(Fair):
+    """Runs its own loop of forward passes; the cache is in ``call``."""
+
+    call: Callable[[Any, torch.Tensor, Cache], Any]
+
+    def update(self) -> Mapping[str, float]:
+        module = self.policy.model.module
+        cache = DynamicCache(config=module.config)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # an old name
+            for width in (2, 1, 1, 1, 1):
+                type(self).call(module, torch.ones(64, width, dtype=torch.long), cache)
+        return super().update()
+
+
+class FeedsByName(FeedsCache):
+    """By the name that this transformers documents."""
+
+    call = staticmethod(lambda module, tokens, cache: module(tokens, **{cache_argument(module.forward): cache}))
+
+
+class FeedsByOldName(FeedsCache):
+    """By the name before 5.24, which later versions still take."""
+
+    call = staticmethod(lambda module, tokens, cache: module.base_model(tokens, past_key_values=cache))
+
+
+class FeedsByPosition(FeedsCache):
+    """By no name."""
+
+    call = staticmethod(lambda module, tokens, cache: module.base_model(tokens, None, None, cache))
 
 
 class SetsBack(Fair):
@@ -184,13 +220,22 @@ def test_what_an_answer_costs_is_counted(cache: TaskCache, tmp_path: Path, monke
     assert {row["metrics"]["queries_per_answer"] for row in rows} == {4.0}
 
 
-@pytest.mark.parametrize("kind", [SamplesMore, Generates, Pauses])
+@pytest.mark.parametrize("kind", [SamplesMore, Generates, Pauses, FeedsByName, FeedsByOldName, FeedsByPosition])
 def test_generation_that_is_never_played(
     kind: type[Algorithm], cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run(kind, tmp_path, cache, monkeypatch)
     assert config["outside_meter"]["generated_tokens"] > 0
     assert "tokens that it never played" in config["notes"][0]
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values", "cache_params", "something_newer"])
+def test_a_cache_is_seen_under_any_name(name: str) -> None:
+    assert passes_cache((torch.ones(1, 1),), {name: DynamicCache()})
+
+
+def test_no_cache_is_seen_where_there_is_none() -> None:
+    assert not passes_cache((torch.ones(1, 1), None), {"past_key_values": None, "cache": None, "use_cache": True})
 
 
 def test_it_is_remembered_over_an_interruption(

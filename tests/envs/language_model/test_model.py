@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.envs.language_model.conftest import make_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel, PreTrainedTokenizerFast
 
 from bakeoff.envs.language_model import logprobs
 from bakeoff.envs.language_model.completions import Completions
@@ -237,3 +238,13 @@ def test_a_model_that_is_not_causal_is_refused(tmp_path: Path) -> None:
 def test_unknown_dtype_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r'dtype "float8" is not known'):
         LanguageModel.load(tmp_path, dtype="float8")
+
+
+def test_a_family_without_a_cache_is_refused() -> None:
+    module = OpenAIGPTLMHeadModel(
+        OpenAIGPTConfig(vocab_size=24, n_embd=32, n_layer=2, n_head=4, eos_token_id=1, pad_token_id=0)
+    )
+    with pytest.raises(
+        ModelError, match=r'the forward pass of "gpt" \(OpenAIGPTLMHeadModel\) takes no key-value cache'
+    ):
+        LanguageModel(module, make_tokenizer(), name="gpt")

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+from bakeoff.envs.language_model.cache_names import cache_argument
 from bakeoff.envs.tasks.reviews import skills
 from bakeoff.envs.tasks.reviews.fitting import corpus
 from bakeoff.envs.tasks.reviews.fitting.sequences import SequenceMaker, held_out_nats
@@ -47,13 +48,11 @@ class Reviewer:
         encoded = self.tokenizer(list(prompts), padding=True, return_tensors="pt")
         mask_BT, tokens_BT = encoded["attention_mask"], encoded["input_ids"]
         positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-        cache, drawn = None, []
+        cached = {cache_argument(self.model.forward) or "cache": DynamicCache(config=self.model.config)}
+        drawn = []
         ended_B = torch.zeros(len(prompts), dtype=torch.bool)
         for _ in range(NEW_TOKENS):
-            output = self.model(
-                input_ids=tokens_BT, attention_mask=mask_BT, position_ids=positions_BT, past_key_values=cache
-            )
-            cache = output.past_key_values
+            output = self.model(input_ids=tokens_BT, attention_mask=mask_BT, position_ids=positions_BT, **cached)
             probs_BV = output.logits[:, -1].softmax(-1)
             next_B = torch.multinomial(probs_BV, 1, generator=self.generator).squeeze(1)
             next_B[ended_B] = self.tokenizer.pad_token_id
