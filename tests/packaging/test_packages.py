@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import bakeoff
 
@@ -33,6 +34,24 @@ def packages_in_the_tree() -> set[str]:
 
 def test_every_package_of_the_tree_is_declared_and_no_other() -> None:
     assert set(SETTINGS["tool"]["setuptools"]["packages"]) == packages_in_the_tree()
+
+
+def requirements() -> list[Requirement]:
+    project = SETTINGS["project"]
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "redteam" for line in lines]
+    return [Requirement(line) for line in (*project["dependencies"], *extras)]
+
+
+def test_every_dependency_is_bounded() -> None:
+    for requirement in requirements():
+        assert {part.operator for part in requirement.specifier} == {">=", "<"}, str(requirement)
+
+
+def test_every_dependency_is_pinned_within_its_bounds() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
+    for requirement in requirements():
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), str(requirement)
 
 
 def test_every_folder_with_code_is_a_package() -> None:
