@@ -7,7 +7,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from bakeoff.envs.text_generation.sb3_vec_env import SB3VecEnv
 from bakeoff.envs.text_generation.top_tokens import VectorTopTokens
 
-envs = gymnasium.make_vec("bakeoff/TextGeneration-v0", num_envs=64, task="exact", autoreset_mode="SameStep")
+envs = gymnasium.make_vec(
+    "bakeoff.envs:bakeoff/TextGeneration-v0", num_envs=64, task="exact", autoreset_mode="SameStep"
+)
 envs = SB3VecEnv(VectorTopTokens(envs, k=8))  # 8 actions a state, one batch of hidden states to look at
 agent = PPO("MlpPolicy", envs, n_steps=5, batch_size=80, learning_rate=1e-3, gamma=1.0, ent_coef=0.3, seed=0)
 before, _ = evaluate_policy(agent, envs, n_eval_episodes=256, deterministic=False, warn=False)

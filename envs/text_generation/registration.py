@@ -1,29 +1,14 @@
-"""What Gymnasium has to know to make our environments by name. Importing this imports Gymnasium and nothing heavier."""
+"""The entry points through which Gymnasium makes our environments by name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-
-import gymnasium
 
 if TYPE_CHECKING:
     from bakeoff.envs.tasks.base import Task
     from bakeoff.envs.tasks.prompts import Split
     from bakeoff.envs.text_generation.env import TextGenerationEnv
     from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
-
-TEXT_GENERATION = "bakeoff/TextGeneration-v0"
-"""The id for ``gymnasium.make`` and ``gymnasium.make_vec``."""
-
-
-def register_environments() -> None:
-    """Register our ids with Gymnasium; doing it twice does no harm."""
-    if TEXT_GENERATION not in gymnasium.registry:
-        gymnasium.register(
-            TEXT_GENERATION,
-            entry_point="bakeoff.envs.text_generation.registration:make_single",
-            vector_entry_point="bakeoff.envs.text_generation.registration:make_vector",
-        )
 
 
 def make_single(task: str | Task = "exact", *, split: Split = "train", **kwargs: Any) -> TextGenerationEnv:

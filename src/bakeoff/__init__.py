@@ -1,15 +1,12 @@
 """bakeoff: find out which RL algorithm aligns your language model best, on your prompts, reward and budget.
 
-Importing this package registers ``bakeoff/TextGeneration-v0`` with Gymnasium and imports no heavy library; the names
-below load on first use.
+Importing this package imports no heavy library; the names below load on first use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from bakeoff.on_gymnasium import register_when_imported
 
 if TYPE_CHECKING:
     from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig
@@ -53,9 +50,6 @@ __all__ = [
     "make_task",
     "run",
 ]
-
-
-register_when_imported()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,6 @@ PAGE = Path(__file__).parents[3] / "docs" / "environment.md"
 
 @pytest.mark.slow
 def test_the_pages_examples_run(capsys):
-    from bakeoff.envs.text_generation.registration import register_environments
-
-    register_environments()
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 4
     names: dict[str, object] = {}

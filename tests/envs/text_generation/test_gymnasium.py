@@ -19,15 +19,13 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from bakeoff.envs.tasks.base import Task
 from bakeoff.envs.tasks.prompts import PromptSet
-from bakeoff.envs.text_generation.registration import TEXT_GENERATION, register_environments
 
 EOS = 6
+TEXT_GENERATION = "bakeoff.envs:bakeoff/TextGeneration-v0"
 
 
 @pytest.fixture
 def task(letters):
-    register_environments()
-    register_environments()
     return Task("letters", letters.Model(), PromptSet(letters.PROMPTS, ("d", "e")), letters.count_a, 4, 0.3)
 
 
@@ -165,7 +163,6 @@ def test_stable_baselines_vectorizes_it(task):
 
 @pytest.mark.slow
 def test_a_task_by_its_name():
-    register_environments()
     envs = gymnasium.make_vec(TEXT_GENERATION, num_envs=2, task="exact")
     obs, _ = envs.reset(seed=0)
     assert obs["tokens"].shape == (2, 7)
@@ -173,25 +170,25 @@ def test_a_task_by_its_name():
     assert gymnasium.make(TEXT_GENERATION).unwrapped.max_new_tokens == 5
 
 
-HEAVY = ("torch", "transformers", "pandas", "stable_baselines3")
+@pytest.mark.parametrize("make", ["gymnasium.make", "gymnasium.make_vec"])
+def test_our_id_needs_no_import_of_ours(make):
+    code = f"import gymnasium; print({make}({TEXT_GENERATION!r}).spec.id)"
+    assert python(code) == "bakeoff/TextGeneration-v0\n"
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import bakeoff, gymnasium",
-        "import gymnasium, bakeoff",
-        "import bakeoff; assert 'gymnasium' not in sys.modules; import bakeoff.on_gymnasium as o;"
-        "o.register_when_imported(); from gymnasium.vector import VectorEnv; import gymnasium; o.register_when_imported()",
-    ],
-)
-def test_our_id_is_known_once_both_are_imported_in_any_order(code):
+def test_importing_our_environments_is_light():
+    heavy = ("torch", "transformers", "pandas", "stable_baselines3")
     code = (
-        f"import sys; {code}; assert 'bakeoff/TextGeneration-v0' in gymnasium.registry;"
-        f"print([name for name in {HEAVY} if name in sys.modules])"
+        "import sys, gymnasium, bakeoff; assert 'bakeoff/TextGeneration-v0' not in gymnasium.registry;"
+        "import bakeoff.envs; assert 'bakeoff/TextGeneration-v0' in gymnasium.registry;"
+        f"print([name for name in {heavy} if name in sys.modules])"
     )
+    assert python(code) == "[]\n"
+
+
+def python(code):
     command = [sys.executable, "-W", "error", "-c", code]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_render_shows_one_line_a_completion(letters, capsys):

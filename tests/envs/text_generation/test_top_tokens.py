@@ -21,12 +21,12 @@ from bakeoff.envs.tasks.exact.task import MODEL
 from bakeoff.envs.tasks.prompts import PromptSet
 from bakeoff.envs.text_generation import incremental_hidden
 from bakeoff.envs.text_generation.env import TextGenerationEnv
-from bakeoff.envs.text_generation.registration import TEXT_GENERATION, register_environments
 from bakeoff.envs.text_generation.sb3_vec_env import SB3VecEnv
 from bakeoff.envs.text_generation.top_tokens import TopTokens, VectorTopTokens
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ActionError, UserError
 
+TEXT_GENERATION = "bakeoff.envs:bakeoff/TextGeneration-v0"
 PROMPTS = ("a b c", "d", "e f", "g g a b")
 T, EOS = 5, 7
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
@@ -190,7 +190,6 @@ def test_the_policy_sees_the_state_in_which_it_acted(model):
 
 
 def test_both_checkers_pass_without_a_warning(model):
-    register_environments()
     task = Task("words", model, PromptSet(PROMPTS, ("f",)), words, T, 0.3)
     env = TopTokens(gymnasium.make(TEXT_GENERATION, task=task), 5)
     with warnings.catch_warnings():
@@ -263,7 +262,6 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(model):
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
 def test_it_plays_what_stable_baselines_own_vectorization_plays(model, mode):
-    register_environments()
     task = Task("words", model, PromptSet(PROMPTS, ("f",)), words, T, 0.3)
     theirs = make_vec_env(
         TEXT_GENERATION, n_envs=3, seed=4, env_kwargs={"task": task}, wrapper_class=TopTokens, wrapper_kwargs={"k": 4}
