@@ -4,8 +4,7 @@ import gymnasium
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from bakeoff.envs.text_generation.sb3_vec_env import SB3VecEnv
-from bakeoff.envs.text_generation.top_tokens import VectorTopTokens
+from bakeoff.envs import SB3VecEnv, VectorTopTokens
 
 envs = gymnasium.make_vec(
     "bakeoff.envs:bakeoff/TextGeneration-v0", num_envs=64, task="exact", autoreset_mode="SameStep"

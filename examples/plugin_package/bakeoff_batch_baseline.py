@@ -4,11 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from bakeoff import Algorithm, AlgorithmConfig
-from bakeoff.algos.core.algorithm import DataSource
-from bakeoff.algos.core.optimizer import Optimizer
-from bakeoff.algos.core.policy import Policy
-from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
+from bakeoff.algos import Algorithm, AlgorithmConfig, DataSource, Optimizer, Policy
+from bakeoff.envs import TextGenerationVectorEnv
 
 
 class BatchBaselineConfig(AlgorithmConfig):

@@ -5,8 +5,9 @@ Importing this package imports no heavy library; the names below load on first u
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bakeoff.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig
@@ -20,21 +21,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 """The one place where the version is written; the package's metadata take it from here."""
-
-_HOMES = {
-    "Algorithm": "bakeoff.algos.core.algorithm",
-    "AlgorithmConfig": "bakeoff.algos.core.algorithm",
-    "Budget": "bakeoff.envs.meter",
-    "LanguageModel": "bakeoff.envs.language_model.model",
-    "Meter": "bakeoff.envs.meter",
-    "PromptSet": "bakeoff.envs.tasks.prompts",
-    "Task": "bakeoff.envs.tasks.base",
-    "TextGenerationEnv": "bakeoff.envs.text_generation.env",
-    "TextGenerationVectorEnv": "bakeoff.envs.text_generation.vector_env",
-    "load": "bakeoff.api",
-    "make_task": "bakeoff.envs.tasks.base",
-    "run": "bakeoff.api",
-}
 
 __all__ = [
     "Algorithm",
@@ -51,12 +37,20 @@ __all__ = [
     "run",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bakeoff' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Algorithm": "bakeoff.algos.core.algorithm",
+        "AlgorithmConfig": "bakeoff.algos.core.algorithm",
+        "Budget": "bakeoff.envs.meter",
+        "LanguageModel": "bakeoff.envs.language_model.model",
+        "Meter": "bakeoff.envs.meter",
+        "PromptSet": "bakeoff.envs.tasks.prompts",
+        "Task": "bakeoff.envs.tasks.base",
+        "TextGenerationEnv": "bakeoff.envs.text_generation.env",
+        "TextGenerationVectorEnv": "bakeoff.envs.text_generation.vector_env",
+        "load": "bakeoff.api",
+        "make_task": "bakeoff.envs.tasks.base",
+        "run": "bakeoff.api",
+    },
+)

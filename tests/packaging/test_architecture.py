@@ -1,6 +1,8 @@
 """Imports flow one way: envs, then algos, then benchmarks, then reports beside them."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FROM = re.compile(r"^\s*(?:from|import) (bakeoff(?:\.\w+)*)", re.MULTILINE)
 MAY_NOT_IMPORT = {
     "envs": ("bakeoff.algos", "bakeoff.benchmarks", "bakeoff.reports", "bakeoff.api", "bakeoff.cli"),
     "algos": ("bakeoff.benchmarks", "bakeoff.reports", "bakeoff.api", "bakeoff.cli"),
@@ -61,9 +64,19 @@ def test_importing_bakeoff_is_light() -> None:
     assert ran.stdout.strip() == "[]"
 
 
-def test_public_names_exist() -> None:
-    import bakeoff
+@pytest.mark.parametrize("package", ["bakeoff", "bakeoff.algos", "bakeoff.envs", "bakeoff.reports", "bakeoff.testing"])
+def test_public_names_exist(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match=rf"module '{package}' has no attribute 'nonsense'"):
+        module.nonsense  # noqa: B018
 
-    for name in bakeoff.__all__:
-        assert getattr(bakeoff, name) is not None
-    assert not hasattr(bakeoff, "nonsense")
+
+def test_what_users_copy_imports_public_names_only() -> None:
+    public = {"bakeoff", "bakeoff.algos", "bakeoff.envs", "bakeoff.reports", "bakeoff.testing"}
+    shown = [ROOT / "README.md", *(ROOT / "examples").rglob("*.py"), *(ROOT / "src").rglob("*.template")]
+    found = {(file.name, name) for file in shown for name in FROM.findall(file.read_text(encoding="utf-8"))}
+    assert len(found) > 5
+    assert {(file, name) for file, name in found if name not in public} == set()
