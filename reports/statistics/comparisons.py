@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
+from scipy.sparse.csgraph import connected_components
 
 from bakeoff.errors import UserError
 
@@ -81,7 +82,7 @@ def bradley_terry_ratings(wins: ArrayLike, *, prior: float = 0.0, tolerance: flo
         raise UserError("Bradley-Terry: wins must be a square table of numbers from 0 up")
     table += prior / 2
     np.fill_diagonal(table, 0.0)
-    if not _strongly_connected(table > 0):
+    if connected_components(table > 0, connection="strong")[0] > 1:
         raise UserError("Bradley-Terry: some players never lost to the others, so ratings are infinite; set prior=1")
     games = table + table.T
     total = table.sum(axis=1)
@@ -95,13 +96,6 @@ def bradley_terry_ratings(wins: ArrayLike, *, prior: float = 0.0, tolerance: flo
             break
     ratings = np.log(strength)
     return np.asarray(ratings - ratings.mean())
-
-
-def _strongly_connected(beats: NDArray[np.bool_]) -> bool:
-    reach = beats | np.eye(len(beats), dtype=bool)
-    for _ in range(max(1, int(np.ceil(np.log2(max(2, len(beats))))))):
-        reach = (reach.astype(int) @ reach.astype(int)) > 0
-    return bool(reach.all())
 
 
 def expected_maximum(scores: ArrayLike, ns: Sequence[int]) -> Array:
