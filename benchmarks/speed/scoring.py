@@ -1,8 +1,8 @@
-"""What scoring costs: 10,000 completions with VADER, and a reward model of SmolLM2's size beside its own bare forward passes.
+"""What scoring costs: a reward model of SmolLM2's size beside its own bare forward passes.
 
-    python benchmarks/speed/scoring.py vader|model [--rounds 3] [--threads 1]
+    python benchmarks/speed/scoring.py [--rounds 3] [--threads 1]
 
-`package` is VADER's own code, one text at a time. `forwards` is the reward model's plain transformers module on batches that
+`forwards` is the reward model's plain transformers module on batches that
 were tokenized, sorted by length and padded before the clock started; `scores` starts from texts; `as they come` is `forwards`
 in batches of the same sizes, unsorted.
 """
@@ -18,45 +18,8 @@ from bakeoff.algos.reward_models.backbone import scalar_classifier
 from bakeoff.benchmarks.speed.paired import report, take_turns
 from bakeoff.envs.rewards.preference_model import PreferenceModel
 from bakeoff.envs.rewards.sequence_classifier import length_sorted_batches
-from bakeoff.envs.rewards.vader import compound_scorer, vader
-from bakeoff.envs.tasks.base import make_task
 
-COMPLETIONS, TEXTS = 10_000, 48
-
-
-def reviews() -> tuple[list[str], list[str]]:
-    """Prompts, and completions that the model of the task `reviews` samples for them."""
-    task = make_task("reviews")
-    model, generator = task.language_model, torch.Generator().manual_seed(0)
-    prompts = [task.prompts.train[i % len(task.prompts.train)] for i in range(COMPLETIONS)]
-    texts: list[str] = []
-    for start in range(0, COMPLETIONS, 500):
-        batch = model.pad(model.encode(prompts[start : start + 500]))
-        found = model.sample(batch, task.max_new_tokens, generator)
-        texts += model.decode(found.tokens_BT, found.mask_BT)
-    return prompts, texts
-
-
-def time_vader(rounds: int) -> None:
-    prompts, completions = reviews()
-    analyzer_module = __import__("vaderSentiment.vaderSentiment", fromlist=["x"])
-    analyzer, ours = analyzer_module.SentimentIntensityAnalyzer(), vader()
-    texts = [p + c for p, c in zip(prompts, completions, strict=True)]
-
-    def fresh() -> list[float]:
-        compound_scorer.cache_clear()  # nothing remembered from the round before; the lexicon is read again too
-        return list(ours(prompts=prompts, completions=completions))
-
-    def package() -> list[float]:
-        return [analyzer.polarity_scores(text)["compound"] for text in texts]
-
-    assert fresh() == package()
-    timings = take_turns({"package": package, "ours": fresh}, rounds)
-    print(
-        report(
-            f"VADER, {COMPLETIONS:,} completions of `reviews`, {len(set(texts)):,} of them distinct", timings, "ours"
-        )
-    )
+TEXTS = 48
 
 
 @torch.inference_mode()
@@ -89,12 +52,11 @@ def time_model(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("vader", "model"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    (time_vader if options.what == "vader" else time_model)(options.rounds)
+    time_model(options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,84 +1,22 @@
-"""Our way of calling VADER changes no score."""
+"""The compound score, of prompt and completion or of the completion alone."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
-import random
-from pathlib import Path
-
-import pytest
-from vaderSentiment import vaderSentiment as vs
-
-from bakeoff.envs.rewards.vader import compound_scorer
-
-SPECIAL = [
-    *vs.NEGATE, *vs.BOOSTER_DICT, *vs.SPECIAL_CASES,
-    "but", "BUT", "no", "No", "nor", "or", "least", "at", "very", "kind", "of", "never", "so", "this", "without", "doubt",
-    "the", "film", "was", "it", "I", ":)", ":(", "!", "!!", "?", "??", "????", "...", "-", "😀", "💋", "", "\n",
-]  # fmt: skip
+from bakeoff.envs.rewards.vader import vader
 
 
-@pytest.fixture(scope="module")
-def analyzer():
-    return vs.SentimentIntensityAnalyzer()
+def compound(valence: float) -> float:
+    """VADER's normalization: x / sqrt(x^2 + 15), rounded to 4 places."""
+    return round(valence / (valence**2 + 15) ** 0.5, 4)
 
 
-def word_salad(analyzer, count: int, seed: int) -> list[str]:
-    """Texts that meet every rule far more often than real ones do."""
-    rng = random.Random(seed)
-    lexicon = list(analyzer.lexicon)
-    favorites = rng.sample(lexicon, 40)
-    texts = []
-    for _ in range(count):
-        words = []
-        for _ in range(rng.randrange(14)):
-            source = rng.choice([SPECIAL, SPECIAL, favorites, lexicon])
-            word = rng.choice(source)
-            word = rng.choice(
-                [word, word, word, word.upper(), word.capitalize(), f"({word})", word + rng.choice(",.!?")]
-            )
-            words.append(word)
-        texts.append(rng.choice([" ", " ", "  ", "\t"]).join(words))
-    return texts
+def test_scores_by_hand():
+    # The lexicon has 1.9 for "good"; a word of negation before it takes -0.74 of that, "very" adds 0.293.
+    texts = ["good", "The film is not good", "very good", "the film", ""]
+    expected = [compound(1.9), compound(-0.74 * 1.9), compound(1.9 + 0.293), 0.0, 0.0]
+    assert vader()(prompts=[""] * 5, completions=texts) == expected
 
 
-def test_every_score_is_the_packages_own(analyzer):
-    compound = compound_scorer()
-    for text in word_salad(analyzer, 4000, seed=0):
-        assert compound(text) == analyzer.polarity_scores(text)["compound"], text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        "good",
-        "GOOD film",
-        "GOOD",
-        "not good!!!",
-        "the bomb",
-        "kind of good",
-        "no good or bad",
-        "good but bad",
-        "😀 good",
-        "?" * 9,
-    ],
-)
-def test_edges(analyzer, text):
-    assert compound_scorer()(text) == analyzer.polarity_scores(text)["compound"]
-
-
-@pytest.mark.slow
-def test_real_text_too(analyzer):
-    folder = os.environ.get("BAKEOFF_TEST_DATA")
-    path = Path(folder) / "hh-harmless" / "pairs-1200.jsonl.gz" if folder else None
-    if path is None or not path.is_file():
-        pytest.skip("BAKEOFF_TEST_DATA names no folder with hh-harmless in it")
-    compound = compound_scorer()
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in list(lines)[:300]:
-            text = json.loads(line)["chosen"]
-            assert compound(text) == analyzer.polarity_scores(text)["compound"]
+def test_the_prompt_opens_the_sentence():
+    assert vader()(prompts=["It is not"], completions=[" good"]) == [compound(-0.74 * 1.9)]
+    assert vader(with_prompt=False)(prompts=["It is not"], completions=[" good"]) == [compound(1.9)]
