@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,7 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from bakeoff.benchmarks.executors.local import Event
@@ -32,7 +32,18 @@ class Display:
         patient = cast("TextIO", _Patient(stream or sys.stderr))
         self._console = Console(file=patient, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
-        self._running: dict[int, _Line] = {}
+        self._eta = TimeRemainingColumn()
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            TaskProgressColumn(),
+            "ETA",
+            self._eta,
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=self._console,
+            speed_estimate_period=math.inf,  # an update may take longer than rich's half minute
+        )
+        self._running: dict[int, Task] = {}
         self._total = self._ended = self._ended_here = self._failed = 0
         self._started = time.monotonic()
 
@@ -59,26 +70,29 @@ class Display:
         """Show an event of a cell."""
         key, title = id(event.job), event.job.title
         if event.kind == "started":
-            again = f" (attempt {event.job.attempts})" if event.job.attempts > 1 else ""
-            self._running[key] = _Line(title + again)
+            title += f" (attempt {event.job.attempts})" if event.job.attempts > 1 else ""
+            self._progress.add_task(title, total=1.0, figures="", last_reported=time.monotonic())
+            self._running[key] = self._progress.tasks[-1]
             if self._live is None:
-                self.note(f"start  {title}{again}")
+                self.note(f"start  {title}")
         elif event.kind == "stopping":
             self.note(f"stops  {title} after its current update; interrupt again to end it at once")
         elif event.kind == "progress":
-            self._progress(self._running[key], event.details)
+            self._show_progress(self._running[key], event.details)
         else:
-            line = self._running.pop(key, None)
-            self._end(event, title, line)
+            self._end(event, title, self._running.pop(key, None))
 
-    def _progress(self, line: _Line, details: Mapping[str, Any]) -> None:
-        line.update(details)
-        if self._live is None and time.monotonic() - line.last_reported >= _PLAIN_EVERY:
-            line.last_reported = time.monotonic()
-            self.note(f"       {line.title}: {line.share:.0%}, {line.eta}{_figures(line.metrics)}")
+    def _show_progress(self, task: Task, details: Mapping[str, Any]) -> None:
+        self._progress.update(task.id, completed=float(details["share"]), figures=_figures(details["metrics"]))
+        if self._live is None and time.monotonic() - task.fields["last_reported"] >= _PLAIN_EVERY:
+            task.fields["last_reported"] = time.monotonic()
+            left, figures = self._eta.render(task), task.fields["figures"]
+            self.note(f"       {task.description}: {task.completed:.0%}, ETA {left}{figures}")
 
-    def _end(self, event: Event, title: str, line: _Line | None) -> None:
-        took = _duration(time.monotonic() - line.started) if line else ""
+    def _end(self, event: Event, title: str, task: Task | None) -> None:
+        if task is not None:
+            self._progress.remove_task(task.id)
+        took, figures = (_duration(task.elapsed or 0.0), task.fields["figures"]) if task else ("", "")
         if event.kind == "retry":
             self.note(f"retry  {title}: {event.details['error']}")
             return
@@ -87,7 +101,7 @@ class Display:
             self._ended_here += 1
         count = f"[{self._ended}/{self._total}] "
         if event.kind == "done":
-            self.note(f"done   {count}{title} in {took}{_figures(line.metrics if line else {})}")
+            self.note(f"done   {count}{title} in {took}{figures}")
         elif event.kind == "failed":
             self._failed += 1
             self.note(f"FAILED {count}{title} after {took}: {event.details['error']}")
@@ -95,19 +109,14 @@ class Display:
             self.note(f"kept   {title}: goes on the next time")
 
     def _render(self) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
-        for line in list(self._running.values()):
-            bar = ProgressBar(total=1.0, completed=line.share, width=24)
-            table.add_row(
-                Text(line.title), bar, Text(f"{line.share:4.0%}"), Text(line.eta), Text(_figures(line.metrics)[2:])
-            )
         failed = f", {self._failed} failed" if self._failed else ""
         so_far = _duration(time.monotonic() - self._started)
-        return Group(table, Text(f"{self._ended}/{self._total} cells{failed}, {so_far} so far{self._remaining()}"))
+        total = Text(f"{self._ended}/{self._total} cells{failed}, {so_far} so far{self._remaining()}")
+        return Group(self._progress.get_renderable(), total)
 
     def _remaining(self) -> str:
-        ended = self._ended_here + sum(line.share for line in self._running.values())
-        left = self._total - self._ended - sum(line.share for line in self._running.values())
+        running = sum(task.completed for task in list(self._running.values()))
+        ended, left = self._ended_here + running, self._total - self._ended - running
         if ended < 0.5:
             return ""
         return f", about {_duration((time.monotonic() - self._started) * left / ended)} left"
@@ -130,29 +139,6 @@ class _Patient:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-class _Line:
-    """One running cell."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.share = title, 0.0
-        self.metrics: Mapping[str, float] = {}
-        self.started = self.last_reported = time.monotonic()
-        self._first: tuple[float, float] | None = None
-
-    def update(self, details: Mapping[str, Any]) -> None:
-        self.share, self.metrics = float(details["share"]), details["metrics"]
-        if self._first is None:  # a resumed cell begins well above 0
-            self._first = (time.monotonic(), self.share)
-
-    @property
-    def eta(self) -> str:
-        """How long it has still to go, from the pace since its first sign of life."""
-        if self._first is None or self.share <= self._first[1]:
-            return "ETA ..."
-        pace = (time.monotonic() - self._first[0]) / (self.share - self._first[1])
-        return f"ETA {_duration(pace * (1 - self.share))}"
 
 
 def _figures(metrics: Mapping[str, float]) -> str:

@@ -328,6 +328,15 @@ def test_progress_counts_each_run_by_itself() -> None:
             assert (display._ended, display._ended_here, display._failed) == (1, 1, 1)
 
 
+def test_the_time_left_counts_from_where_a_cell_went_on() -> None:
+    display, job, seconds = Display(io.StringIO()), Job("a cell", {}, "a"), [0.0]
+    display._progress.get_time = lambda: seconds[0]
+    display.show(Event("started", job))
+    for seconds[0], share in ((10.0, 0.5), (50.0, 0.6), (110.0, 0.7)):  # a fifth in 100 seconds
+        display.show(Event("progress", job, {"share": share, "metrics": {}}))
+    assert display._running[id(job)].time_remaining == pytest.approx(150, abs=1)
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [{**row, "seconds": None} for row in atomic_files.read_rows(folder / "metrics.jsonl")]
 
