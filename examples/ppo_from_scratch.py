@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bakeoff import TextGenerationEnv, make_task
+from bakeoff.envs import TextGenerationEnv, make_task
 
 UPDATES, BATCH, EPOCHS, MINIBATCHES = 160, 64, 4, 2
 RATE, WARMUP_STEPS, CLIP, VALUE_CLIP, VALUE_COEF, LAMBDA = 2e-3, 20, 0.2, 0.2, 0.1, 0.95

@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from bakeoff import Budget, make_task
 from bakeoff.algos.core.build import build
 from bakeoff.algos.core.rollout import collect
+from bakeoff.envs import Budget, make_task
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo_from_scratch.py"
 
