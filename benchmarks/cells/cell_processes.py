@@ -1,15 +1,13 @@
-"""The further processes of a cell that runs as several (``accelerate.processes``): started here, and what they do.
+"""The further processes of a cell that runs as several (``accelerate.processes``): they are started and ended here.
 
-Each plays the cell as the first process does, in step with it, and writes nothing (see :mod:`bakeoff.distributed`).
+What they do is in :mod:`bakeoff.benchmarks.cells.rank_process`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -21,20 +19,20 @@ from typing import Any
 import torch
 
 from bakeoff import distributed
-from bakeoff.benchmarks.storage import checkpoint
-from bakeoff.benchmarks.storage.cell_store import CellStore
 from bakeoff.errors import UserError
 
 _ADDRESS = "127.0.0.1"
+_MODULE = "bakeoff.benchmarks.cells.rank_process"
+"""What each further process runs."""
 _GRACE_SECONDS = 10.0
-"""How long the first process may take to notice by itself that a partner has died."""
+"""How long the first process may take to notice by itself that another one has died."""
 
 
 @contextlib.contextmanager
 def worker_ranks(job: Mapping[str, Any], folder: Path) -> Iterator[None]:
-    """Be the first of the processes that a job asks for inside; the others have ended afterwards.
+    """Inside, this process is rank 0 of as many as the job asks for; the others have ended afterwards.
 
-    A partner that dies takes this process with it, in case it waits for the dead one.
+    If one of them dies, this process ends as well, since it may be waiting for it.
 
     Raises:
         UserError: a device that cannot be shared out, or too few GPUs.
@@ -53,7 +51,8 @@ def worker_ranks(job: Mapping[str, Any], folder: Path) -> Iterator[None]:
     over = threading.Event()
     try:
         for rank in range(1, size):
-            order = {"job": job, "folder": str(folder), "rank": rank, "size": size, "port": port, "gpu": gpu}
+            order = {"job": job, "folder": str(folder), "rank": rank, "size": size, "gpu": gpu}
+            order |= {"address": _ADDRESS, "port": port}
             started.append(_start(order, share))
         threading.Thread(target=_watch, args=(started, over), daemon=True).start()
         torch.set_num_threads(share)
@@ -89,7 +88,7 @@ def _start(order: Mapping[str, Any], threads: int) -> subprocess.Popen[bytes]:
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         **dict.fromkeys(names, str(threads)),
     }
-    process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment)
+    process = subprocess.Popen([sys.executable, "-m", _MODULE], stdin=subprocess.PIPE, env=environment)
     assert process.stdin is not None
     process.stdin.write(json.dumps({**order, "threads": threads}).encode() + b"\n")
     process.stdin.flush()
@@ -97,12 +96,12 @@ def _start(order: Mapping[str, Any], threads: int) -> subprocess.Popen[bytes]:
 
 
 def _watch(started: Iterable[subprocess.Popen[bytes]], over: threading.Event) -> None:
-    """End this process where a partner has died and it did not notice."""
+    """End this process where another rank has died and it did not notice."""
     while not over.wait(0.2):
         codes = [process.poll() for process in started]
         if any(code not in (None, 0) for code in codes):
             if not over.wait(_GRACE_SECONDS):
-                print(f"bakeoff: a partner process of this cell died (exit codes {codes})", file=sys.stderr, flush=True)
+                print(f"bakeoff: another process of this cell died (exit codes {codes})", file=sys.stderr, flush=True)
                 os._exit(1)
             return
 
@@ -116,76 +115,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
-
-
-# ---------------------------------------------------------------- a partner's side
-
-
-class ReadOnlyCellStore(CellStore):
-    """A cell's folder as a partner has it: only read, to take up the checkpoint that the first process took."""
-
-    def __init__(self, folder: Path) -> None:
-        """Args:
-        folder: the cell's.
-        """
-        self.folder = folder
-
-    def resume(self) -> Any | None:
-        """The state that the first process resumes from."""
-        name = distributed.broadcast(None)
-        return None if name is None else checkpoint.load_state(self.folder / "checkpoint" / name)["state"]
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def append_metrics(self, step: int, phase: str, meter: Mapping[str, float], metrics: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Nothing."""
-
-    def append_records(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing."""
-
-    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def replace_model(self, save: Any) -> None:
-        """Nothing."""
-
-
-def main() -> None:
-    """Play one cell in step with the first process, which says which on the standard input and keeps it open."""
-    from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
-    from bakeoff.benchmarks.cells.worker import silence_input
-    from bakeoff.benchmarks.spec.cell import Cell
-    from bakeoff.plugins import PluginFile, load_plugin
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.enable()
-    first = os.fdopen(os.dup(0), encoding="utf-8")
-    silence_input()
-    order = json.loads(first.readline())
-
-    def wait_for_the_end() -> None:
-        first.read()
-        os._exit(0)  # the first process is gone
-
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
-    torch.set_num_threads(order["threads"])
-    job = order["job"]
-    for plugin in job.get("plugins", ()):
-        load_plugin(PluginFile(**plugin))
-    cell = Cell.from_json(job["cell"])
-    with (
-        distributed.together(order["rank"], order["size"], _ADDRESS, order["port"], gpu=order["gpu"]),
-        contextlib.suppress(Stopped),
-    ):
-        run_cell(cell, Path(order["folder"]), TaskCache())
-
-
-if __name__ == "__main__":
-    main()

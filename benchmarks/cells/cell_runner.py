@@ -12,12 +12,11 @@ from typing import Any
 from bakeoff import distributed, randomness
 from bakeoff.algos.core import build as algorithms
 from bakeoff.algos.core.algorithm import Algorithm
-from bakeoff.benchmarks.cells.cell_processes import ReadOnlyCellStore
 from bakeoff.benchmarks.evaluation import score_records
 from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.benchmarks.spec.cell import Cell
-from bakeoff.benchmarks.storage.cell_store import SCHEMA, CellStore
+from bakeoff.benchmarks.storage.cell_store import SCHEMA, CellStore, ReadOnlyCellStore
 from bakeoff.benchmarks.trackers import Tracking
 from bakeoff.envs.meter import Budget, Meter
 from bakeoff.envs.tasks.base import Task, make_task

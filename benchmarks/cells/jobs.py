@@ -15,6 +15,7 @@ from typing import Any
 
 from bakeoff.benchmarks.cells.cell_processes import worker_ranks
 from bakeoff.benchmarks.cells.cell_runner import Progress, Stopped, TaskCache, run_cell
+from bakeoff.benchmarks.cells.standard_streams import output_to
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage.cell_store import Status, now, row_sums
 from bakeoff.errors import BakeoffError, RunFolderError
@@ -109,7 +110,7 @@ def _cell(
         Status("running", attempts=attempts, seconds=before.seconds, started=began).write(folder)
         if job.get("processes", 1) > 1:
             cache.clear()  # partners have nothing kept either, and all have to do the same
-        with _as_it_was(), _output_to(folder / "log.txt"), worker_ranks(job, folder):
+        with _as_it_was(), output_to(folder / "log.txt"), worker_ranks(job, folder):
             seconds = run_cell(
                 cell,
                 folder,
@@ -140,29 +141,6 @@ def _drop_leftovers(folder: Path) -> None:
     log = folder / "log.txt"
     if log.exists() and log.stat().st_size == 0:
         log.unlink()
-
-
-@contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
-    """Send whatever is printed, by C libraries too, to a file."""
-    _flush()
-    with path.open("ab") as log:
-        saved = [os.dup(1), os.dup(2)]
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    try:
-        yield
-    finally:
-        _flush()
-        for descriptor, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a full disk; closed, or none at all
-            stream.flush()
 
 
 @contextlib.contextmanager

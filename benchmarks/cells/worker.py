@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from bakeoff.benchmarks.cells.standard_streams import silence_input
+
 
 class Worker:
     """The jobs of one process."""
@@ -53,13 +55,6 @@ def end_with_children(code: int) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
     os._exit(code)
-
-
-def silence_input() -> None:
-    """From now on the standard input has nothing to read."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
 
 
 def main() -> None:

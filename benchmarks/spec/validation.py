@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,15 @@ from bakeoff.errors import ConfigError, UserError, did_you_mean
 if TYPE_CHECKING:
     from bakeoff.algos.core.algorithm import Algorithm
 
+CheckTracker = Callable[[str], None]
+
 
 def load_suite(
-    source: str | Path | Mapping[str, Any] | Suite, overrides: Sequence[str] = (), seeds: int | None = None
+    source: str | Path | Mapping[str, Any] | Suite,
+    overrides: Sequence[str] = (),
+    seeds: int | None = None,
+    *,
+    check_tracker: CheckTracker | None = None,
 ) -> Suite:
     """Read, override and check a suite.
 
@@ -28,6 +34,8 @@ def load_suite(
         source: a registered name, a path to a YAML file, the suite as a mapping, or a suite.
         overrides: assignments such as ``budget.reward_queries=500``.
         seeds: how many seeds, instead of what the suite says.
+        check_tracker: raises :class:`~bakeoff.errors.UserError` for a tracker that cannot be used, as
+            ``bakeoff.benchmarks.trackers.check`` does; without it trackers are not checked.
 
     Raises:
         NotFoundError: no suite of that name.
@@ -40,10 +48,10 @@ def load_suite(
     else:
         data = reader.from_file(find_suite(source) if isinstance(source, str) else source)
     reader.override(data, [*overrides, *([] if seeds is None else [f"seeds={seeds}"])])
-    return checked(data)
+    return checked(data, check_tracker)
 
 
-def checked(data: SuiteData) -> Suite:
+def checked(data: SuiteData, check_tracker: CheckTracker | None = None) -> Suite:
     """Plain data to a suite that can run; :class:`SuiteError` with every problem, in the order of its lines."""
     values = canonical(data)
     suite = None
@@ -52,7 +60,8 @@ def checked(data: SuiteData) -> Suite:
         _check_tasks(data, values.get("tasks"))
         _check_algorithms(data, values.get("algorithms"), values.get("sweep"), _processes(values.get("accelerate")))
         _check_tune(data, values.get("algorithms"), values.get("tune"))
-        _check_trackers(data, values.get("trackers"))
+        if check_tracker is not None:
+            _check_trackers(data, values.get("trackers"), check_tracker)
     if data.problems or suite is None:
         raise SuiteError(sorted(dict.fromkeys(data.problems), key=_line))
     return suite
@@ -199,13 +208,11 @@ def _ends(values: Any) -> list[Any]:
     return [value for value in values if isinstance(value, Scalar)] if isinstance(values, list) else []
 
 
-def _check_trackers(data: SuiteData, names: Any) -> None:
-    from bakeoff.benchmarks import trackers
-
+def _check_trackers(data: SuiteData, names: Any, check_tracker: CheckTracker) -> None:
     for index, name in enumerate(names if isinstance(names, list) else ()):
         if isinstance(name, str):
             try:
-                trackers.check(name)
+                check_tracker(name)
             except UserError as error:
                 data.complain(("trackers", index), f"trackers: {error}")
 

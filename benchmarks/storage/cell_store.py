@@ -212,7 +212,7 @@ class CellStore:
                 for newer in seen[:-1]:
                     shutil.rmtree(newer, ignore_errors=True)
                 self._truncate(lengths)
-                distributed.broadcast(candidate.name)  # partners take up the same one
+                distributed.broadcast(candidate.name)  # the other ranks resume from it, too
                 return saved["state"]
         distributed.broadcast(None)
         self.drop_checkpoints()
@@ -244,6 +244,44 @@ class CellStore:
         shutil.rmtree(fresh, ignore_errors=True)
         save(fresh)
         atomic_files.replace_folder(fresh, self.folder / "model")
+
+
+class ReadOnlyCellStore(CellStore):
+    """A cell's folder as ranks above 0 have it: they read the checkpoint that rank 0 resumes from, and write nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        """Args:
+        folder: the cell's folder.
+        """
+        self.folder = folder
+
+    def resume(self) -> Any | None:
+        """The state that rank 0 resumes from."""
+        from bakeoff.benchmarks.storage import checkpoint
+
+        name = distributed.broadcast(None)
+        return None if name is None else checkpoint.load_state(self.folder / "checkpoint" / name)["state"]
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def append_metrics(self, step: int, phase: str, meter: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        """Write nothing."""
+
+    def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write nothing."""
+
+    def append_records(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write nothing."""
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def replace_model(self, save: Any) -> None:
+        """Write nothing."""
 
 
 def check_schema(manifest: Mapping[str, Any], folder: Path) -> None:

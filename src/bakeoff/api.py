@@ -44,6 +44,7 @@ def run(
         RunFolderError: the folder cannot be written, or belongs to another suite.
         UserError: a plugin that cannot be used.
     """
+    from bakeoff.benchmarks import trackers
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.run import run_suite
     from bakeoff.benchmarks.spec.reader import assigned
@@ -53,7 +54,7 @@ def run(
     plugins = [plugins] if isinstance(plugins, str | Path) else plugins
     assignments = [assigned(key, value) for key, value in (overrides or {}).items()]
     with loaded(plugins) as files:
-        checked = load_suite(suite, assignments, seeds)
+        checked = load_suite(suite, assignments, seeds, check_tracker=trackers.check)
         given = f", plugins={[str(path) for path in plugins]!r}" if plugins else ""
         run_suite(
             checked,

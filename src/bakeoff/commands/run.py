@@ -50,6 +50,7 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
+    from bakeoff.benchmarks import trackers
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.run import run_suite
     from bakeoff.benchmarks.spec.reader import assigned
@@ -59,7 +60,7 @@ def execute(options: argparse.Namespace) -> int:
     given = ray_address(options)
     given += [assigned("trackers", options.track)] if options.track else []
     with loaded(options.plugins) as plugins:
-        suite = load_suite(options.suite, [*options.overrides, *given], options.seeds)
+        suite = load_suite(options.suite, [*options.overrides, *given], options.seeds, check_tracker=trackers.check)
         with interruptible():
             outcome = run_suite(
                 suite,

@@ -40,13 +40,14 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run it; returns an exit code."""
+    from bakeoff.benchmarks import trackers
     from bakeoff.benchmarks.progress import Display
     from bakeoff.benchmarks.spec.validation import load_suite
     from bakeoff.benchmarks.tuning.search import tune
     from bakeoff.plugins import loaded
 
     with loaded(options.plugins) as plugins:
-        suite = load_suite(options.suite, [*options.overrides, *ray_address(options)])
+        suite = load_suite(options.suite, [*options.overrides, *ray_address(options)], check_tracker=trackers.check)
         with interruptible():
             path = tune(
                 suite,

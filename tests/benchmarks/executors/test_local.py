@@ -98,7 +98,7 @@ def test_a_death_is_noticed_though_a_child_lives_on(executor: LocalExecutor) -> 
 def test_a_workers_input_is_nobodys() -> None:
     code = "\n".join([
         "import subprocess, sys",
-        "from bakeoff.benchmarks.cells.worker import silence_input",
+        "from bakeoff.benchmarks.cells.standard_streams import silence_input",
         "silence_input()",
         "print(repr(subprocess.run(['cat'], capture_output=True).stdout))",
     ])  # fmt: skip
