@@ -1,1 +1,1 @@
-"""Who plays whom: suites, cells, the runner, executors, the store and evaluation."""
+"""The benchmark harness: suites, cells, executors, the run folder and evaluation."""

@@ -1,4 +1,4 @@
-"""A finished run, or what there is of one, for other tools: tables as CSV or Parquet, curves for a tracker."""
+"""A run, finished or not, for other tools: tables as CSV or Parquet, curves for a tracker."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def _curves(results: Results, kind: str, folder: Path) -> None:
                 continue
             tracked = TrackedCell.of(run.manifest, f"{cell.task}/{cell.label}/seed-{cell.seed}", cell.config)
             try:
-                with contextlib.closing(tracker(folder, tracked, 0)) as told:
+                with contextlib.closing(tracker(folder, tracked, 0)) as logger:
                     for row in rows:
                         meter = {key: row[key] for key in trackers.METERS if isinstance(row.get(key), int | float)}
-                        told.log(int(row["step"]), flat(str(row["phase"]), meter, row["metrics"]))
+                        logger.log(int(row["step"]), flat(str(row["phase"]), meter, row["metrics"]))
             except (UserError, OSError):
                 raise
-            except Exception as error:  # whatever a tracker raises
+            except Exception as error:  # any that the tracker raises
                 raise UserError(f"tracker {kind}, cell {tracked.path}: {type(error).__name__}: {error}") from error

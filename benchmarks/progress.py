@@ -1,4 +1,4 @@
-"""What a person sees while a suite runs: one live line a running cell on a terminal, plain lines anywhere else."""
+"""Progress while a suite runs: one live line per running cell on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from bakeoff.benchmarks.executors.local import Event
+from bakeoff.benchmarks.executors.base import Event
 from bakeoff.terminal import printable
 
 _PLAIN_EVERY = 15.0
@@ -49,7 +49,7 @@ class Display:
 
     @contextmanager
     def showing(self, total: int, done_before: int) -> Iterator[None]:
-        """Show progress inside; ``total`` cells, some of them done by an earlier run."""
+        """Inside, show progress over ``total`` cells, some of them done by an earlier run."""
         self._total, self._ended, self._started = total, done_before, time.monotonic()
         self._ended_here = self._failed = 0
         self.note(f"{total} cells" + (f", {done_before} done before" if done_before else ""))
@@ -63,7 +63,7 @@ class Display:
         self._live = None
 
     def note(self, text: str) -> None:
-        """One plain line."""
+        """Print one plain line."""
         self._console.print(Text(printable(text)))
 
     def show(self, event: Event) -> None:
@@ -76,7 +76,7 @@ class Display:
             if self._live is None:
                 self.note(f"start  {title}")
         elif event.kind == "stopping":
-            self.note(f"stops  {title} after its current update; interrupt again to end it at once")
+            self.note(f"stops  {title} after its current update; press Ctrl-C again to end it at once")
         elif event.kind == "progress":
             self._show_progress(self._running[key], event.details)
         else:
@@ -106,7 +106,7 @@ class Display:
             self._failed += 1
             self.note(f"FAILED {count}{title} after {took}: {event.details['error']}")
         else:
-            self.note(f"kept   {title}: goes on the next time")
+            self.note(f"paused {title}; resumes on the next run")
 
     def _render(self) -> RenderableType:
         failed = f", {self._failed} failed" if self._failed else ""
@@ -123,7 +123,7 @@ class Display:
 
 
 class _Patient:
-    """A stream whose reader may leave, or whose disk may be full: what it does not take is lost, and the run goes on."""
+    """A stream whose reader may close it, or whose disk may be full: what cannot be written is lost, and the run continues."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""A whole run: a suite and a folder in, every cell done, failed or kept for later."""
+"""A whole run of a suite into a folder: every cell ends done, failed or paused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bakeoff.benchmarks.executors.local import Event, Executor, Interrupted, Job, Listener, LocalExecutor
+from bakeoff.benchmarks.executors.base import Event, Executor, Interrupted, Job, Listener
+from bakeoff.benchmarks.executors.local import LocalExecutor
 from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.spec.schema import Suite, select
@@ -49,17 +50,17 @@ def run_suite(
     plugins: Sequence[PluginFile] = (),
     executor: str | Executor = "local",
 ) -> RunOutcome:
-    """Run what is not done yet of a suite.
+    """Run the cells of a suite that are not done yet.
 
     Args:
         suite: a checked suite.
-        folder: the run folder; made, or gone on with.
-        workers: cells at once; by default as many as there are cores, or as a cell's processes go into them.
+        folder: the run folder; made, or resumed.
+        workers: cells at once; by default as many as there are cores, or as many as fit with all their processes.
         only: labels to run; all by default.
         display: shows progress; silent by default.
         command: how to repeat this run, for the record.
         plugins: files whose names the suite may use; every worker runs them too.
-        executor: ``local``, ``ray``, or one that is there; it is left open then, and brings its own workers.
+        executor: ``local``, ``ray``, or an existing one, which is left open and has its own workers.
 
     Raises:
         RunFolderError: the folder cannot be used.
@@ -121,7 +122,7 @@ def make_executor(
 
 
 def threads_of(executor: str | Executor, suite: Suite, workers: int | None) -> int:
-    """PyTorch's threads in each cell, all its processes together: an equal share of the cores, or what a cell asks Ray for."""
+    """PyTorch's threads in each cell, all its processes together: an equal share of the cores, or what a cell requests of Ray."""
     if not isinstance(executor, str):
         return executor.threads
     if executor == "ray":
@@ -130,8 +131,8 @@ def threads_of(executor: str | Executor, suite: Suite, workers: int | None) -> i
 
 
 def _workers(suite: Suite) -> int:
-    """Cells at once where nobody says: one for each core, or for as many cores as a cell has processes; one where tasks are on
-    a GPU, whose memory they would share."""
+    """Cells at once by default: one per core, or per as many cores as a cell has processes; one where tasks are on a GPU,
+    whose memory they would share."""
     if any(task.__pydantic_extra__.get("device", "cpu") != "cpu" for task in suite.tasks.values()):
         return 1
     return max(1, cores() // suite.accelerate.processes)
@@ -145,7 +146,7 @@ def _check_tasks(
     display: Display,
     plugins: Sequence[PluginFile],
 ) -> None:
-    """Build every task once before the first cell: bad input must show before hours are spent."""
+    """Build every task once before the first cell: bad input must be found before hours are spent."""
     jobs = {
         cell.task: Job(
             f"task {cell.task}",
@@ -178,7 +179,7 @@ def _check_tasks(
             if changed:
                 problems.append(
                     f"{event.job.title}: its {' and '.join(changed)} differ from those that this folder was begun with; "
-                    "put them back as they were, or choose another --out"
+                    "restore them, or choose another --out"
                 )
             else:
                 atomic_files.write_json(home / f"{label}.json", info)
@@ -191,7 +192,7 @@ def _check_tasks(
 
 
 def _changed(before: Any, now: Mapping[str, Any]) -> list[str]:
-    """What of a task's inputs (its prompts, its model) is not what it was, as far as that was noted."""
+    """The inputs of a task (its prompts, its model) that differ from those recorded before."""
     noted = before.get("inputs") if isinstance(before, dict) else None
     return [
         name for name, value in now["inputs"].items() if isinstance(noted, dict) and noted.get(name, value) != value
@@ -234,7 +235,7 @@ def _listener(by_job: dict[int, Cell], folder: Path, display: Display, outcome: 
     def listen(event: Event) -> None:
         if not (folder / "manifest.json").exists():
             raise RunFolderError(
-                f"{folder}: was moved or removed while it was run; put it back, and the same command goes on"
+                f"{folder}: was moved or removed during the run; put it back, and the same command resumes"
             )
         cell = by_job[id(event.job)]
         if event.kind == "failed" or (event.kind == "retry" and event.details.get("died")):
@@ -249,14 +250,14 @@ def _listener(by_job: dict[int, Cell], folder: Path, display: Display, outcome: 
 
 
 def _record_failure(event: Event, folder: Path) -> Event:
-    """Write a failed cell's status where its worker could not: it is dead, or the disk was full."""
+    """Write a failed cell's status where its worker could not: it has died, or the disk was full."""
     status = Status.read(folder)
     if not event.details.get("died"):
         if status.status != "failed":
             with contextlib.suppress(OSError):
                 replace(status, status="failed", error=str(event.details["error"]), ended=now()).write(folder)
         return event
-    if status.is_done(folder):  # it had just finished; where it is tried again, the next worker sees that at once
+    if status.is_done(folder):  # it had just finished; on a retry the next worker sees that at once
         return event if event.kind == "retry" else Event("done", event.job, {"seconds": status.seconds})
     log = folder / "log.txt"
     seen = "; see log.txt in its folder" if log.exists() and log.stat().st_size else ""

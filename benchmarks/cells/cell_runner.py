@@ -1,4 +1,4 @@
-"""Running one cell from its first evaluation to its last, and going on where a killed one stopped."""
+"""Running one cell from its first evaluation to its last, resuming from its checkpoint where there is one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHECKPOINT_SHARE = 50
 """Between two checkpoints passes at least this many times what one takes, so that they cost 2 % at most."""
 
 
-class Stopped(BakeoffError):  # noqa: N818 - not an error: the cell was asked to stop and can go on later
+class Stopped(BakeoffError):  # noqa: N818 - not an error: the cell was asked to stop and resumes later
     """The cell was asked to stop; its checkpoint is written."""
 
 
@@ -52,14 +52,14 @@ class TaskCache:
         self._evaluator: tuple[Any, Evaluator] | None = None
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Release all of it."""
         self._task = self._evaluator = None
 
     def task(self, name: str, settings: Mapping[str, Any]) -> Task:
         """The task, freshly built unless it was the last one."""
         key = (name, repr(sorted(settings.items())))
         if self._task is None or self._task[0] != key:
-            self._task = self._evaluator = None  # let go of the old model before loading the next
+            self._task = self._evaluator = None  # release the old model before loading the next
             self._task = (key, watched(make_task(name, **settings)))
         return self._task[1]
 
@@ -92,15 +92,15 @@ def run_cell(
         folder: its folder.
         cache: builds the task, or has it already.
         checkpoint_every: wall-clock seconds between checkpoints; 0 for one after every update.
-        report: is told of progress, after every update.
-        should_stop: asked after every update; True writes a checkpoint and raises :class:`Stopped`. An algorithm that
+        report: called with the progress after every update.
+        should_stop: called after every update; True writes a checkpoint and raises :class:`Stopped`. An algorithm that
             cannot resume exactly writes none, and starts from its beginning the next time.
         kept: called when a checkpoint is on disk.
-        trackers: where else to show what is measured; see :mod:`bakeoff.benchmarks.trackers`.
+        trackers: where else the measurements go; see :mod:`bakeoff.benchmarks.trackers`.
 
     Raises:
         Stopped: as asked.
-        Exception: whatever the task, the reward or the algorithm raises.
+        Exception: any that the task, the reward or the algorithm raises.
     """
     open_store = CellStore if distributed.is_first() else ReadOnlyCellStore
     with closing(open_store(folder)) as store, closing(_Run(cell, store, cache, report, trackers)) as run:
@@ -122,7 +122,7 @@ def run_cell(
 
 
 def _checked(metrics: Any, title: str) -> Mapping[str, float]:
-    """An update's metrics, if they are some."""
+    """An update's metrics, checked to be a mapping of names to numbers."""
     if not isinstance(metrics, Mapping):
         raise BakeoffError(
             f"{title}: update() returned {type(metrics).__name__}, expected a mapping of names to numbers"
@@ -136,7 +136,7 @@ def _checked(metrics: Any, title: str) -> Mapping[str, float]:
 
 
 class _Run:
-    """A cell while it runs. Everything in ``state`` below decides the numbers to come."""
+    """A cell while it runs. Everything in ``state`` below decides later numbers."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class _Run:
 
     @property
     def over(self) -> bool:
-        """Nothing is left to spend, or to learn, or the policy has gone as far as it may."""
+        """Whether the budget is spent, the algorithm is finished, or the policy has reached its KL limit."""
         return self.budget.exhausted(self.meter) or self.algorithm.finished or self._far_enough
 
     @property
@@ -175,7 +175,7 @@ class _Run:
         return self._seconds_before + time.perf_counter() - self._started
 
     def begin(self) -> None:
-        """Take up the checkpoint, or record what this cell is and evaluate the untrained policy."""
+        """Restore the checkpoint, or record what this cell is and evaluate the untrained policy."""
         state = self.store.resume()
         if state is not None:
             self._load(state)
@@ -183,7 +183,7 @@ class _Run:
         self._tracking.start(self.step)
         if state is None:
             self.evaluate()
-        self._tell()
+        self._report_progress()
 
     def update(self) -> None:
         """One update of the algorithm, and an evaluation when one is due."""
@@ -202,25 +202,26 @@ class _Run:
         self._idle = self._idle + 1 if before == {**self.meter.snapshot(), "seconds": None} else 0
         if self._idle >= _IDLE_UPDATES:
             raise BakeoffError(
-                f"{self.cell.title}: {_IDLE_UPDATES} updates in a row spent nothing, yet it is not finished"
+                f"{self.cell.title}: {_IDLE_UPDATES} updates in a row spent nothing, yet it is not finished; "
+                "let update() spend its budget, or finished return True"
             )
         spent = getattr(self.meter, self._every_meter)
         if spent >= self._next_evaluation:
             self._next_evaluation = (spent // self._every + 1) * self._every
             self.evaluate()
-        self._tell()
+        self._report_progress()
 
     def finish(self) -> None:
         """Evaluate the final policy, unless that was just done, and keep its model."""
         if self._evaluated_step != self.step:
             self.evaluate()
-        self.store.write_config(self._config())  # who answers may have changed while it learned
+        self.store.write_config(self._config())  # the contestant may have changed while it trained
         self.store.replace_model(self.algorithm.save)
-        self._tell()
+        self._report_progress()
 
     def evaluate(self) -> None:
         """Append an evaluation of the contestant as it is now."""
-        with self.audit.watching():  # what it plays or asks to choose who answers is its own
+        with self.audit.watching():  # what it spends to choose its contestant is its own
             contestant = self.algorithm.contestant()
         self._answers_with_more = contestant is not self.algorithm.policy
         with self.meter.pause(), self.audit.excused():
@@ -236,19 +237,19 @@ class _Run:
         self._tracking.log(self.step, phase, meter, metrics)
 
     def close(self) -> None:
-        """Look on no longer."""
+        """Close the audit and the trackers."""
         self.audit.close()
         self._tracking.close()
 
     def _watch_kl(self, metrics: Mapping[str, float]) -> None:
-        """Note when the policy has reached the KL that its settings allow it; not every algorithm tells its KL as it
-        learns, but every evaluation does."""
+        """Note when the policy has reached the KL that its settings allow; not every algorithm reports its KL while it
+        trains, but every evaluation does."""
         limit = self.algorithm.config.kl_budget
         if limit is not None and metrics.get("kl", 0.0) >= limit:
             self._far_enough = True
 
     def checkpoint(self) -> bool:
-        """Keep everything that decides the numbers to come, and say so; nothing where the algorithm says that its state is more."""
+        """Save all that decides later numbers, and return True; nothing where the algorithm cannot resume exactly."""
         if not (self.algorithm.resumes_exactly and distributed.is_first()):
             return False
         state = {
@@ -278,7 +279,7 @@ class _Run:
         self._last_metrics, self._seconds_before = state["last_metrics"], state["wall_seconds"]
         randomness.restore_global_randomness(state["randomness"])
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         share = 1.0 if self.over else max(self.budget.progress(self.meter), self.algorithm.progress)
         if self.budget.seconds is not None:
             share = max(share, min(1.0, self.meter.seconds / self.budget.seconds))

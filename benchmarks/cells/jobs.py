@@ -1,4 +1,4 @@
-"""What a worker does, in whatever process it lives: build a task, or run a cell and keep its status."""
+"""What a worker does, in any kind of process: build a task, or run a cell and keep its status."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from bakeoff.benchmarks.storage.cell_store import Status, now, row_sums
 from bakeoff.errors import BakeoffError, RunFolderError
 from bakeoff.plugins import PluginFile, load_plugin
 
-_TELL_EVERY = 0.25
+_REPORT_EVERY = 0.25
 _ERROR_LENGTH = 2000
 
-Tell = Callable[..., None]
+SendEvent = Callable[..., None]
 """Takes an event's name and its details as keywords."""
 
 
@@ -40,18 +40,18 @@ def perform(
     job: Mapping[str, Any],
     folder: Path,
     cache: TaskCache,
-    tell: Tell,
+    send: SendEvent,
     should_stop: Callable[[], bool],
     kept: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Do one job; nothing that goes wrong in it gets out.
+    """Do one job; an error in it is returned as an outcome, never raised.
 
     Args:
         job: ``check`` (build a task and describe it) or ``cell`` (run one).
         folder: the run folder to write to.
         cache: keeps what neighboring jobs share.
-        tell: is told ``progress``.
-        should_stop: asked after every update.
+        send: takes ``progress`` events.
+        should_stop: called after every update.
         kept: called when a checkpoint of the cell is on disk.
     """
     try:
@@ -59,14 +59,14 @@ def perform(
             load_plugin(PluginFile(**plugin))
         if job["job"] == "check":
             return _check(job, cache)
-        return _cell(job, folder, cache, tell, should_stop, kept)
+        return _cell(job, folder, cache, send, should_stop, kept)
     except BaseException as error:  # a plugin may even call sys.exit
         cache.clear()  # what failed may have left the task's model in any state, and holds memory
         return Outcome("failed", {"error": one_line(error)})
 
 
 def _check(job: Mapping[str, Any], cache: TaskCache) -> Outcome:
-    """Build a task and tell what a report needs to know of it."""
+    """Build a task and return the facts of it that a report needs."""
     from bakeoff.benchmarks.storage import task_info
 
     task = cache.task(job["task"], job["settings"])
@@ -81,16 +81,16 @@ def _cell(
     job: Mapping[str, Any],
     home: Path,
     cache: TaskCache,
-    tell: Tell,
+    send: SendEvent,
     should_stop: Callable[[], bool],
     kept: Callable[[], None],
 ) -> Outcome:
     cell = Cell.from_json(job["cell"])
     folder = home / cell.path
-    if not home.is_dir():  # and it shall not be made again: that would be half of a run
-        raise RunFolderError(f"{home}: was moved or removed while it was run")
+    if not home.is_dir():  # do not make it again: that would be half of a run
+        raise RunFolderError(f"{home}: was moved or removed during the run; put it back, and the same command resumes")
     before = Status.read(folder)
-    if before.is_done(folder):  # its worker died, or ran out of time, before it could say so
+    if before.is_done(folder):  # its worker died, or timed out, before it could report it
         _drop_leftovers(folder)
         return Outcome("done", {"seconds": before.seconds})
     attempts, began, started = before.attempts + 1, now(), time.perf_counter()
@@ -98,10 +98,10 @@ def _cell(
 
     def report(progress: Progress) -> None:
         nonlocal last_reported
-        if time.perf_counter() - last_reported >= _TELL_EVERY or progress.share >= 1:
+        if time.perf_counter() - last_reported >= _REPORT_EVERY or progress.share >= 1:
             last_reported = time.perf_counter()
             metrics = {name: value for name, value in progress.metrics.items() if value - value == 0}
-            tell("progress", share=progress.share, step=progress.step, metrics=metrics)
+            send("progress", share=progress.share, step=progress.step, metrics=metrics)
 
     def status(state: str, seconds: float, **details: Any) -> Status:
         return Status(state, attempts=attempts, seconds=seconds, started=began, ended=now(), **details)
@@ -109,8 +109,8 @@ def _cell(
     try:
         Status("running", attempts=attempts, seconds=before.seconds, started=began).write(folder)
         if job.get("processes", 1) > 1:
-            cache.clear()  # partners have nothing kept either, and all have to do the same
-        with _as_it_was(), output_to(folder / "log.txt"), worker_ranks(job, folder):
+            cache.clear()  # the other ranks have an empty cache, and all have to do the same
+        with _global_state_restored(), output_to(folder / "log.txt"), worker_ranks(job, folder):
             seconds = run_cell(
                 cell,
                 folder,
@@ -127,7 +127,7 @@ def _cell(
         return Outcome("stopped")
     except BaseException as error:
         took = before.seconds + time.perf_counter() - started
-        with contextlib.suppress(OSError):  # a full disk, or no folder any more: the event still says it
+        with contextlib.suppress(OSError):  # a full disk, or no folder any more: the event still reports it
             home.stat()
             status("failed", took, error=one_line(error), traceback=traceback.format_exc()).write(folder)
         raise
@@ -136,7 +136,7 @@ def _cell(
 
 
 def _drop_leftovers(folder: Path) -> None:
-    """A finished cell needs no checkpoint, and no log that says nothing."""
+    """Remove what a finished cell does not need: its checkpoints, and an empty log."""
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     log = folder / "log.txt"
     if log.exists() and log.stat().st_size == 0:
@@ -144,8 +144,8 @@ def _drop_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _as_it_was() -> Iterator[None]:
-    """Put back what a reward or an algorithm may change for the whole process, and so for the cells after it."""
+def _global_state_restored() -> Iterator[None]:
+    """Restore what a reward or an algorithm may change for the whole process, and so for the cells after it."""
     import torch
 
     kind, gradients = torch.get_default_dtype(), torch.is_grad_enabled()

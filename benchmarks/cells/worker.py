@@ -1,7 +1,7 @@
-"""A worker process: takes jobs as lines of JSON on its standard input, and tells on its standard output how they go.
+"""A worker process: reads jobs as lines of JSON on its standard input, and writes their events to its standard output.
 
 A fresh interpreter and not a fork, so no lock or thread of the parent is copied; and not ``multiprocessing``, so a
-user's script needs no ``if __name__ == "__main__"``. It ends when its input ends: whoever started it is gone then.
+user's script needs no ``if __name__ == "__main__"``. It ends when its input ends: the process that started it is gone then.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from bakeoff.benchmarks.cells.standard_streams import silence_input
 class Worker:
     """The jobs of one process."""
 
-    def __init__(self, wire: TextIO) -> None:
+    def __init__(self, pipe: TextIO) -> None:
         """Args:
-        wire: where events go.
+        pipe: where events go.
         """
         from bakeoff.benchmarks.cells.cell_runner import TaskCache
 
-        self._wire = wire
+        self._pipe = pipe
         self._cache = TaskCache()
         self.stop = threading.Event()
 
-    def tell(self, event: str, **details: Any) -> None:
-        """Send one event to the parent; without one to hear it, end at once, as if killed."""
+    def send(self, event: str, **details: Any) -> None:
+        """Send one event to the parent; if the parent is gone, end at once, as if killed."""
         try:
-            self._wire.write(json.dumps({"event": event, **details}) + "\n")
-            self._wire.flush()
+            self._pipe.write(json.dumps({"event": event, **details}) + "\n")
+            self._pipe.flush()
         except BrokenPipeError:
             end_with_children(1)
 
     def do(self, job: Mapping[str, Any]) -> None:
-        """Do one job and tell its end."""
+        """Do one job and send how it ended."""
         from bakeoff.benchmarks.cells.jobs import perform
 
-        outcome = perform(job, Path(job["folder"]), self._cache, self.tell, self.stop.is_set)
-        self.tell(outcome.kind, **outcome.details)
+        outcome = perform(job, Path(job["folder"]), self._cache, self.send, self.stop.is_set)
+        self.send(outcome.kind, **outcome.details)
 
 
 def end_with_children(code: int) -> NoReturn:
-    """End at once, and whatever a reward has started with it: this process leads a group of its own."""
+    """End at once, with all processes that a reward has started: this process leads a group of its own."""
     if os.getpgrp() == os.getpid():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
@@ -59,8 +59,8 @@ def end_with_children(code: int) -> NoReturn:
 
 def main() -> None:
     """Serve jobs until the input ends."""
-    # Keep the wires to the parent for ourselves: print() must not reach it, nor input() or a child process read from it.
-    wire = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # Only this module may use the pipes to the parent: neither print() nor input() nor a child process.
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     orders = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(2, 1)
     silence_input()
@@ -71,7 +71,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options["threads"])
-    worker = Worker(wire)
+    worker = Worker(pipe)
     jobs: queue.Queue[Mapping[str, Any]] = queue.Queue()
 
     def listen() -> None:
@@ -81,10 +81,10 @@ def main() -> None:
                 worker.stop.set()
             else:
                 jobs.put(job)
-        end_with_children(0)  # the parent has closed the line, or is gone: nobody would hear the rest
+        end_with_children(0)  # the parent has closed the pipe, or is gone
 
     threading.Thread(target=listen, daemon=True).start()
-    worker.tell("ready")
+    worker.send("ready")
     while True:
         worker.do(jobs.get())
 

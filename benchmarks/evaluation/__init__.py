@@ -1,1 +1,1 @@
-"""How good a contestant is: evaluation, judges, text metrics, and what was spent outside the meter."""
+"""Evaluation of contestants: judges, text metrics, and the audit of what is spent outside the meter."""

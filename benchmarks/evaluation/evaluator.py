@@ -1,6 +1,6 @@
-"""How good a contestant is: the same prompts, the same uniform random numbers and the same judges for all.
+"""Evaluation: the same prompts, the same uniform random numbers and the same judges for all contestants.
 
-Nothing here touches the contestant's meter or any random generator but its own.
+Nothing here changes the contestant's meter or any random generator but its own.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.randomness import untouched_global_randomness
 
 EXACT_COMPLETIONS = 64
-"""Completions sampled where the exact figures are known anyway and samples only show the text."""
+"""Completions sampled where exact figures are known and samples only show the text."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found."""
+    """The result of one evaluation."""
 
     metrics: dict[str, float]
     """By the public names."""
@@ -41,7 +41,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Completions and what the judges gave them."""
+    """Completions and their scores by the judges."""
 
     completions: Completions
     prompts: tuple[str, ...]
@@ -59,7 +59,7 @@ class _Scored:
 
 
 class Evaluator:
-    """Judges any contestant of one task and seed."""
+    """Evaluates any contestant of one task and seed."""
 
     def __init__(self, task: Task, completions: int, samples: int, answer_seed: int, reference_seed: int) -> None:
         """Prepare; the reference's completions are sampled when first needed.
@@ -85,17 +85,17 @@ class Evaluator:
         with untouched_global_randomness():
             reference = self._reference_completions()
             self._reset()
-            asked = scored_so_far(self.task)
+            queries = scored_so_far(self.task)
             answers = contestant.generate(self._envs, torch.Generator().manual_seed(self._answer_seed))
-            asked = scored_so_far(self.task) - asked
+            queries = scored_so_far(self.task) - queries
             scored = self._score(answers)
             statistics = dict(contestant.statistics(answers))
             kl_B = statistics.pop("kl")
             wins_B = (np.sign(scored.judged_scores - reference.judged_scores) + 1) / 2
             metrics = self._metrics(scored, kl_B, wins_B)
             metrics |= {name: float(values.double().mean()) for name, values in statistics.items()}
-            if asked:  # counted, whatever it says itself
-                metrics["queries_per_answer"] = asked / len(answers)
+            if queries:  # as counted here, not as the contestant reports it
+                metrics["queries_per_answer"] = queries / len(answers)
             if self.task.enumeration is not None:
                 logprobs_QN = contestant.sequence_logprobs(self.task.enumeration)
                 metrics |= self.task.enumeration.objective(logprobs_QN)
@@ -186,7 +186,7 @@ class Evaluator:
 
 
 def _row_parts(parts: Mapping[str, npt.NDArray[np.float64]], row: int) -> dict[str, dict[str, float]]:
-    """What a sample's row says of the proxy's parts: nothing where it has none."""
+    """The scores of the proxy's parts for a sample's row; empty where it has no parts."""
     return {"proxy_parts": {name: float(values[row]) for name, values in parts.items()}} if parts else {}
 
 

@@ -19,7 +19,7 @@ class Sampled:
     texts: list[str]
     """The completions."""
     notes: list[str]
-    """What to know about the cell."""
+    """The cell's notes, as ``config.json`` has them."""
 
 
 def sample_cell(
@@ -44,13 +44,13 @@ def sample_cell(
     folder = cell / "model"
     if not folder.is_dir():
         if not (cell / "config.json").is_file():
-            raise RunFolderError(f"{cell}: no cell; give a folder such as RUN/cells/reviews/ppo/seed-0")
+            raise RunFolderError(f"{cell}: not a cell; give a folder such as RUN/cells/reviews/ppo/seed-0")
         raise RunFolderError(
             f"{cell}: no model yet (the cell is {Status.read(cell).status}); finish it with `bakeoff run`"
         )
     if not (folder / "config.json").is_file():
         raise RunFolderError(
-            f"{cell}: what it trained is no language model; samples.jsonl has its answers to the evaluation prompts"
+            f"{cell}: what it trained is not a language model; see samples.jsonl for its answers to the evaluation prompts"
         )
     from bakeoff.envs.language_model.model import LanguageModel
     from bakeoff.seeding import torch_generator

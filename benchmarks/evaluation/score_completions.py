@@ -1,4 +1,4 @@
-"""Asking a judge about completions outside the environment, where no meter moves."""
+"""Calling a judge on completions outside the environment, where no meter counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def judged(
     prompt_indices: Sequence[int],
     columns: Mapping[str, Sequence[Any]],
 ) -> dict[int, float]:
-    """What a judge says of those completions that concern it: row to value.
+    """The scores of a judge for the completions that concern it: row to value.
 
     Args:
         measure: the judge.
@@ -25,7 +25,7 @@ def judged(
         texts: N completions.
         completion_ids: their tokens.
         prompt_indices: which prompt of its split each answers.
-        columns: the split's columns, one value a prompt.
+        columns: the split's columns, one value per prompt.
 
     Raises:
         RewardError: the judge failed.

@@ -1,4 +1,4 @@
-"""What the task's judges say of the texts that an algorithm wrote on its way: for the record, nobody learns from it."""
+"""Scores of the texts that an algorithm wrote while training: for the record, no algorithm sees them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bakeoff.randomness import untouched_global_randomness
 def with_scores(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, Any]]:
     """Rows of ``Algorithm.records()``; those with ``texts`` of a prompt get ``scores``: judge to name of the text to number.
 
-    The judges are the proxy, gold where there is one, and the task's measures. They are asked outside the environment, so no
-    meter moves.
+    The judges are the proxy, gold where there is one, and the task's measures. They are called outside the environment, so no
+    meter counts them.
 
     Raises:
         RewardError: a judge failed.
@@ -49,6 +49,6 @@ def _closed_ids(text: str, task: Task) -> list[int]:
 
 
 def judges(task: Task) -> dict[str, Measure]:
-    """Everybody who can say something about a completion, by name."""
+    """All rewards that can score a completion, by name."""
     gold = {} if task.gold is None else {"gold": Measure(task.gold)}
     return {"proxy": Measure(task.reward), **gold, **task.measures}

@@ -1,4 +1,4 @@
-"""Where in an answer a contestant left the reference: log-ratios token by token, for the few answers that are stored."""
+"""Log-ratios of contestant to reference token by token, for the few answers that are stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.language_model.model import LanguageModel
 
 MOST_TOKENS = 256
-"""Tokens of an answer that are told; a longer one is told up to here."""
+"""Tokens of an answer that are stored; a longer one is cut here."""
 
 
 class TokenRatios(NamedTuple):
@@ -24,11 +24,11 @@ class TokenRatios(NamedTuple):
 
 
 def token_ratios(reference: LanguageModel, answers: Completions) -> list[TokenRatios]:
-    """The log-ratio of each token of each answer, from the log-probabilities its sampler left and one pass of the reference.
+    """The log-ratio of each token of each answer, from the log-probabilities of its sampler and one forward pass of the reference.
 
     Args:
         reference: the task's own language model.
-        answers: ``logprobs_BT`` under whoever sampled them; None where that is unknown.
+        answers: ``logprobs_BT`` under the model that sampled them; None where that is unknown.
     """
     if len(answers) == 0:
         return []
@@ -40,8 +40,8 @@ def token_ratios(reference: LanguageModel, answers: Completions) -> list[TokenRa
     theirs_BT = reference.token_logprobs(dataclasses.replace(answers, features_BSD=None))
     ratios_BT = answers.logprobs_BT.to(theirs_BT.device).double() - theirs_BT.double()
     rows = [ratios[mask].tolist() for ratios, mask in zip(ratios_BT.cpu(), answers.mask_BT.cpu(), strict=True)]
-    return [TokenRatios(p, [_told(x) for x in row[:MOST_TOKENS]]) for p, row in zip(pieces, rows, strict=True)]
+    return [TokenRatios(p, [_rounded(x) for x in row[:MOST_TOKENS]]) for p, row in zip(pieces, rows, strict=True)]
 
 
-def _told(ratio: float) -> float | None:
+def _rounded(ratio: float) -> float | None:
     return round(ratio, 3) + 0.0 if math.isfinite(ratio) else None  # + 0.0: no minus zero

@@ -1,4 +1,4 @@
-"""Where cells run. ``local``: worker processes on this machine; whatever happens to one, the others go on."""
+"""``local``: worker processes on this machine; if one fails, the others continue."""
 
 from __future__ import annotations
 
@@ -12,62 +12,11 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from bakeoff.benchmarks.executors.base import Event, Interrupted, Job, Listener
 from bakeoff.errors import BakeoffError
-
-
-@dataclass
-class Job:
-    """Something for a worker to do."""
-
-    title: str
-    """What it is, for people."""
-    message: Mapping[str, Any]
-    """What the worker is sent: its kind (``job``), the run's ``folder``, and what that kind needs."""
-    affinity: str
-    """Jobs of equal affinity share what a worker has loaded, so they go to the same one where possible."""
-    timeout: float | None = None
-    """Wall-clock seconds for one attempt."""
-    retries: int = 0
-    """Further attempts after a failure."""
-    attempts: int = 0
-    """Attempts so far."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened to a job: ``started``, ``progress``, ``retry``, ``stopping``; in the end ``done``, ``failed``, ``stopped``."""
-
-    kind: str
-    job: Job
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-Listener = Callable[[Event], None]
-
-
-class Interrupted(BakeoffError):  # noqa: N818 - Ctrl-C is no error
-    """The run was interrupted; what was done is kept."""
-
-
-class Executor(Protocol):
-    """Runs jobs; returns when each has ended, one way or another."""
-
-    threads: int
-    """PyTorch's threads in each worker."""
-
-    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
-        """Run all jobs.
-
-        Raises:
-            Interrupted: Ctrl-C; running cells have written a checkpoint.
-        """
-
-    def close(self) -> None:
-        """Let go of the workers."""
 
 
 class LocalExecutor:
@@ -83,21 +32,21 @@ class LocalExecutor:
         self._processes: list[_Process] = []
 
     def run(self, jobs: Sequence[Job], listener: Listener) -> None:
-        """Run all jobs; see :class:`Executor`."""
+        """Run all jobs; see :class:`~bakeoff.benchmarks.executors.base.Executor`."""
         waiting = deque(jobs)
         try:
             with selectors.DefaultSelector() as selector:
                 for process in self._processes:
                     selector.register(process.output, selectors.EVENT_READ, process)
                 while waiting or any(process.job for process in self._processes):
-                    self._hand_out(waiting, selector, listener)
+                    self._assign_jobs(waiting, selector, listener)
                     for key, _ in selector.select(timeout=0.2):
-                        self._hear(key.data, waiting, selector, listener)
+                        self._read_events(key.data, waiting, selector, listener)
                     self._reap_exited(waiting, selector, listener)
                     self._enforce_timeouts(waiting, selector, listener)
         except KeyboardInterrupt:
             self._interrupt(listener)
-            raise Interrupted("interrupted; the same command goes on from here") from None
+            raise Interrupted("interrupted; the same command resumes from here") from None
 
     def close(self) -> None:
         """End all workers: idle ones by themselves, busy ones by force."""
@@ -105,7 +54,7 @@ class LocalExecutor:
             process.end()
         self._processes.clear()
 
-    def _hand_out(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
+    def _assign_jobs(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
         busy = sum(process.job is not None for process in self._processes)
         while len(self._processes) < min(self.workers, busy + len(waiting)):
             process = _Process(self.threads, self._module)
@@ -119,7 +68,7 @@ class LocalExecutor:
                 process.start(job)
                 listener(Event("started", job))
 
-    def _hear(
+    def _read_events(
         self, process: _Process, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener
     ) -> None:
         failed = False
@@ -134,15 +83,15 @@ class LocalExecutor:
                     process.job = None
                     failed |= kind == "failed"
                     self._ended(kind, job, message, waiting, listener)
-        if failed:  # whatever broke its job may have broken more: the next one gets a new process
+        if failed:  # what broke its job may have broken more: the next one gets a new process
             process.kill()
         if failed or process.closed:
-            self._bury(process, "", waiting, selector, listener)
+            self._remove(process, "", waiting, selector, listener)
 
-    def _bury(
+    def _remove(
         self, process: _Process, reason: str, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener
     ) -> None:
-        """A process is dead: its job failed, and another process takes its place when needed."""
+        """Remove a process that has exited: its job failed, and another process is started when needed."""
         selector.unregister(process.output)
         self._processes.remove(process)
         job, exit_reason = process.job, process.end()
@@ -153,11 +102,11 @@ class LocalExecutor:
             raise BakeoffError(f"a worker process cannot start ({exit_reason}): {process.last_stderr_line}")
 
     def _reap_exited(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
-        """Notice deaths that close no pipe, since something that the worker has started holds it open."""
+        """Notice exits that close no pipe, since a process that the worker has started holds it open."""
         for process in list(self._processes):
-            if process.dead and not process.has_said_more():
+            if process.exited and not process.has_output():
                 process.kill()
-                self._bury(process, "", waiting, selector, listener)
+                self._remove(process, "", waiting, selector, listener)
 
     def _ended(self, kind: str, job: Job, details: Mapping[str, Any], waiting: deque[Job], listener: Listener) -> None:
         if kind == "failed" and job.attempts <= job.retries:
@@ -171,10 +120,10 @@ class LocalExecutor:
             job = process.job
             if job is not None and job.timeout is not None and time.monotonic() - process.since > job.timeout:
                 process.kill()
-                self._bury(process, f"timed out after {job.timeout:g} s", waiting, selector, listener)
+                self._remove(process, f"timed out after {job.timeout:g} s", waiting, selector, listener)
 
     def _interrupt(self, listener: Listener) -> None:
-        """Ask for checkpoints, and wait for them however long the updates take; a second Ctrl-C ends everything at once."""
+        """Request checkpoints and wait for them, however long the updates take; a second Ctrl-C ends all at once."""
         busy = [process for process in self._processes if process.job is not None]
         with contextlib.suppress(KeyboardInterrupt):
             for process in busy:
@@ -187,7 +136,7 @@ class LocalExecutor:
                         if message["event"] in ("done", "failed", "stopped") and process.job is not None:
                             listener(Event(message.pop("event"), process.job, message))
                             process.job = None
-                    if process.closed or (process.dead and not process.has_said_more()):
+                    if process.closed or (process.exited and not process.has_output()):
                         process.job = None
         for process in self._processes:
             process.kill()
@@ -195,7 +144,7 @@ class LocalExecutor:
 
 
 class _Process:
-    """One worker process, seen from here."""
+    """One worker process, as the executor sees it."""
 
     def __init__(self, threads: int, module: str) -> None:
         self.job: Job | None = None
@@ -232,12 +181,12 @@ class _Process:
         self.send(job.message)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # its death is noticed on its output
+        with contextlib.suppress(BrokenPipeError):  # its exit is noticed on its output
             assert self._popen.stdin is not None
             self._popen.stdin.write(json.dumps(message).encode() + b"\n")
 
     def read(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
-        """The messages that have come; waits for some up to ``timeout``, for ever without one."""
+        """The messages that have arrived; waits for some up to ``timeout``, without one for as long as it takes."""
         if timeout is not None:
             with selectors.DefaultSelector() as selector:
                 selector.register(self.output, selectors.EVENT_READ)
@@ -250,23 +199,23 @@ class _Process:
             yield json.loads(line)
 
     @property
-    def dead(self) -> bool:
+    def exited(self) -> bool:
         """Whether the process has ended."""
         return self._popen.poll() is not None
 
-    def has_said_more(self) -> bool:
-        """Whether something is there to read, its end included."""
+    def has_output(self) -> bool:
+        """Whether there is something to read, the end of the stream included."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.output, selectors.EVENT_READ)
             return bool(selector.select(0))
 
     def kill(self) -> None:
-        """End it at once, and whatever it has started."""
+        """End it at once, with all processes that it has started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signal.SIGKILL)
 
     def end(self) -> str:
-        """Close the line, wait for the end, and say how it ended."""
+        """Close its input, wait for its end, and return how it ended."""
         with contextlib.suppress(BrokenPipeError, OSError):
             assert self._popen.stdin is not None
             self._popen.stdin.close()
@@ -279,9 +228,9 @@ class _Process:
         self.output.close()
         with self._stderr as file:
             file.seek(0)
-            self.last_stderr_line = (file.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[
-                -1
-            ]
+            self.last_stderr_line = (
+                file.read().decode(errors="replace").strip().splitlines() or ["no output on standard error"]
+            )[-1]
         if code == -signal.SIGKILL:
             return "killed by signal 9; out of memory?"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

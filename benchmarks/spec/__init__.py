@@ -1,1 +1,1 @@
-"""What is to be run: suites, their parts, the YAML reader, validation, and cells."""
+"""The specification of a run: suites, their parts, the YAML reader, validation, and cells."""

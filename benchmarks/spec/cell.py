@@ -43,7 +43,7 @@ class Cell:
     def training_seed(self) -> int:
         """The seed for the algorithm.
 
-        It depends on the task and the seed and not on the label, so contestants of one seed meet the same prompts in
+        It depends on the task and the seed and not on the label, so contestants of one seed get the same prompts in
         the same order, and renaming a label changes no number.
         """
         from bakeoff.seeding import derive_seed
@@ -57,7 +57,7 @@ class Cell:
         return derive_seed(self.seed, "evaluation", self.task, purpose)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for the wire and the store."""
+        """Plain data, for the pipe to a worker and for the store."""
         return asdict(self)
 
     @classmethod

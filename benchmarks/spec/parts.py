@@ -55,7 +55,7 @@ class BudgetSpec(Part):
 
 
 class EvaluateSpec(Part):
-    """When and how contestants are judged."""
+    """When and how contestants are evaluated."""
 
     every: BudgetSpec | None = None
     """One meter and an interval of it; a tenth of the budget where none is given."""
@@ -89,13 +89,13 @@ class RaySpec(Part):
     """How cells run under ``--executor ray``; changes no numbers."""
 
     address: str | None = None
-    """A running cluster (`auto`, `HOST:6379`, `ray://HOST:10001`); without one a cluster is started on this machine."""
+    """A running cluster (`auto`, `HOST:6379`, `ray://HOST:10001`); by default a cluster is started on this machine."""
     cpus: Positive = 1.0
-    """Cores that a cell asks for."""
+    """Cores that a cell requests."""
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """GPUs that a cell asks for; a share such as 0.5 lets two cells use one."""
+    """GPUs that a cell requests; a share such as 0.5 lets two cells use one."""
     retries: Annotated[int, Field(ge=0, le=100)] = 3
-    """How often Ray starts a cell again whose worker or node died."""
+    """How often Ray restarts a cell whose worker or node died."""
     ship: bool = False
     """The nodes do not see the run folder: send results and checkpoints back over the network."""
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from bakeoff import registry
 from bakeoff.benchmarks.spec import reader
+from bakeoff.benchmarks.spec.canonical import PLACEHOLDER, canonical, validated
 from bakeoff.benchmarks.spec.parts import Scalar
 from bakeoff.benchmarks.spec.reader import KeyPath, SuiteData, SuiteError
-from bakeoff.benchmarks.spec.schema import PLACEHOLDER, Suite, canonical, find_suite, swept, validated
+from bakeoff.benchmarks.spec.schema import Suite, find_suite, swept
 from bakeoff.errors import ConfigError, UserError, did_you_mean
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A cell's folder: what it was, how it stands, what was measured, and from where to go on (see docs/run-folder.md).
+"""A cell's folder: its configuration, status, measurements and checkpoints (see docs/run-folder.md).
 
 Rows are appended and never changed. A checkpoint remembers how long the row files were; resuming cuts them back to
 that length, so the rows after it are written again, equal, and never twice.
@@ -25,22 +25,22 @@ SCHEMA = 1
 """Version of the run folder; readers refuse a higher one."""
 ROW_FILES = ("metrics.jsonl", "samples.jsonl")
 RECORDS = "records.jsonl"
-"""Rows of what an algorithm wrote on its way; a file that is there only where one has any."""
+"""Rows of what an algorithm wrote while training; the file exists only where there are any."""
 _KEPT = 2
 _LOCK_SECONDS = 60.0
-"""How long a cell waits for its last writer: one on a node that was cut off may live a little longer than its node."""
+"""How long a cell waits for its last writer: on a node that was cut off it may outlive its node a little."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a cell stands; ``status.json``."""
+    """The status of a cell; ``status.json``."""
 
     status: str = "pending"
     """``pending``, ``running``, ``done`` or ``failed``."""
     error: str | None = None
     """One line, where it failed."""
     traceback: str | None = None
-    """The whole story, where there is one."""
+    """The full traceback, where there is one."""
     attempts: int = 0
     """How often it was started."""
     seconds: float = 0.0
@@ -62,7 +62,7 @@ class Status:
         return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
 
     def is_done(self, folder: Path) -> bool:
-        """Whether it is done, and its rows are those that it left."""
+        """Whether it is done and its row files are unchanged since."""
         return self.status == "done" and (self.sums is None or row_sums(folder) == self.sums)
 
     def write(self, folder: Path) -> None:
@@ -72,7 +72,7 @@ class Status:
 
 
 def now() -> str:
-    """The time as the store writes it."""
+    """The time now (ISO 8601, UTC)."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -119,7 +119,7 @@ class CellStore:
 
     @property
     def files(self) -> Sequence[BinaryIO]:
-        """What it holds open."""
+        """The files that it holds open."""
         return list(self._files.values())
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class CellStore:
     # ---------------------------------------------------------------- checkpoints
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        """Keep a whole state in ``checkpoint/<step>``; older ones go, but for the last good one."""
+        """Save a whole state in ``checkpoint/<step>``; older ones are removed, but for the last good one."""
         from bakeoff.benchmarks.storage import checkpoint
 
         self._sync_rows()
@@ -188,10 +188,10 @@ class CellStore:
             shutil.rmtree(old, ignore_errors=True)
 
     def resume(self) -> Any | None:
-        """The newest whole checkpoint's state, the row files cut back to it; None to start afresh, with them empty.
+        """The newest whole checkpoint's state, with the row files cut back to it; None to start again, with them empty.
 
-        A checkpoint that is torn, altered, or ahead of the rows is passed over for the one before it, and goes: rows that are
-        written again may have other lengths.
+        A checkpoint that is torn, altered, or ahead of the rows is removed and the one before it used: rows that are written
+        again may have other lengths.
         """
         from bakeoff.benchmarks.storage import checkpoint
 
@@ -220,7 +220,7 @@ class CellStore:
         return None
 
     def drop_checkpoints(self) -> None:
-        """Remove all checkpoints: the cell is done, or starts anew."""
+        """Remove all checkpoints: the cell is done, or starts again."""
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
 
     def _checkpoints(self) -> list[Path]:

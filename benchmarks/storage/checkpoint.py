@@ -26,7 +26,7 @@ def save_state(state: Mapping[str, Any], folder: Path) -> None:
     """Write nested dicts, lists and tuples of tensors, arrays, numbers, text and None into an existing folder.
 
     Raises:
-        UserError: a value that cannot be kept without pickle; the message names where it is.
+        UserError: a value that cannot be stored without pickle; the message names its place.
     """
     packer = _Packer()
     tree = packer.pack(state, "state")

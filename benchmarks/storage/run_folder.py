@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what it holds, and that one process writes it at a time."""
+"""The folder of a run: which suite it belongs to, what it holds, and a lock so that one process writes it at a time."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def make(folder: Path) -> None:
 def open_folder(
     folder: Path, suite: Suite, threads: int, command: str, plugins: Sequence[PluginFile] = ()
 ) -> dict[str, Any]:
-    """Begin a run in a folder that this process holds, or check that the one in there is this suite's; returns its manifest.
+    """Begin a run in a folder that this process has locked, or check that the run in it is this suite's; returns its manifest.
 
-    More seeds than before are added; fewer leave the others as they are. A folder in which no cell has begun yet is begun anew.
+    More seeds than before are added; fewer leave the others as they are. A folder in which no cell has begun yet is begun again.
 
     Raises:
-        RunFolderError: another suite's, a newer version's, or begun with other plugin files.
+        RunFolderError: another suite's, of another schema, or begun with other plugin files.
     """
     for left in folder.glob(f"{INCOMING}*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -96,7 +96,7 @@ def _extend(path: Path, folder: Path, suite: Suite, plugins: Sequence[PluginFile
     if not _readable(manifest):
         raise RunFolderError(f"{path}: damaged, or not a run's manifest; choose another --out")
     theirs, ours = manifest["suite"], suite.document()
-    # A key that only one of them has, such as `accelerate`, tells them apart, too.
+    # A key that only one of them has, such as `accelerate`, is a difference, too.
     differing = [key for key in {**ours, **theirs} if key not in _FREE and theirs.get(key) != ours.get(key)]
     if differing:
         raise RunFolderError(
@@ -118,7 +118,7 @@ def _extend(path: Path, folder: Path, suite: Suite, plugins: Sequence[PluginFile
 
 
 def _differing_versions(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The packages that the run last went on with and that have another version now."""
+    """The packages whose version is not the one that the run last used."""
     last = {"bakeoff": manifest.get("bakeoff"), **manifest.get("versions", {})}
     for change in manifest.get("later_versions", []):
         last |= change["versions"]
@@ -127,7 +127,7 @@ def _differing_versions(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _readable(manifest: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether it has what going on needs."""
+    """Whether it has what resuming needs."""
     if not (isinstance(manifest, dict) and isinstance(manifest.get("suite"), dict)):
         return False
     cells, threads = manifest.get("cells"), (manifest.get("machine") or {}).get("threads_per_cell")
@@ -136,7 +136,7 @@ def _readable(manifest: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def _check_plugins(folder: Path, recorded: Sequence[Mapping[str, str]], given: Sequence[PluginFile]) -> None:
-    """The text of a plugin decides numbers, so a run goes on with the text that it was begun with; its path may differ."""
+    """The text of a plugin decides numbers, so a run resumes only with the text that it was begun with; its path may differ."""
     sums = {plugin.sha256 for plugin in given}
     for plugin in recorded:
         if plugin["sha256"] not in sums:
@@ -163,7 +163,7 @@ def _listed(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go when it ends, however it ends.
+    """Lock the folder for this process; the system releases the lock when the process ends, in any way.
 
     Raises:
         RunFolderError: another process is running in it.
@@ -180,13 +180,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Say what the system refuses inside (a full disk, a folder where a file belongs) as one of our errors."""
+    """Inside, raise errors of the file system (a full disk, a folder where a file belongs) as RunFolderError."""
     try:
         yield
     except OSError as error:
         where = error.filename or folder
         raise RunFolderError(
-            f"{where}: {error.strerror or error}; what is done is kept: mend it, and the same command goes on"
+            f"{where}: {error.strerror or error}; what is done is kept; repair it, and the same command resumes"
         ) from error
 
 
@@ -212,7 +212,7 @@ def git_commit() -> str | None:
         return subprocess.run(["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, timeout=10)
 
     try:
-        if git("ls-files", "--error-unmatch", here.name).returncode:  # installed inside somebody else's repository
+        if git("ls-files", "--error-unmatch", here.name).returncode:  # installed inside another repository
             return None
         commit = git("rev-parse", "HEAD").stdout.strip()
         return (commit + ("-dirty" if git("diff", "--quiet", "HEAD").returncode else "")) or None
@@ -221,7 +221,7 @@ def git_commit() -> str | None:
 
 
 def machine() -> Mapping[str, Any]:
-    """The machine, as far as it explains seconds and last digits."""
+    """The facts of this machine that explain seconds and last digits."""
     from bakeoff.processors import cores
 
     info: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What a report needs to know of a task, written once to ``tasks/<label>.json``."""
+"""The facts of a task that a report needs, written once to ``tasks/<label>.json``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bakeoff.envs.tasks.base import Task
 from bakeoff.envs.tasks.prompts import PromptSet
 
 _VALUES = 1024
-"""Numbers of each weight that go into a model's sum: enough to tell two apart, and read at once at any size."""
+"""Numbers of each weight that go into a model's checksum: enough to distinguish two models, and fast at any size."""
 
 
 def _prompts_sum(prompts: PromptSet) -> str:

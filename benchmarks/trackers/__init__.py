@@ -1,6 +1,6 @@
-"""Where training is shown while it runs, besides the run folder: TensorBoard, Weights & Biases, or one's own.
+"""Trackers show training while it runs, besides the run folder: TensorBoard, Weights & Biases, or your own.
 
-A tracker is told what is written to ``metrics.jsonl``. It can neither change a number nor fail a cell.
+A tracker gets what is written to ``metrics.jsonl``. It can neither change a number nor fail a cell.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class TrackedCell:
-    """Which cell a tracker is told of."""
+    """The cell whose numbers a tracker gets."""
 
     suite: str
     """The suite's name."""
@@ -37,7 +37,7 @@ class TrackedCell:
     config: Mapping[str, Any]
     """Its settings, as ``config.json`` has them."""
     run: str = ""
-    """Tells the run from all others."""
+    """Identifies the run among all others."""
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> TrackedCell:
@@ -56,11 +56,11 @@ class Tracker(Protocol):
         Args:
             folder: where to write; the run's own ``trackers/<name>``.
             cell: whose numbers will come.
-            step: updates so far: above 0 where a cell goes on from a checkpoint, and rows after it come again.
+            step: updates so far: above 0 where a cell resumes from a checkpoint; later rows are logged again.
         """
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Take numbers: ``train/NAME``, ``eval/NAME`` and ``meter/NAME``; all are finite."""
+        """Log numbers: ``train/NAME``, ``eval/NAME`` and ``meter/NAME``; all are finite."""
 
     def close(self) -> None:
         """Flush and end."""
@@ -78,12 +78,12 @@ def tracker_class(name: str) -> Any:
         raise UserError(f'no tracker "{name}"{did_you_mean(name, BUILT_IN)}; use {known}, or module:Class of your own')
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:  # whatever somebody's module raises
+    except Exception as error:  # any that the module raises
         raise UserError(f'tracker "{name}" cannot be loaded: {type(error).__name__}: {error}') from error
 
 
 def check(name: str) -> None:
-    """Refuse a tracker that cannot be used here.
+    """Check that a tracker can be used here.
 
     Raises:
         UserError: it does not exist, or what it needs is not installed.
@@ -130,7 +130,7 @@ class Tracking:
         self._trackers[name] = tracker_class(name)(home, cell, step)
 
     def log(self, step: int, phase: str, meter: Mapping[str, float], metrics: Mapping[str, float]) -> None:
-        """Tell a row."""
+        """Log a row of ``metrics.jsonl``."""
         if not self._trackers:
             return
         values = flat(phase, meter, metrics)
@@ -139,7 +139,7 @@ class Tracking:
                 self._attempt(name, partial(tracker.log, step, values))
 
     def close(self) -> None:
-        """End all."""
+        """Close all trackers."""
         for name, tracker in list(self._trackers.items()):
             self._attempt(name, tracker.close)
         self._trackers.clear()
@@ -153,7 +153,7 @@ class Tracking:
 
 
 def flat(phase: str, meter: Mapping[str, float], metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """A row's numbers under the names that trackers are told; what is not finite is left out."""
+    """A row's numbers under the names that trackers use; what is not finite is left out."""
     values = {f"meter/{name}": float(value) for name, value in meter.items()}
     for name, value in metrics.items():
         if value is not None and value - value == 0:

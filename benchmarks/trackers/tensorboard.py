@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class TensorBoard:
-    """One event folder a cell; the horizontal axis counts updates."""
+    """One event folder per cell; the horizontal axis counts updates."""
 
     @staticmethod
     def check() -> None:
-        """Refuse where TensorBoard is not installed."""
+        """Check that TensorBoard is installed."""
         optional("tensorboard", "tensorboard", "the tracker tensorboard")
 
     def __init__(self, folder: Path, cell: TrackedCell, step: int) -> None:
@@ -26,7 +26,7 @@ class TensorBoard:
         self.check()
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an interrupted attempt wrote beyond the checkpoint is hidden: it comes again.
+        # What an interrupted attempt wrote beyond the checkpoint is hidden: it is logged again.
         self._writer = SummaryWriter(str(folder / cell.path), purge_step=step + 1 if step else 0)
         if step == 0:
             text = "```json\n" + json.dumps(cell.config, indent=1) + "\n```"

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def identity_of(folder: Path, cell: TrackedCell) -> str:
-    """The id of a cell's W&B run: on another node, or after a move, the same; an export's is another than what came live."""
+    """The id of a cell's W&B run: the same on another node or after a move; an export has another id than the live run."""
     return hashlib.sha256(f"{cell.run}/{folder.parent.name}/{cell.path}".encode()).hexdigest()[:16]
 
 
 class WandB:
-    """One W&B run a cell, in a project named after the suite, grouped by task and contestant."""
+    """One W&B run per cell, in a project named after the suite, grouped by task and contestant."""
 
     @staticmethod
     def check() -> None:
-        """Refuse where W&B is not installed."""
+        """Check that W&B is installed."""
         optional("wandb", "wandb", "the tracker wandb")
 
     def __init__(self, folder: Path, cell: TrackedCell, step: int) -> None:
@@ -51,7 +51,7 @@ class WandB:
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers; what a W&B run has already, and comes again, it leaves out by itself."""
+        """Write numbers; W&B itself drops steps that it has already."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """`bakeoff tune`: the same number of trials for every algorithm, on seeds that the suite never uses.
 
 Trials go in rounds: in each, every algorithm tries one setting, and the round is an ordinary run in ``OUT/trials/``, so it
-fails, resumes and can be looked at like any other. The first round tries what the suite says. Optuna's sampler is seeded
-and told scores in order, so a search that was interrupted asks the same again.
+fails, resumes and is reported like any other. The first round tries the suite's own settings. Optuna's sampler is seeded
+and gets scores in order, so an interrupted search proposes the same settings again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Search:
     space: Space
     """What is searched."""
     study: Any
-    """Optuna's study; it is not told of the first trial, whose settings may lie outside the space."""
+    """Optuna's study, without the first trial, whose settings may lie outside the space."""
     settings: list[dict[str, Any]] = field(default_factory=list)
     """What each trial changed; nothing in the first."""
     scores: list[float | None] = field(default_factory=list)
@@ -77,7 +77,7 @@ def tune(
 
     Args:
         suite: a checked suite; its ``tune`` says what to search.
-        out: folder for the trials and the tuned suite; gone on with where it is there.
+        out: folder for the trials and the tuned suite; resumed where it exists.
         trials: settings tried for each algorithm, instead of the suite's number.
         seeds: seeds of each trial, instead of the suite's number.
         workers: cells at once.
@@ -87,7 +87,7 @@ def tune(
 
     Raises:
         UserError: Optuna is not installed; a suite that cannot be tuned; nothing to search.
-        Interrupted: Ctrl-C; the same call goes on.
+        Interrupted: Ctrl-C; the same call resumes.
     """
     optuna = optional("optuna", "tune", "bakeoff tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -100,7 +100,7 @@ def tune(
     with suppress(FileNotFoundError):
         foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
         if foreign and not (out / "trials").is_dir():
-            raise UserError(f"{out}: not empty ({foreign[0]}) and no search that was begun here; choose another --out")
+            raise UserError(f"{out}: not empty ({foreign[0]}) and not a search of `bakeoff tune`; choose another --out")
     labels = [search.label for search in _searches(optuna, suite, spec, None)]
     # The number of threads can change the last digits of a sum, so a search keeps the number it was begun with.
     begun = atomic_files.read_json(out / "trials" / "0000" / "manifest.json")
@@ -117,15 +117,15 @@ def tune(
         for number in range(count):
             home = out / "trials" / f"{number:04d}"
             if number == 0:
-                asked: dict[str, dict[str, Any]] = {label: {} for label in labels}
+                proposed: dict[str, dict[str, Any]] = {label: {} for label in labels}
             else:
-                asked = {search.label: _ask(optuna, search) for search in searches}
+                proposed = {search.label: _propose(optuna, search) for search in searches}
             display.note(f"trial {number + 1} of {count}")
-            scores = _round(suite, spec, asked, chosen, home, run)
+            scores = _round(suite, spec, proposed, chosen, home, run)
             if number == 0:
                 searches = _searches(optuna, suite, spec, home)
             for search in searches:
-                _tell(optuna, search, number, asked[search.label], scores[search.label])
+                _record(optuna, search, number, proposed[search.label], scores[search.label])
     finally:
         running.close()
     with run_folder.disk_errors(out):
@@ -144,7 +144,7 @@ def trial_seeds(taken: Sequence[int], count: int) -> list[int]:
 
 
 def _searches(optuna: Any, suite: Suite, spec: TuneSpec, first: Path | None) -> list[Search]:
-    """What is searched for whom; ranges of learning rates are known after the first round, which has built the tasks."""
+    """The space of each algorithm; ranges of learning rates are known after the first round, which has built the tasks."""
     tasks = () if first is None else [atomic_files.read_json(first / "tasks" / f"{task}.json") for task in suite.tasks]
     widths = [width for task in tasks if isinstance(width := (task or {}).get("width"), int)]
     searches = []
@@ -167,7 +167,7 @@ def _searches(optuna: Any, suite: Suite, spec: TuneSpec, first: Path | None) -> 
 
 
 def _usual_rate(kind: type[Algorithm], own: Mapping[str, Any], widths: Sequence[int]) -> float:
-    """The learning rate that a label has by itself, over tasks the geometric mean; anything before their widths are known."""
+    """The learning rate that a label has by itself, the geometric mean over tasks; arbitrary before their widths are known."""
     from bakeoff.algos.core.build import parse_config
     from bakeoff.algos.core.optimizer import starting_rate
 
@@ -178,7 +178,7 @@ def _usual_rate(kind: type[Algorithm], own: Mapping[str, Any], widths: Sequence[
     return math.exp(sum(logs) / len(logs)) if logs else 1e-4
 
 
-def _ask(optuna: Any, search: Search) -> dict[str, Any]:
+def _propose(optuna: Any, search: Search) -> dict[str, Any]:
     trial = search.study.ask({name: _distribution(optuna, value) for name, value in search.space.items()})
     return dict(trial.params)
 
@@ -193,7 +193,7 @@ def _distribution(optuna: Any, value: Mapping[str, Any] | Sequence[Any]) -> Any:
     return kinds.FloatDistribution(float(low), float(high), log=log)
 
 
-def _tell(optuna: Any, search: Search, number: int, settings: dict[str, Any], score: float | None) -> None:
+def _record(optuna: Any, search: Search, number: int, settings: dict[str, Any], score: float | None) -> None:
     search.settings.append(settings)
     search.scores.append(score)
     if number > 0:  # the study's own numbers lag by the first trial
@@ -204,7 +204,7 @@ def _tell(optuna: Any, search: Search, number: int, settings: dict[str, Any], sc
 def _round(
     suite: Suite,
     spec: TuneSpec,
-    asked: Mapping[str, Mapping[str, Any]],
+    proposed: Mapping[str, Mapping[str, Any]],
     seeds: Sequence[int],
     home: Path,
     run: Callable[[Suite, Path], Any],
@@ -212,8 +212,8 @@ def _round(
     """Run one trial of every algorithm and return its score; None for a setting that cannot be used, or a failed cell."""
     record = home / "scores.json"
     known = atomic_files.read_json(record)
-    wanted = {label: dict(settings) for label, settings in asked.items()}
-    document = trial_suite(suite, spec, {label: s for label, s in asked.items() if _usable(suite, label, s)}, seeds)
+    wanted = {label: dict(settings) for label, settings in proposed.items()}
+    document = trial_suite(suite, spec, {label: s for label, s in proposed.items() if _usable(suite, label, s)}, seeds)
     if isinstance(known, dict):
         if (known.get("settings"), known.get("suite")) != (wanted, document):
             raise UserError(
@@ -221,7 +221,7 @@ def _round(
                 "what it was begun with"
             )
         return dict(known["scores"])
-    scores: dict[str, float | None] = dict.fromkeys(asked)
+    scores: dict[str, float | None] = dict.fromkeys(proposed)
     if document["algorithms"]:
         trial = load_suite(document)
         run(trial, home)
@@ -234,13 +234,15 @@ def _round(
 
 
 def trial_suite(
-    suite: Suite, spec: TuneSpec, asked: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+    suite: Suite, spec: TuneSpec, proposed: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """The suite of one round: judged at its start and its end only, with what was asked for."""
+    """The suite of one round: evaluated at its start and its end only, with the proposed settings."""
     document = suite.document()
     for key in ("tune", "tuned", "trackers", "description"):
         document.pop(key, None)
-    document["algorithms"] = {label: {**document["algorithms"][label], **settings} for label, settings in asked.items()}
+    document["algorithms"] = {
+        label: {**document["algorithms"][label], **settings} for label, settings in proposed.items()
+    }
     document["seeds"] = list(seeds)
     if spec.budget is not None:
         document["budget"] = spec.budget.limits()

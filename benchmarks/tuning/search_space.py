@@ -1,4 +1,4 @@
-"""What `bakeoff tune` searches where a suite does not say: a range around each of an algorithm's own numbers."""
+"""What `bakeoff tune` searches where a suite declares no space: a range around each default of an algorithm."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def default_space(kind: type[Algorithm], own: Mapping[str, Any], rate: float) ->
 
 
 def _around(field: FieldInfo) -> dict[str, Any] | list[Any] | None:
-    """A range around a numeric default; None for what is no number, or 0, which has no scale."""
+    """A range around a numeric default; None for what is not a number, or 0, which has no scale."""
     default = field.default
     if isinstance(default, bool) or not isinstance(default, int | float) or default <= 0:
         return None
@@ -74,7 +74,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _limits(field: FieldInfo) -> tuple[float, float]:
-    """The lowest and the highest value that a field takes; open ends are moved inside by a hair."""
+    """The lowest and the highest value that a field takes; open ends are moved inside by the smallest step."""
     low, high = -math.inf, math.inf
     for rule in field.metadata:
         if isinstance(rule, annotated_types.Ge):

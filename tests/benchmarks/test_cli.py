@@ -17,7 +17,7 @@ import torch
 from bakeoff.benchmarks.cells.cell_runner import TaskCache, run_cell
 from bakeoff.benchmarks.cells.jobs import Outcome, perform
 from bakeoff.benchmarks.evaluation.sample_cell import sample_cell
-from bakeoff.benchmarks.executors.local import Event, Job
+from bakeoff.benchmarks.executors.base import Event, Job
 from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.run import _record_failure, run_suite
 from bakeoff.benchmarks.spec.validation import load_suite
@@ -265,7 +265,7 @@ def test_nothing_is_lost_of_a_folder_by_a_mistake(tmp_path: Path, capsys: pytest
     shutil.rmtree(out / "tasks")
     (out / "tasks").write_text("a file")
     assert main([*command, "--seeds", "2"]) == 2
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_interrupted_and_gone_on_with(number: int, cache: TaskCache, tmp_path: P
         assert code == -signal.SIGKILL
     else:
         assert code == 130
-        assert error.splitlines()[-1] == "bakeoff: interrupted; the same command goes on from here"
+        assert error.splitlines()[-1] == "bakeoff: interrupted; the same command resumes from here"
         assert atomic_files.read_json(cell_folder / "status.json")["status"] == "pending"
     assert 5 <= len(rows(cell_folder)) < 15  # 10 updates and 5 evaluations
     assert main(["run", str(path), "--out", str(tmp_path / "out"), "--only", "ppo", "--no-report", "--quiet"]) == 0
@@ -538,7 +538,7 @@ def test_a_folder_that_goes_away_ends_the_run(tmp_path: Path) -> None:
             if event.kind == "done":
                 out.rename(tmp_path / "elsewhere")
 
-    with pytest.raises(run_folder.RunFolderError, match="was moved or removed while it was run; put it back"):
+    with pytest.raises(run_folder.RunFolderError, match="was moved or removed during the run; put it back"):
         run_suite(load_suite(custom(tmp_path)), out, workers=1, display=Remover(quiet=True))
     assert not out.exists()
     (tmp_path / "elsewhere").rename(out)

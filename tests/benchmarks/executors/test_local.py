@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bakeoff.benchmarks.executors.local import Event, Interrupted, Job, LocalExecutor
+from bakeoff.benchmarks.executors.base import Event, Interrupted, Job
+from bakeoff.benchmarks.executors.local import LocalExecutor
 from bakeoff.errors import BakeoffError
 
 WORKER = """
@@ -157,7 +158,7 @@ def test_interruption_waits_for_checkpoints(executor: LocalExecutor) -> None:
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job that a script put in the background
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="the same command resumes"):
         executor.run([job("long")], listen)
     assert [event.kind for event in heard] == ["started", "progress", "stopping", "stopped"]
 

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from bakeoff.benchmarks.executors.local import Event, Interrupted, Job
-from bakeoff.benchmarks.executors.ray import EventQueue, RayExecutor, _TaskTable, pack, unpack
+from bakeoff.benchmarks.executors.archive import pack, unpack
+from bakeoff.benchmarks.executors.base import Event, Interrupted, Job
+from bakeoff.benchmarks.executors.ray import RayExecutor
+from bakeoff.benchmarks.executors.ray_queue import EventQueue
+from bakeoff.benchmarks.executors.ray_task_table import TaskTable
 from bakeoff.benchmarks.run import run_suite
 from bakeoff.benchmarks.spec.parts import RaySpec
 from bakeoff.benchmarks.spec.validation import load_suite
@@ -80,21 +83,26 @@ def test_an_archive_cannot_reach_outside(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "outside").exists()
 
 
-def test_the_mailbox_keeps_the_newest() -> None:
-    box = EventQueue()
-    box.put(1, "started", {})
-    box.put(1, "progress", {"share": 0.1})
-    box.put(1, "progress", {"share": 0.2})
-    box.put(2, "started", {})
-    box.keep(2, b"copy")
-    assert box.empty() == [(1, "started", {}), (1, "progress", {"share": 0.2}), (2, "started", {}), (2, "kept", {})]
-    assert box.empty() == []
-    assert box.copy(2) == b"copy"
-    box.drop(2)
-    assert box.copy(2) is None
-    assert box.put(1, "progress", {}) is False
-    box.stop()
-    assert box.put(1, "progress", {}) is True
+def test_queue_keeps_the_newest() -> None:
+    queue = EventQueue()
+    queue.put(1, "started", {})
+    queue.put(1, "progress", {"share": 0.1})
+    queue.put(1, "progress", {"share": 0.2})
+    queue.put(2, "started", {})
+    queue.keep(2, b"copy")
+    assert queue.take_all() == [
+        (1, "started", {}),
+        (1, "progress", {"share": 0.2}),
+        (2, "started", {}),
+        (2, "kept", {}),
+    ]
+    assert queue.take_all() == []
+    assert queue.copy(2) == b"copy"
+    queue.drop(2)
+    assert queue.copy(2) is None
+    assert queue.put(1, "progress", {}) is False
+    queue.stop()
+    assert queue.put(1, "progress", {}) is True
 
 
 # ---------------------------------------------------------------- with one
@@ -242,7 +250,7 @@ def test_a_cluster_that_is_started_here_has_room_for_a_cell(tmp_path: Path) -> N
 def test_what_ray_starts_again_takes_no_retry() -> None:
     """A cell whose node dies once, and that then raises, has its one retry left."""
     job = Job("cell", {"folder": ".", "job": "check"}, "exact", retries=1)
-    letters = {1: [(1, "started", {}), (1, "started", {})], 2: [(2, "started", {})]}
+    events = {1: [(1, "started", {}), (1, "started", {})], 2: [(2, "started", {})]}
     heard: list[str] = []
     made: list[int] = []
 
@@ -262,15 +270,15 @@ def test_what_ray_starts_again_takes_no_retry() -> None:
         def wait(self, references: list[str], **options: Any) -> tuple[list[str], list[str]]:
             return references, []
 
-    mailbox = SimpleNamespace(empty=Call(lambda: letters.pop(made[-1], [])), drop=Call(lambda: None))
+    queue = SimpleNamespace(take_all=Call(lambda: events.pop(made[-1], [])), drop=Call(lambda: None))
 
     def submit(number: int, job: Job) -> str:
         made.append(number)
         return f"reference {number}"
 
-    board = _TaskTable(FakeRay(), mailbox, submit, lambda event: heard.append(event.kind), False)
-    board.submit(job)
-    while board.running:
-        board.look(0.0)
+    table = TaskTable(FakeRay(), queue, submit, lambda event: heard.append(event.kind), False)
+    table.submit(job)
+    while table.running:
+        table.poll(0.0)
     assert made == [1, 2]
     assert heard == ["started", "retry", "started", "retry", "started", "failed"]
