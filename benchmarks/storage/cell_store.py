@@ -21,8 +21,8 @@ from bakeoff import distributed
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.errors import RunFolderError
 
-SCHEMA = 1
-"""Version of the run folder; readers refuse a higher one."""
+SCHEMA = 2
+"""Version of the run folder; docs/run-folder.md says what changed. Readers refuse any other."""
 ROW_FILES = ("metrics.jsonl", "samples.jsonl")
 RECORDS = "records.jsonl"
 """Rows of what an algorithm wrote while training; the file exists only where there are any."""
@@ -285,7 +285,12 @@ class ReadOnlyCellStore(CellStore):
 
 
 def check_schema(manifest: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a folder that a newer version wrote."""
+    """Refuse a folder whose schema is not the one that this version writes."""
     schema = manifest.get("schema")
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise RunFolderError(f"{folder}: its schema is {schema!r}, this version writes {SCHEMA}; use another --out")
+    if schema == SCHEMA:
+        return
+    fix = "choose another --out"
+    if isinstance(schema, int):
+        maker = f", bakeoff {manifest['bakeoff']}" if isinstance(manifest.get("bakeoff"), str) else ""
+        fix += f", or finish it with the version that made it{maker}"
+    raise RunFolderError(f"{folder}: its schema is {schema!r}, this version of bakeoff writes {SCHEMA}; {fix}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.benchmarks.storage import atomic_files
+from bakeoff.benchmarks.storage.cell_store import SCHEMA
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.rewards.call import reward_name
 from bakeoff.envs.tasks.base import Task
@@ -66,7 +67,7 @@ def describe(label: str, task: Task, given: Mapping[str, Any]) -> dict[str, Any]
         given: its settings as the suite gives them; the files that they name are summed.
     """
     info: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "task": label,
         "name": task.name,
         "settings": dict(task.settings),

@@ -17,8 +17,8 @@ from typing import Any
 
 from bakeoff.errors import RunFolderError
 
-SCHEMA = 1
-"""The newest version of the run folder that this reader knows."""
+SCHEMA = 2
+"""The version of the run folder that this reader knows."""
 METERS = ("generated_tokens", "reward_queries", "trained_tokens", "seconds")
 """The meter's totals, in the order of the store's rows."""
 
@@ -99,7 +99,7 @@ def read_run(path: Path) -> StoredRun:
     """Read one run folder.
 
     Raises:
-        RunFolderError: no such folder, no run in it, or one made by a newer version.
+        RunFolderError: no such folder, no run in it, or one of another schema.
     """
     path = Path(path)
     if not path.is_dir():
@@ -115,8 +115,11 @@ def read_run(path: Path) -> StoredRun:
             f"{file}: not readable as JSON; put back the file as it was, or run the suite again into another --out"
         )
     schema = manifest.get("schema", SCHEMA)
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise RunFolderError(f"{file}: schema {schema!r}, this version reads up to {SCHEMA}; install a newer bakeoff")
+    if schema != SCHEMA:
+        maker = f", bakeoff {manifest['bakeoff']}" if isinstance(manifest.get("bakeoff"), str) else ""
+        raise RunFolderError(
+            f"{file}: schema {schema!r}, this version of bakeoff reads {SCHEMA}; use the version that made the folder{maker}"
+        )
     return StoredRun(path, path.resolve().name, manifest, _read_tasks(path, manifest), _read_cells(path, manifest))
 
 

@@ -149,6 +149,10 @@ def test_whose_folder_it_is(tmp_path: Path) -> None:
     atomic_files.write_json(out / "manifest.json", {**manifest, "schema": 99})
     with pytest.raises(run_folder.RunFolderError, match="schema is 99"):
         run_folder.open_folder(out, suite, 1, "command")
+    atomic_files.write_json(out / "manifest.json", {**manifest, "schema": 1, "bakeoff": "0.0.9"})
+    older = r"its schema is 1, .* writes 2; choose another --out, or finish it with the version .* bakeoff 0\.0\.9$"
+    with pytest.raises(run_folder.RunFolderError, match=older):
+        run_folder.open_folder(out, suite, 1, "command")
     for broken in ({**manifest, "cells": None}, {**manifest, "machine": {}}, []):
         atomic_files.write_json(out / "manifest.json", broken)
         with pytest.raises(run_folder.RunFolderError, match="damaged"):

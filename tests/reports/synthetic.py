@@ -48,7 +48,7 @@ def write_cell(
     folder.mkdir(parents=True)
     first = {**dict.fromkeys(final, 0.0), **(first or {})}
     config = {
-        "schema": 1,
+        "schema": 2,
         "task": task,
         "task_settings": dict(task_settings or {}),
         "label": label,
@@ -111,7 +111,7 @@ def write_manifest(
 ) -> None:
     """The manifest and one file a task."""
     manifest = {
-        "schema": 1,
+        "schema": 2,
         "bakeoff": "0.1.0",
         "suite": dict(suite),
         "versions": {"torch": "2.13", "python": "3.11"},

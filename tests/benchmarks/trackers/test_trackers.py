@@ -62,7 +62,7 @@ def mine(monkeypatch: pytest.MonkeyPatch) -> str:
 def make_run(folder: Path, cache: TaskCache, **options: Any) -> Path:
     suite = {"name": "tracked"}
     entry = {"task": "exact", "label": "ppo", "algorithm": "ppo", "seed": 0, "path": CELL.path}
-    atomic_files.write_json(folder / "manifest.json", {"schema": 1, "suite": suite, "cells": [entry]})
+    atomic_files.write_json(folder / "manifest.json", {"schema": 2, "suite": suite, "cells": [entry]})
     run_cell(CELL, folder / CELL.path, cache, **options)
     Status("done").write(folder / CELL.path)
     return folder

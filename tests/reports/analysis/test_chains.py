@@ -37,7 +37,7 @@ def view_of(tmp_path, synthetic):
         folder = synthetic.write_cell(run, "reviews", "selfish", 0, final={"proxy": 0.3, "objective": 0.3})
         lines = "".join(json.dumps(row) + "\n" for row in rows) + '{"torn'
         (folder / "records.jsonl").write_text(lines, encoding="utf-8")
-        (run / "manifest.json").write_text(json.dumps({"schema": 1, "cells": []}))
+        (run / "manifest.json").write_text(json.dumps({"schema": 2, "cells": []}))
         return Results.load(run)
 
     return make
@@ -108,7 +108,7 @@ def test_measures_stand_beside_each_other_and_are_not_summed(tmp_path, synthetic
         words = 10.0 + 2 * seed
         synthetic.write_cell(run, "task", "two", seed, final={**final, "measure_words": words})
     synthetic.write_cell(run, "task", "one", 0, final=final)
-    (run / "manifest.json").write_text(json.dumps({"schema": 1, "cells": []}))
+    (run / "manifest.json").write_text(json.dumps({"schema": 2, "cells": []}))
     table = measure_table(Results.load(run), "task")
     assert table.names == ["words"]
     # Over two seeds: 10 and 12, a deviation of sqrt(2), so 1; over one seed what was stored.

@@ -88,8 +88,11 @@ def test_what_is_no_run_is_refused(tmp_path, run):
     (tmp_path / "manifest.json").write_text('{"schema": 1, "cel')
     with pytest.raises(RunFolderError, match="not readable"):
         Results.load(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"schema": 2}')
-    with pytest.raises(RunFolderError, match="schema 2"):
+    (tmp_path / "manifest.json").write_text('{"schema": 3}')
+    with pytest.raises(RunFolderError, match="schema 3"):
+        Results.load(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"schema": 1, "bakeoff": "0.0.9"}')
+    with pytest.raises(RunFolderError, match=r"schema 1, .* reads 2; use the version .*, bakeoff 0\.0\.9$"):
         Results.load(tmp_path)
 
 
@@ -98,7 +101,7 @@ def test_what_is_no_run_is_refused(tmp_path, run):
 )
 def test_a_manifest_cannot_point_outside_its_folder(tmp_path, task, read):
     cell = {"task": task, "label": "ppo", "algorithm": "ppo", "seed": 0, "path": "../../secret"}
-    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "cells": [cell]}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 2, "cells": [cell]}))
     (entry,) = Results.load(tmp_path).entries
     assert entry.cell.path == tmp_path / read
 
