@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.benchmarks.cells.cell_processes import worker_ranks
-from bakeoff.benchmarks.cells.cell_runner import Progress, Stopped, TaskCache, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Progress, Stopped, run_cell
 from bakeoff.benchmarks.cells.standard_streams import output_to
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage.cell_store import Status, now, row_sums
 from bakeoff.errors import BakeoffError, RunFolderError

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from bakeoff import distributed
-from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, run_cell
 from bakeoff.benchmarks.cells.standard_streams import silence_input
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.plugins import PluginFile, load_plugin
 

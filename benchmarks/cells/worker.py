@@ -27,7 +27,7 @@ class Worker:
         """Args:
         pipe: where events go.
         """
-        from bakeoff.benchmarks.cells.cell_runner import TaskCache
+        from bakeoff.benchmarks.cells.task_cache import TaskCache
 
         self._pipe = pipe
         self._cache = TaskCache()

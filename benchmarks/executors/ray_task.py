@@ -87,7 +87,7 @@ _kept_cache: list[Any] = []
 
 def _cache() -> Any:
     """This process's cache: a Ray worker does one task after the other."""
-    from bakeoff.benchmarks.cells.cell_runner import TaskCache
+    from bakeoff.benchmarks.cells.task_cache import TaskCache
 
     if not _kept_cache:
         _kept_cache.append(TaskCache())

@@ -1,4 +1,4 @@
-"""Does everything a suite names exist, and take the settings it is given? Imports the algorithms, hence torch."""
+"""Checks that all that a suite names exists and takes its settings. Imports the algorithms, hence torch."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _no_reward(key: str, spec: Any) -> str | None:
 
 
 def _processes(accelerate: Any) -> int:
-    """How many a cell runs as, as far as that can be told."""
+    """How many a cell runs as, as far as it is readable."""
     count = accelerate.get("processes") if isinstance(accelerate, dict) else 1
     return int(count) if isinstance(count, int | float) and math.isfinite(count) else 1
 

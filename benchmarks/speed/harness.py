@@ -18,8 +18,8 @@ import torch
 import bakeoff
 from bakeoff.algos.core import build as algorithms
 from bakeoff.algos.core.algorithm import Algorithm
-from bakeoff.benchmarks.cells.cell_runner import TaskCache
 from bakeoff.benchmarks.cells.jobs import perform
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.benchmarks.run import run_suite
 from bakeoff.benchmarks.spec.cell import Cell

@@ -87,7 +87,7 @@ def main() -> None:
         return
     folder = tempfile.mkdtemp()  # reading a GGUF file takes more memory than training the top blocks
     models.load(options.model).save(folder)
-    print("| | weights that move | peak memory, GB | CPU seconds an update |\n|---|---|---|---|")
+    print("| | weights that move | peak memory, GB | CPU seconds per update |\n|---|---|---|---|")
     for mode in options.modes.split(";") if options.modes else MODES:
         command = [sys.executable, "-W", "ignore", __file__, "--folder", folder, "--one", mode]
         for name in ("model", "updates", "threads"):

@@ -25,7 +25,7 @@ def load(name: str) -> LanguageModel:
 
 
 def random_llama(name: str, vocabulary: int) -> LanguageModel:
-    """A Llama with one word a token; at 49k words it has 1.3M weights, most of them the embedding."""
+    """A Llama with one word per token; at 49k words it has 1.3M weights, most of them the embedding."""
     words = {"<eos>": 0, "<pad>": 1, **{f"w{i}": i for i in range(2, vocabulary)}}
     tokenizer = Tokenizer(WordLevel(words, unk_token="w2"))
     tokenizer.pre_tokenizer = WhitespaceSplit()

@@ -1,4 +1,4 @@
-"""Timing rivals side by side: in turn, in one process, so that whatever else the machine does hits them alike."""
+"""Timing rivals side by side: in turn, in one process, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 

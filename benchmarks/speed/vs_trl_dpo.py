@@ -3,7 +3,7 @@
     python benchmarks/speed/vs_trl_dpo.py --model tiny|smollm2 [--batch 16] [--steps 4] [--precomputed]
 
 Needs ``pip install trl==1.16.0``. Both take Adam steps down the mean of -log sigmoid(beta h) over the same batches of pairs of
-8 to 32 tokens a side. TRL computes the reference's log-probabilities at every step unless told otherwise (``--precomputed``);
+8 to 32 tokens per answer. TRL computes the reference's log-probabilities at every step unless ``--precomputed`` is given;
 here they are computed once, when the pairs are read, and the time for that is printed apart. Its gradient checkpointing is off.
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bakeoff import registry
-from bakeoff.benchmarks.cells.cell_runner import TaskCache
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 
 PLUGIN = '''
 import os, sys

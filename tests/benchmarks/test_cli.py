@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from bakeoff.benchmarks.cells.cell_runner import TaskCache, run_cell
+from bakeoff.benchmarks.cells.cell_runner import run_cell
 from bakeoff.benchmarks.cells.jobs import Outcome, perform
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation.sample_cell import sample_cell
 from bakeoff.benchmarks.executors.base import Event, Job
 from bakeoff.benchmarks.progress import Display

@@ -16,7 +16,8 @@ from bakeoff.algos.core.algorithm import Algorithm
 from bakeoff.algos.core.build import build
 from bakeoff.algos.sb3.agent import action_logprobs
 from bakeoff.algos.sb3.policy import token_vectors
-from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, run_cell
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation.sample_cell import sample_cell
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files

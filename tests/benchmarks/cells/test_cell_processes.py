@@ -15,8 +15,8 @@ from torch import nn
 import bakeoff
 from bakeoff import distributed, registry
 from bakeoff.benchmarks.cells.cell_processes import worker_ranks
-from bakeoff.benchmarks.cells.cell_runner import TaskCache
 from bakeoff.benchmarks.cells.jobs import Outcome, perform
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.run import threads_of
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.spec.reader import SuiteError

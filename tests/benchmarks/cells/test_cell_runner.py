@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from bakeoff.algos.ppo import PPO
-from bakeoff.benchmarks.cells.cell_runner import Progress, Stopped, TaskCache, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Progress, Stopped, run_cell
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.benchmarks.storage.cell_store import Status

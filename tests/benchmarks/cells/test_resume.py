@@ -15,8 +15,9 @@ import pytest
 
 from bakeoff import registry
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
-from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, run_cell
 from bakeoff.benchmarks.cells.jobs import perform
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.benchmarks.storage.cell_store import CellStore

@@ -12,7 +12,8 @@ from transformers import Cache, DynamicCache
 
 from bakeoff import registry
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
-from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, run_cell
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation.audit import WatchedReward, in_words
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files

@@ -8,7 +8,7 @@ import torch
 
 from bakeoff import randomness
 from bakeoff.algos.core.build import build
-from bakeoff.benchmarks.cells.cell_runner import TaskCache
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation import text_metrics
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator, evaluation_rows
 from bakeoff.envs.meter import Budget

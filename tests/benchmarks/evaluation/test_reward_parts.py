@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from bakeoff.algos.core.build import build
-from bakeoff.benchmarks.cells.cell_runner import TaskCache
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.rewards.composed import penalize_length

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
-from bakeoff.benchmarks.cells.cell_runner import Stopped, TaskCache, run_cell
+from bakeoff.benchmarks.cells.cell_runner import Stopped, run_cell
+from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator
 from bakeoff.benchmarks.evaluation.score_records import with_scores
 from bakeoff.benchmarks.spec.cell import Cell

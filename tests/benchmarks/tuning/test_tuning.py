@@ -251,6 +251,6 @@ def test_a_space_for_what_is_no_algorithm(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tuned.yaml").write_text("mine")
-    with pytest.raises(UserError, match=r"not empty \(tuned\.yaml\) and no search that was begun here"):
+    with pytest.raises(UserError, match=r"not empty \(tuned\.yaml\) and not a search of"):
         tune(load_suite(SUITE), tmp_path, workers=1)
     assert (tmp_path / "tuned.yaml").read_text() == "mine"
