@@ -92,7 +92,7 @@ def test_list(capsys: pytest.CaptureFixture[str], plugin: Path) -> None:
         (["run", "{suite}", "--out", "x", "--only", "pppo"], 'no label in this suite "pppo"; did you mean "ppo"?'),
         (["run", "{suite}", "--out", "x", "--set", "budgett.x=1"], '--set budgett.x=1: unknown key "budgett"'),
         (["report", "{folder}/none"], "no such folder"),
-        (["sample", "{folder}", "--prompt", "x"], "no cell; give a folder such as"),
+        (["sample", "{folder}", "--prompt", "x"], "not a cell; give a folder such as"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

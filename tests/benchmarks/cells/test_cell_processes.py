@@ -46,7 +46,7 @@ def cell(algorithm: str, task: str = "exact", **settings: Any) -> Cell:
 
 
 def play(this: Cell, folder: Path, processes: int, **job: Any) -> Outcome:
-    """Run a cell in this process and, where there are several, its partners."""
+    """Run a cell in this process and, where there are several, its further processes."""
     message = {"job": "cell", "cell": this.to_json(), "checkpoint_every": 60.0, "trackers": [], "processes": processes}
     folder.mkdir(exist_ok=True)
     return perform({**message, **job}, folder, TaskCache(), lambda *a, **k: None, lambda: False)
@@ -172,7 +172,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_rewards_are_asked_by_one_and_dead_partners_are_noticed(plugin: Path, tmp_path: Path) -> None:
+def test_one_process_calls_rewards_and_dead_ones_are_noticed(plugin: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a b\nb c\nc d\na c\n")
     model = Path(bakeoff.__file__).parent / "envs" / "tasks" / "exact" / "model"
@@ -197,7 +197,7 @@ def test_rewards_are_asked_by_one_and_dead_partners_are_noticed(plugin: Path, tm
     ]  # two lives: the reference, the untrained policy; an update
 
 
-def test_partners_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+def test_further_processes_end_with_their_parent(tmp_path: Path) -> None:
     script = f"""
 import json, os, time
 from pathlib import Path
@@ -211,12 +211,12 @@ with worker_ranks(job, Path({str(tmp_path)!r})):
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
-        (partner,) = map(int, first.stdout.readline().split())
+        (further,) = map(int, first.stdout.readline().split())
         first.kill()
     deadline = time.monotonic() + 30
-    while alive(partner) and time.monotonic() < deadline:
+    while alive(further) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not alive(partner)
+    assert not alive(further)
 
 
 def alive(pid: int) -> bool:

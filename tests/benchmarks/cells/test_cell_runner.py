@@ -214,7 +214,7 @@ def test_a_kl_budget_ends_a_cell(uninterrupted: dict[str, Any], cache: TaskCache
     assert max(row["step"] for row in rows) == first
     assert rows[-1]["phase"] == "eval"  # the policy that went too far is what is judged
 
-    # Interrupted after the update that reached it, the cell is over when it goes on.
+    # Interrupted after the update that reached it, the cell is over when it resumes.
     steps = 0
 
     def stop() -> bool:

@@ -25,7 +25,7 @@ from bakeoff.errors import RunFolderError
 
 
 def families() -> dict[str, str]:
-    """One algorithm for each source of training data: the first, by name, that goes on as long as its budget if there is one."""
+    """One algorithm for each source of training data: the first, by name, that runs as long as its budget if there is one."""
     found: dict[str, str] = {}
     kinds = {name: registry.algorithms.load(name) for name in registry.algorithms.names()}
     for name in sorted(kinds, key=lambda name: (kinds[name].finished is not Algorithm.finished, name)):

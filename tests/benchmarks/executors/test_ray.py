@@ -239,7 +239,7 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_cluster_that_is_started_here_has_room_for_a_cell(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     with pytest.raises(
-        UserError, match=r"ray\.gpus: a cell asks for 2000 GPUs, and this machine has \d+; ask for fewer"
+        UserError, match=r"ray\.gpus: a cell requests 2000 GPUs, and this machine has \d+; request fewer"
     ):
         RayExecutor(RaySpec(gpus=2000.0), 1, 1)
     assert not ray.is_initialized()
