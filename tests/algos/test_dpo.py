@@ -56,7 +56,7 @@ def test_labels_by_hand() -> None:
     assert sure.tolist() == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-6)), 0.5])
 
 
-def test_bradley_terry_labels_and_ties_have_the_right_frequencies() -> None:
+def test_labels_and_ties_have_the_right_frequencies() -> None:
     generator = torch.Generator().manual_seed(0)
     rewards = torch.tensor([1.0, 0.0]).expand(20_000, 2)
     side, sure = label_pairs(rewards, "bradley_terry", 2.0, generator)
@@ -114,7 +114,7 @@ def test_growing_pairs_cost_two_queries_each(exact: Task) -> None:
     torch.testing.assert_close(pairs.reference_logps_B2, read, atol=1e-5, rtol=1e-5)
 
 
-def test_pairs_made_before_learning_are_passed_over_and_nothing_more_is_asked(exact: Task) -> None:
+def test_pairs_made_before_training_need_no_more_queries(exact: Task) -> None:
     algorithm = make("dpo", exact, batch_size=16, pairs=20, epochs=2, train_batch_size=16, gradient_steps=1)
     metrics = [algorithm.update()]
     assert (metrics[0]["data_size"], spent(algorithm)) == (20, 48)  # three whole batches were played
@@ -213,7 +213,7 @@ def test_all_pairs_of_a_group_are_judged_the_better_first(exact: Task) -> None:
         torch.testing.assert_close(judged.preference_GK[group], difference.sigmoid())
 
 
-def test_the_online_loss_is_the_mean_over_pairs_whatever_the_parts(exact: Task) -> None:
+def test_online_loss_is_the_mean_over_pairs(exact: Task) -> None:
     algorithm = make("online_dpo", exact, batch_size=12, group_size=3)
     rollout = collect(algorithm.policy, algorithm.envs, algorithm.rng, group_size=3)
     judged = algorithm.judge(rollout)
@@ -254,7 +254,7 @@ def test_kto_from_given_judgments(exact: Task) -> None:
     assert algorithm.seen == 90
 
 
-def test_kto_asks_one_query_a_completion_and_its_reference_point_is_not_below_0(exact: Task) -> None:
+def test_kto_queries_and_reference_point(exact: Task) -> None:
     algorithm = make("kto", exact, batch_size=16)
     metrics = algorithm.update()
     assert (spent(algorithm), metrics["data_size"]) == (16, 16)

@@ -62,7 +62,7 @@ def test_group_advantages_by_hand() -> None:
     torch.testing.assert_close(group_advantages(returns, 3, normalize=False), centered)
 
 
-def test_a_group_that_differs_by_rounding_alone_teaches_next_to_nothing() -> None:
+def test_rounding_within_a_group_gives_no_advantage() -> None:
     returns = torch.tensor([1.0, 1.0 + 2e-7, 1.0, 1.0])
     assert group_advantages(returns, 4, normalize=True).abs().max() < 0.01
     assert torch.equal(group_advantages(torch.ones(4), 4, normalize=True), torch.zeros(4))
@@ -185,7 +185,7 @@ def test_at_the_reference_the_kl_pulls_nowhere(exact: Task) -> None:
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_the_placements_of_the_kl_part_once_the_policy_has_moved(name: str, exact: Task) -> None:
+def test_placements_of_kl_after_the_policy_has_moved(name: str, exact: Task) -> None:
     def weights(placement: str) -> Tensor:
         algorithm = make(name, exact, kl_placement=placement)
         for _ in range(2):
@@ -239,7 +239,7 @@ def test_a_batch_of_broken_groups_is_refused(name: str, exact: Task) -> None:
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_the_meter_counts_each_epoch_as_training_and_none_as_collecting(name: str, exact: Task) -> None:
+def test_meter_counts_each_epoch_as_training(name: str, exact: Task) -> None:
     algorithm = make(name, exact, epochs=3)
     tokens = round(algorithm.update()["length"] * 64)
     meter = algorithm.envs.meter

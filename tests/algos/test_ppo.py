@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(exact: Task) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, algorithm.policy.parameters(), strict=True))
 
 
-def test_the_rate_warms_up_so_that_the_first_batch_does_not_throw_the_policy(exact: Task) -> None:
+def test_learning_rate_warmup_limits_the_first_batch(exact: Task) -> None:
     # Adam's first step moves every weight by the rate itself: with three steps of warm-up by a quarter of it.
     algorithm = make(exact, learning_rate=1e-3, warmup_steps=3, learning_rate_schedule="constant")
     moves = []

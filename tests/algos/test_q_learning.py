@@ -76,7 +76,7 @@ def test_micro_batches_change_nothing_but_memory(exact: Task) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_the_optimum_of_whole_completions_does_not_depend_on_who_sampled_them(exact: Task) -> None:
+def test_optimum_does_not_depend_on_the_sampler(exact: Task) -> None:
     """Trained on nothing but the reference's completions it still finds what the objective wants: that is off-policy learning."""
     enumeration = exact.enumeration
     assert enumeration is not None
@@ -123,7 +123,7 @@ def test_the_meter_counts_every_pass_over_the_memory(exact: Task) -> None:
     assert most - 3 * 64 <= meter.trained_tokens <= most
 
 
-def test_a_resumed_run_with_a_value_network_and_priorities_repeats(exact: Task) -> None:
+def test_resumes_with_value_network_and_priorities(exact: Task) -> None:
     settings = {"value": "network", "priority_alpha": 0.5}
     whole = make(exact, **settings)
     whole.update()

@@ -50,7 +50,7 @@ def test_what_comes_out_is_what_went_in() -> None:
     torch.testing.assert_close(batch.completions.prompts.indices_B, expected.completions.prompts.indices_B)
 
 
-def test_a_row_costs_a_few_numbers_a_token_whatever_the_vocabulary() -> None:
+def test_memory_of_a_row_is_independent_of_the_vocabulary() -> None:
     replay = ReplayBuffer(100)
     replay.add(rollout(0, 10))
     # Tokens and two log-probabilities of four bytes, prompt tokens, two lengths, index (eight bytes), score, priority.
@@ -70,7 +70,7 @@ def test_uniform_draws_are_uniform_and_without_repetition() -> None:
     assert sorted(replay.sample(99, source).tolist()) == list(range(10))
 
 
-def test_priorities_set_the_odds_and_the_correction_takes_them_back() -> None:
+def test_priorities_and_their_correction() -> None:
     replay, source = ReplayBuffer(4, priority_alpha=0.5), generator()
     replay.add(rollout(0, 4))
     torch.testing.assert_close(replay.chances(), torch.full((4,), 0.25))

@@ -92,7 +92,7 @@ def test_chosen_values_are_those_of_all_tokens(exact: Task) -> None:
         assert (every[:, 0] - every[:, 1]).abs().max() > 1e-3  # two heads, two opinions
 
 
-def test_values_start_at_zero_and_the_embedding_is_not_theirs_to_train(exact: Task) -> None:
+def test_values_start_at_zero_with_a_frozen_embedding(exact: Task) -> None:
     heads = QHeads(exact.language_model, generator())
     assert not heads.action_values(torch.randn(2, 32)).any()
     assert not heads.values(torch.randn(2, 32)).any()
@@ -175,7 +175,7 @@ def test_ilql_learns_and_its_decoding_can_be_swept(exact: Task) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before, algorithm.target.parameters(), strict=True))
 
 
-def test_monte_carlo_q_is_the_language_model_at_the_objectives_own_strength(exact: Task) -> None:
+def test_monte_carlo_q_at_the_objectives_strength(exact: Task) -> None:
     algorithm = make("mc_returns", exact)
     assert isinstance(algorithm, MCReturns)
     for _ in range(10):
@@ -191,7 +191,7 @@ def test_monte_carlo_q_is_the_language_model_at_the_objectives_own_strength(exac
     assert score(algorithm, exact) > 0.15
 
 
-def test_dqn_is_greedy_and_so_is_the_saved_model_at_temperature_zero(exact: Task) -> None:
+def test_dqn_and_its_saved_model_are_greedy(exact: Task) -> None:
     algorithm = make("dqn", exact)
     assert isinstance(algorithm, DQN)
     assert algorithm.contestant() is algorithm.policy

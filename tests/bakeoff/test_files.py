@@ -178,9 +178,7 @@ def test_tracebacks_show_the_text_that_ran(player_file: Path) -> None:
         plugins.unload_plugin(str(player_file))
 
 
-def test_a_run_reaches_the_workers_is_recorded_and_goes_on_with_the_same_text_only(
-    tmp_path: Path, player_file: Path, capsys
-) -> None:
+def test_resuming_needs_the_same_plugin_text(tmp_path: Path, player_file: Path, capsys) -> None:
     out = tmp_path / "run"
     arguments = ["run", str(suite(tmp_path)), "--out", str(out), "--no-report", "--quiet", "--workers", "1"]
     assert main(arguments) == 2
@@ -216,7 +214,7 @@ def test_a_run_goes_on_with_the_plugins_that_it_was_begun_with(tmp_path: Path, p
         run_folder.open_folder(tmp_path / "with", checked, 1, "x")
 
 
-def test_listing_a_plugin_file_imports_no_model_code_unless_the_file_does(tmp_path: Path) -> None:
+def test_listing_a_plugin_imports_no_model_code(tmp_path: Path) -> None:
     path = tmp_path / "light.py"
     path.write_text("bakeoff_plugin = {'rewards': {'light': len}, 'algorithms': {}}\n")
     code = (

@@ -18,7 +18,7 @@ EXAMPLE = ROOT / "examples" / "plugin_package"
 PAGE = ROOT / "docs" / "plugins.md"
 
 
-def test_the_algorithms_file_is_short_and_the_command_says_what_comes_next(tmp_path: Path, capsys) -> None:
+def test_new_algorithm_is_short_and_names_the_next_step(tmp_path: Path, capsys) -> None:
     assert main(["new", "algorithm", "my_idea", "--out", str(tmp_path / "x")]) == 0
     module = tmp_path / "x" / "bakeoff_my_idea.py"
     assert len(module.read_text().splitlines()) < 60
@@ -118,7 +118,7 @@ def run(command: list[str] | str, cwd: Path, env: dict[str, str]) -> str:
 
 
 @pytest.mark.slow
-def test_the_example_is_installed_elsewhere_and_competes_from_there(tmp_path: Path) -> None:
+def test_the_example_runs_when_installed_elsewhere(tmp_path: Path) -> None:
     """Built from a copy, installed into an environment of its own, and run in a suite there."""
     env = environment(tmp_path / "env")
     copy = tmp_path / "copy"

@@ -40,7 +40,7 @@ def test_helpful_harmless_has_sixteen_whole_principles() -> None:
     assert len({p.name for p in constitution.principles}) == 16
 
 
-def test_the_review_models_constitution_asks_as_the_model_was_taught() -> None:
+def test_reviews_constitution_asks_as_trained() -> None:
     from bakeoff.envs.tasks.reviews import skills
 
     constitution = load_constitution("reviews")

@@ -137,7 +137,7 @@ def test_one_whole_model_in_memory(mode: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_kept_activations_give_the_whole_models_logprobs_after_updates(family: str) -> None:
+def test_kept_activations_give_the_full_logprobs(family: str) -> None:
     task = make_task(family)
     algorithm = make("top_layers", task)
     for _ in range(2):
@@ -266,7 +266,7 @@ def test_accumulated_gradients_are_the_whole_batchs(mode: str, size: int) -> Non
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_checkpointed_gradients_are_the_same_and_blocks_run_twice(family: str, mode: str) -> None:
+def test_gradient_checkpointing_keeps_gradients(family: str, mode: str) -> None:
     task = make_task(family)
     plain, thrifty = make(mode, task), make(mode, task, gradient_checkpointing=True)
     completions = plain.policy.sample(batch(task), 6, torch.Generator().manual_seed(0))
@@ -312,7 +312,7 @@ def test_an_mlp_critic_does_not_move_the_policy() -> None:
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("full", "separate"), ("lora", "shared"), ("top_layers", "separate")])
-def test_the_default_critic_needs_no_second_whole_network_beside_a_frozen_one(mode: str, kind: str) -> None:
+def test_default_critic_shares_the_frozen_trunk(mode: str, kind: str) -> None:
     algorithm = make(mode)
     assert isinstance(algorithm, PPO)
     assert algorithm.critic.kind == kind
@@ -390,7 +390,7 @@ def test_a_forward_pass_that_is_more_than_its_blocks_is_refused(monkeypatch: pyt
         model.split_below(2)
 
 
-def test_unknown_adapter_targets_are_refused_with_the_known_ones() -> None:
+def test_unknown_adapter_targets_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"lora_targets \['qproj'\] cannot be adapted .* it has .*q_proj"):
         make("lora", lora_targets=["qproj"])
 

@@ -34,7 +34,7 @@ def test_gae_stops_at_each_rows_own_end() -> None:
     torch.testing.assert_close(advantages[1], torch.tensor([3.0, 6.0, 6.0]))
 
 
-def test_lambda_one_gives_whole_returns_and_lambda_zero_one_step_errors() -> None:
+def test_lambda_one_and_lambda_zero() -> None:
     rewards, values = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 20.0, 30.0]])
     mask = torch.ones(1, 3, dtype=torch.bool)
     _, returns = generalized_advantages(rewards, values, mask, gamma=1.0, lam=1.0)
@@ -52,7 +52,7 @@ def test_kl_penalty_at_every_token_and_the_score_at_the_last() -> None:
     torch.testing.assert_close(rewards, expected)
 
 
-def test_the_score_of_a_short_completion_is_at_its_own_last_token() -> None:
+def test_a_short_completion_is_scored_at_its_last_token() -> None:
     mask = torch.tensor([[True, False, False], [True, True, False]])
     rewards = kl_shaped_rewards(torch.tensor([5.0, 7.0]), torch.ones(2, 3), torch.zeros(2, 3), mask, 1.0)
     torch.testing.assert_close(rewards, torch.tensor([[4.0, 0.0, 0.0], [-1.0, 6.0, 0.0]]))

@@ -104,7 +104,7 @@ def test_a_soft_label_is_the_mean_over_both_labels(loss_type: str) -> None:
 
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", "robust", "exo"])
-def test_soft_labels_have_their_optimum_at_the_bradley_terry_margin(loss_type: str) -> None:
+def test_soft_labels_are_optimal_at_the_margin(loss_type: str) -> None:
     """P(chosen better) = sigmoid(d) asks for beta h = d: the policy's implicit reward is the reward, up to a constant a prompt."""
     difference = torch.tensor([1.3], dtype=torch.float64)
     h = torch.zeros(1, dtype=torch.float64, requires_grad=True)
@@ -120,7 +120,7 @@ def test_soft_labels_have_their_optimum_at_the_bradley_terry_margin(loss_type: s
     assert 0.5 * float(h.detach()) == pytest.approx(1.3, abs=1e-3)
 
 
-def test_the_loss_is_a_mean_over_pairs_and_no_token_count_enters() -> None:
+def test_loss_is_a_mean_over_pairs() -> None:
     short, long = (
         [torch.tensor([x]) for x in (-1.0, -2.0, -1.5, -1.8)],
         [torch.tensor([x]) for x in (-90.0, -95.0, -91.0, -93.0)],

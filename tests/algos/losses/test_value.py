@@ -162,7 +162,7 @@ def walk(enumeration: Enumeration, completions: Completions, tables: list[Tensor
 
 
 @pytest.mark.parametrize("sampler", ["optimum", "reference", "contrary"])
-def test_paths_are_consistent_at_the_optimum_whoever_sampled_them(exact: Task, sampler: str) -> None:
+def test_paths_are_consistent_at_the_optimum(exact: Task, sampler: str) -> None:
     enumeration = exact.enumeration
     assert enumeration is not None
     beta = enumeration.kl_coef

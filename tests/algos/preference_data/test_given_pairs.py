@@ -49,7 +49,7 @@ def encoded(model: LanguageModel, pair: PreferencePair, limit: int = 8) -> tuple
     return prompt, *(side.tokens_BT[0][side.mask_BT[0]].tolist() for side in (chosen, rejected))
 
 
-def test_the_border_does_not_merge_and_the_prompt_is_what_the_policy_will_see() -> None:
+def test_prompt_and_completion_are_encoded_apart() -> None:
     model = make_model()
     # "xa" + "bc" is spelled x ab c as one text; but who continues [x, a] can only say b, c.
     assert ids("x ab c") == model.encode(["xabc"])[0]
@@ -67,7 +67,7 @@ def test_the_end_comes_once_whether_or_not_the_text_has_it() -> None:
     assert (prompt, chosen, rejected) == (ids("x"), ids("ab ."), ids("cd ."))
 
 
-def test_a_long_prompt_loses_its_start_and_no_completion_its_end() -> None:
+def test_a_long_prompt_loses_its_start() -> None:
     model = make_model(context=10)
     chosen, rejected, notes = encode_pairs(
         model, [PreferencePair("xyzxyzxyz", "a c a", "d"), PreferencePair("z", "d", "x")], 6
@@ -79,7 +79,7 @@ def test_a_long_prompt_loses_its_start_and_no_completion_its_end() -> None:
     assert notes == {"cut_share": 0.0, "cut_prompt_share": 0.5}
 
 
-def test_a_completion_at_the_limit_is_left_open_as_in_the_environment() -> None:
+def test_a_completion_at_the_limit_is_left_open() -> None:
     model = make_model()
     # Three tokens with the end fit; four lose the end; five lose a token as well.
     for text, expected in (("xy", "x y ."), ("xyz", "x y z"), ("xyzx", "x y z")):

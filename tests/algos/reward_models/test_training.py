@@ -32,7 +32,7 @@ def test_a_frozen_model_learns_what_tells_answers_apart(backbone, pairs, tmp_pat
     assert (report.pairs, report.cut_texts, len(report.penalties), report.history) == (80, 0, 1, [])
 
 
-def test_the_saved_model_scores_the_same_here_and_in_plain_transformers(backbone, pairs, tmp_path):
+def test_saved_model_scores_the_same_in_transformers(backbone, pairs, tmp_path):
     report = train_reward_model(pairs, backbone, out=tmp_path / "rm")
     expected = report.model.scores(["c d e"], [" f a"])[0]
     assert preference_model(tmp_path / "rm")(prompts=["c d e"], completions=[" f a"]) == [
@@ -108,7 +108,7 @@ def test_fine_tuning_learns_and_keeps_the_best_look(trainable, backbone, pairs, 
     assert loaded.differences(pairs[:9]) == pytest.approx(report.model.differences(pairs[:9]), abs=1e-4)
 
 
-def test_training_starts_from_a_coin_and_stops_when_it_gets_worse(backbone, pairs):
+def test_training_starts_at_chance_and_stops_early(backbone, pairs):
     """A rate that ruins the model: the loss was ln 2 when every score was 0, and the looks only get worse."""
     config = RewardModelConfig(trainable="full", epochs=50, learning_rate=1.0, batch_size=60, patience=2, held_out=0.5)
     (history,) = train_reward_model(pairs, backbone, config).history
@@ -153,7 +153,7 @@ def test_too_little_to_learn_from(backbone, pairs, tmp_path):
         train_reward_model(pairs, str(tmp_path))
 
 
-def test_a_full_disk_is_said_in_one_line_and_leaves_what_was_there(backbone, pairs, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_keeps_the_old_model(backbone, pairs, tmp_path, monkeypatch):
     train_reward_model(pairs, backbone, out=tmp_path / "rm")
     before = (tmp_path / "rm" / "report.json").read_text()
 
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(backbone, pairs, tmp
     )
 
 
-def test_both_answers_in_one_sequence_have_the_features_they_have_alone(backbone, pairs):
+def test_answers_of_a_pair_have_their_own_features(backbone, pairs):
     model = _start(backbone, RewardModelConfig(max_length=9), seed=0)
     told: list[str] = []
     for pooling in ("last", "answer_mean"):

@@ -105,7 +105,7 @@ def test_grpos_gradient_is_that_of_group_advantages(exact: Task) -> None:
 
 
 @needs_trl
-def test_dpos_first_loss_is_log_two_and_its_gradient_half_beta_times_the_difference(exact: Task) -> None:
+def test_first_dpo_loss_and_gradient(exact: Task) -> None:
     algorithm = make(TRLDPO, exact, gradient_steps=1, pairs_per_step=8, max_grad_norm=1e9)
     found: list[torch.Tensor] = []
     algorithm.optimizer.step = lambda: found.extend(p.grad.clone() for p in algorithm.policy.parameters())

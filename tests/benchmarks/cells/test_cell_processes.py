@@ -220,7 +220,7 @@ with worker_ranks(job, Path({str(tmp_path)!r})):
 
 
 def alive(pid: int) -> bool:
-    """Running, and no zombie that nobody has buried."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
     except OSError:

@@ -228,9 +228,7 @@ def test_a_kl_budget_ends_a_cell(uninterrupted: dict[str, Any], cache: TaskCache
     assert content(tmp_path / "stopped")["metrics"] == rows
 
 
-def test_evaluations_keep_the_kl_budget_of_algorithms_that_do_not_tell(
-    cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluations_enforce_the_kl_budget(cache: TaskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update = PPO.update
     monkeypatch.setattr(PPO, "update", lambda self: {k: v for k, v in update(self).items() if k != "kl"})
     run_cell(cell(kl_budget=1e-6), tmp_path, cache)

@@ -172,7 +172,7 @@ def full_disk_after(size: int, action: Any) -> int:
 
 
 @pytest.mark.parametrize("size", [200, 1500, 20_000])
-def test_a_full_disk_loses_at_most_what_came_after_the_checkpoint(
+def test_a_full_disk_loses_only_rows_after_the_checkpoint(
     size: int, whole: dict[str, Any], cache: TaskCache, tmp_path: Path
 ) -> None:
     """200 bytes stop the rows or the configuration, 1500 a later row, 20 kB the next checkpoint or the model."""

@@ -111,7 +111,7 @@ def test_evaluation_leaves_meter_and_generators_alone(task) -> None:
     assert np.array_equal(randomness.global_randomness()["numpy"][1], random_before["numpy"][1])
 
 
-def test_log_ratios_are_those_of_the_contestant_to_the_reference(task) -> None:
+def test_log_ratios_of_contestant_to_reference(task) -> None:
     algorithm = build("rloo", {"learning_rate": 0.01, "warmup_steps": 0}, task, Budget(reward_queries=1000), 0)
     algorithm.update()
     evaluator = Evaluator(task, 16, 16, 1, 2)
@@ -135,7 +135,7 @@ def test_who_has_no_log_probabilities_tells_none(task) -> None:
     assert len(sample["tokens"]) == sample["length"]
 
 
-def test_long_answers_are_told_up_to_a_limit_and_ratios_without_value_are_null(task, monkeypatch) -> None:
+def test_long_answers_are_cut_and_missing_ratios_null(task, monkeypatch) -> None:
     from bakeoff.benchmarks.evaluation import token_ratios
 
     monkeypatch.setattr(token_ratios, "MOST_TOKENS", 2)

@@ -125,7 +125,7 @@ def test_who_writes_nothing_has_no_file(cache: TaskCache, tmp_path: Path) -> Non
     assert list(atomic_files.read_rows(tmp_path / "metrics.jsonl"))
 
 
-def test_self_critique_that_was_cut_off_ends_with_the_same_chains(cache: TaskCache, tmp_path: Path) -> None:
+def test_interrupted_self_critique_ends_with_the_same_chains(cache: TaskCache, tmp_path: Path) -> None:
     from bakeoff.algos.constitutional.algorithm import Constitutional
 
     settings = {**Constitutional.example_settings(cache.task("exact", {})), "batch_size": 32, "step_size": 64}

@@ -55,7 +55,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 # ---------------------------------------------------------------- without a cluster
 
 
-def test_archives_replace_files_whole_and_drop_what_the_sender_dropped(tmp_path: Path) -> None:
+def test_archives_replace_and_drop_files(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     cell = Path("cells", "t", "l", "seed-0")
     for home, steps in ((here, ("2", "3")), (there, ("1", "2"))):
@@ -136,7 +136,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.parametrize("ship", [False, True])
-def test_a_node_dies_and_the_suite_completes_with_the_same_numbers(
+def test_suite_completes_after_a_node_died(
     ship: bool, cluster: Any, local: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     suite = load_suite({**SUITE, "ray": {"address": cluster.address, "ship": ship}})

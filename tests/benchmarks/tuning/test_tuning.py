@@ -40,7 +40,7 @@ def test_seeds_of_trials_are_nobody_elses() -> None:
     assert trial_seeds([0, 1, 1_000_001], 3) == [1_000_000, 1_000_002, 1_000_003]
 
 
-def test_every_algorithm_gets_the_same_trials_and_the_best_go_into_a_suite(tmp_path: Path) -> None:
+def test_equal_trials_and_a_suite_of_the_best(tmp_path: Path) -> None:
     suite = load_suite(SUITE)
     path = tune(suite, tmp_path, workers=1)
     rows = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
@@ -178,7 +178,7 @@ def test_what_a_plugin_file_brings_is_tuned(
     assert atomic_files.read_json(Path("tuning/trials/0001/manifest.json"))["plugins"][0]["path"] == str(plugin)
 
 
-def test_the_range_of_the_learning_rate_lies_around_the_labels_own() -> None:
+def test_learning_rate_range_is_around_the_labels_own() -> None:
     from bakeoff.benchmarks.tuning.search import _usual_rate
 
     ppo, sb3 = registry.algorithms.load("ppo"), registry.algorithms.load("sb3_dqn")

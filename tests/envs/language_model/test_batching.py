@@ -77,9 +77,7 @@ def calls(model: LanguageModel) -> list[tuple[int, ...]]:
     return seen
 
 
-def test_sharing_and_cutting_change_neither_values_nor_gradients(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sharing_and_splitting_change_no_gradient(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     completions = grouped(model)
     monkeypatch.setattr(batching, "PASS_COST", NEVER)
     seen = calls(model)
@@ -110,9 +108,7 @@ def test_the_meter_counts_what_passes_and_no_token_of_the_cache(
     assert meter.trained_tokens == prompts + sum(range(12)), "the last token of a completion is not read"
 
 
-def test_gradient_checkpoints_read_prompt_and_completion_together(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradient_checkpointing_reads_prompts_whole(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     completions = grouped(model)
     monkeypatch.setattr(batching, "PASS_COST", 1)
     shared = outputs(model, completions)
@@ -173,7 +169,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize(("family", "shares"), [("llama", True), ("qwen2", False), ("gemma2", False), ("bloom", True)])
-def test_families_whose_cache_is_more_than_rows_are_read_as_ever(
+def test_families_with_other_caches_are_read_unshared(
     family: str, shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)

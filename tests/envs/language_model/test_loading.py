@@ -27,9 +27,7 @@ from bakeoff.errors import ModelError
         ("cuda:3", "2 GPU"),
     ],
 )
-def test_a_device_that_is_not_here_is_said_before_anything_is_loaded(
-    device: str, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_is_reported_before_loading(device: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = 2 if device.endswith("3") else 0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)

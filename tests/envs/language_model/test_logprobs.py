@@ -61,7 +61,7 @@ def test_every_path_gives_what_autograd_gives(
 
 
 @pytest.mark.parametrize(("kept", "passes"), [(2**27, 1), (0, 2)])
-def test_a_linear_head_computes_no_more_rows_at_once_than_it_may(
+def test_a_linear_head_limits_rows_at_once(
     numbers: torch.Generator, monkeypatch: pytest.MonkeyPatch, kept: int, passes: int
 ) -> None:
     rows: list[int] = []

@@ -87,7 +87,7 @@ def test_the_mask_covers_the_end_token_and_nothing_after_it(model: LanguageModel
         assert (tokens[length:] == model.pad_id).all()
 
 
-def test_forbidden_tokens_have_no_probability_and_are_never_sampled(model: LanguageModel) -> None:
+def test_forbidden_tokens_are_never_sampled(model: LanguageModel) -> None:
     # Padding (id 0) is forbidden, and so is id 23, which the tokenizer of 23 words lacks.
     assert (~model.allowed_V).nonzero().flatten().tolist() == [0, 23]
     hidden = torch.randn(50, model.width, generator=torch.Generator().manual_seed(2)) * 5
@@ -193,12 +193,12 @@ def test_prompts_that_leave_no_room_are_refused(model: LanguageModel) -> None:
         model.check_prompt_length(model.encode(texts), texts, 12)
 
 
-def test_an_empty_prompt_is_refused_where_there_is_no_start_token(model: LanguageModel) -> None:
+def test_empty_prompt_without_start_token_is_refused(model: LanguageModel) -> None:
     with pytest.raises(PromptError, match="encodes to no token"):
         model.encode([""])
 
 
-def test_a_prompt_that_the_tokenizer_cannot_spell_is_one_clear_line(model: LanguageModel) -> None:
+def test_a_prompt_that_cannot_be_encoded_is_one_line(model: LanguageModel) -> None:
     words = Tokenizer(WordLevel({"<eos>": 0, "a": 1}, unk_token="<unk>"))
     strict = LanguageModel(
         model.module, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>"), name="strict"

@@ -16,7 +16,7 @@ def test_each_token_owns_its_slice_of_the_unit_interval() -> None:
     assert chosen([0.25, 0.5, 0.25], [0.0, 0.24, 0.26, 0.74, 0.76, 0.999]) == [0, 0, 1, 1, 2, 2]
 
 
-def test_tokens_without_probability_are_never_chosen_not_even_at_the_edges() -> None:
+def test_tokens_of_probability_zero_are_never_sampled() -> None:
     almost_one = 1 - 2**-24  # the largest float32 below 1
     assert chosen([0.0, 0.5, 0.0, 0.5, 0.0], [0.0, 0.5, almost_one]) == [1, 3, 3]
 

@@ -45,7 +45,7 @@ def test_golden_logprobs(stories: LanguageModel, golden: dict[str, list[float]])
     torch.testing.assert_close(logprobs[0, :10], torch.tensor(golden["first10_logprobs"]), atol=2e-5, rtol=0)
 
 
-def test_padded_rows_of_different_length_sample_what_they_sample_alone(stories: LanguageModel) -> None:
+def test_padded_rows_sample_as_they_do_alone(stories: LanguageModel) -> None:
     prompts = ["Once upon a time", "The", "Lily went to the park and saw a dog"]
     batched = stories.sample(stories.pad(stories.encode(prompts)), 30, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)

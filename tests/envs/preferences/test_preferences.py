@@ -233,7 +233,7 @@ def test_pairs_are_a_sequence():
     assert pairs.summary() == "pairs: 5 pairs"
 
 
-def test_bradley_terry_labels_are_right_as_often_as_the_formula_says():
+def test_bradley_terry_labels_follow_the_formula():
     first, second = torch.full((20_000,), 1.5), torch.full((20_000,), 0.5)
     generator = torch.Generator().manual_seed(0)
     # sigmoid(1 / 2) = .62246; the standard error of a share of 20,000 draws is .0034

@@ -37,7 +37,7 @@ def test_one_episode_token_by_token(letters):
     assert (meter.generated_tokens, meter.reward_queries) == (2, 1)
 
 
-def test_the_limit_truncates_and_an_end_in_the_last_place_terminates(letters):
+def test_limit_truncates_and_final_eos_terminates(letters):
     envs = letters.vector(2, autoreset_mode="Disabled")
     envs.reset(options={"prompt": ["a", "fed"]})
     for actions in ([0, 0], [0, 1], [2, 2]):
@@ -162,7 +162,7 @@ def test_play_refuses_a_mask_with_a_hole(letters):
         envs.play(completions)
 
 
-def test_play_needs_fresh_episodes_their_prompts_and_no_autoreset(letters):
+def test_play_needs_fresh_episodes(letters):
     envs = letters.vector(2, autoreset_mode="Disabled")
     envs.reset(options={"prompt_indices": [0, 1]})
     batch = envs.prompt_batch

@@ -48,7 +48,7 @@ MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLE
     seeds=st.one_of(st.integers(0, 2**31), st.lists(st.integers(0, 99), min_size=3, max_size=3)),
     data=st.data(),
 )
-def test_every_transition_equals_gymnasiums_vector_of_single_environments(letters, mode, seeds, data):
+def test_transitions_equal_gymnasiums_sync_vector(letters, mode, seeds, data):
     ours = letters.vector(3, autoreset_mode=mode)
     theirs = SyncVectorEnv([letters.single] * 3, autoreset_mode=mode)
     assert ours.action_space == theirs.action_space
@@ -66,7 +66,7 @@ def test_every_transition_equals_gymnasiums_vector_of_single_environments(letter
             assert data_equivalence(*reset, exact=True)
 
 
-def test_next_step_resets_in_the_step_after_and_ignores_that_action(letters):
+def test_next_step_autoreset_ignores_the_action(letters):
     envs = letters.vector(2, seed=0)
     envs.reset()
     _, rewards, terminated, _, infos = envs.step([EOS, 0])

@@ -35,7 +35,7 @@ def test_each_token_pays_beta_times_the_log_ratio(letters):
     assert info["completion"] == "aa"
 
 
-def test_without_the_policys_part_the_reference_alone_is_rewarded(letters):
+def test_reference_logprob_alone_as_reward(letters):
     env = KLShaping(letters.single(kl_coef=0.3), reference=constant(0.25))
     env.reset(options={"prompt": "a"})
     assert env.step(0)[1] == pytest.approx(0.3 * math.log(0.25))
@@ -61,7 +61,7 @@ def test_the_vector_wrapper_equals_the_single_one(letters, mode):
         mine[0]["tokens"][:] = 0  # the caller may write into what it gets
 
 
-def test_the_sum_over_a_completion_is_its_log_ratio_under_the_models():
+def test_kl_rewards_sum_to_the_log_ratio():
     """The default reference, on a real tiny model with padded prompts, against whole-sequence log-probabilities."""
     model, prompts = LanguageModel.load(MODEL), ["a b c", "d", "e f"]
 

@@ -12,13 +12,13 @@ from bakeoff.errors import PromptError, UserError
 EOS = 6
 
 
-def test_a_shared_order_gives_every_prompt_once_before_any_comes_again(letters):
+def test_a_shared_order_gives_every_prompt_once(letters):
     envs = letters.vector(2, shared_prompts=True, seed=0, autoreset_mode="Disabled")
     drawn = np.concatenate([envs.reset()[1]["prompt_index"] for _ in range(10)]).reshape(4, 5)
     assert (np.sort(drawn, 1) == np.arange(5)).all()
 
 
-def test_orders_of_their_own_give_each_sub_environment_every_prompt(letters):
+def test_own_orders_give_each_environment_every_prompt(letters):
     envs = letters.vector(2, seed=0)
     drawn = np.array([envs.reset()[1]["prompt_index"] for _ in range(10)])
     assert (np.sort(drawn[:5], 0) == np.arange(5)[:, None]).all()
@@ -36,7 +36,7 @@ def test_groups_share_a_prompt_side_by_side(letters):
             assert sorted(groups[:5, 0]) == sorted(groups[5:, 0]) == [0, 1, 2, 3, 4]
 
 
-def test_a_group_draws_from_the_order_of_its_first_sub_environment(letters):
+def test_a_group_draws_from_its_first_environments_order(letters):
     envs, twin = letters.vector(6, seed=0), letters.vector(6, seed=0)
     drawn = [envs.reset(options={"group_size": 3})[1]["prompt_index"][[0, 3]].tolist() for _ in range(5)]
     assert drawn == [twin.reset()[1]["prompt_index"][[0, 3]].tolist() for _ in range(5)]
@@ -56,7 +56,7 @@ def test_a_reset_in_the_place_of_an_autoreset_counts(letters):
     assert envs.step([0, 0])[0]["mask"].tolist() == [[0, 0, 1, 1, 0, 0, 0]] * 2
 
 
-def test_the_single_environments_generator_is_the_one_that_draws(letters):
+def test_single_environment_draws_from_its_generator(letters):
     env = letters.single()
     env.reset(seed=3)
     fresh = np.random.default_rng(3).bit_generator.state

@@ -67,7 +67,7 @@ def row_of(observation, row):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cached", [True, False])
-def test_states_equal_fresh_forward_passes_whenever_rows_restart(model, mode, cached, monkeypatch):
+def test_states_equal_fresh_forward_passes(model, mode, cached, monkeypatch):
     if not cached:  # as for families whose cache is more than keys and values
         monkeypatch.setattr(incremental_hidden, "DynamicLayer", object)
     ours = VectorTopTokens(vector(model, autoreset_mode=mode), 3)
@@ -137,7 +137,7 @@ def test_the_choices_can_be_shown(model):
 # ---------------------------------------------------------------- the price of KL
 
 
-def test_the_price_summed_over_a_completion_is_beta_times_its_log_ratio(model):
+def test_kl_costs_sum_to_beta_times_the_log_ratio(model):
     envs = vector(model, autoreset_mode="Disabled")
     shaped = VectorTopTokens(envs, 8, policy=lambda states, actions: np.full(len(actions), math.log(0.5)))
     shaped.reset(seed=1)
@@ -160,7 +160,7 @@ def test_the_price_summed_over_a_completion_is_beta_times_its_log_ratio(model):
         assert sum(rewards) == pytest.approx(words([PROMPTS[prompt]], text)[0] - 0.3 * log_ratio, abs=1e-4)
 
 
-def test_without_a_policy_an_action_is_charged_as_if_it_were_certain(model):
+def test_without_a_policy_an_action_counts_as_certain(model):
     envs = VectorTopTokens(vector(model), 3, kl_coef=0.5)
     envs.reset(seed=0)
     first = envs.logprobs_BK[:, 1].copy()
@@ -290,7 +290,7 @@ def test_it_plays_what_stable_baselines_own_vectorization_plays(model, mode):
     assert ended > 10
 
 
-def test_a_length_limit_is_part_of_the_task_unless_one_says_otherwise(model):
+def test_a_length_limit_terminates_by_default(model):
     envs = SB3VecEnv(vector(model, 1, autoreset_mode="SameStep", token_mask=np.arange(8) != EOS))
     observation = envs.reset()
     assert observation["tokens"].shape == (1, 4 + T)  # any Gymnasium vector environment will do

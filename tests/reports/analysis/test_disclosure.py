@@ -4,7 +4,7 @@ from pathlib import Path
 from bakeoff.reports import Results, write_report
 
 
-def test_the_report_says_what_was_tuned_and_who_spent_outside_the_meter(tmp_path: Path, synthetic) -> None:
+def test_report_discloses_tuning_and_unmetered_spending(tmp_path: Path, synthetic) -> None:
     run = synthetic.write_run(tmp_path / "quick", hostile=False)
     assert "default settings" in (write_report(run).parent / "report.md").read_text()
     assert "outside the meter" not in (write_report(run).parent / "report.md").read_text()

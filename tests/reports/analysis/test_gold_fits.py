@@ -58,7 +58,7 @@ def curves(a: float, b: float, noise: float, seeds: int, rng: np.random.Generato
     return [Curve(D, np.where(D > 0, gain + noise * rng.normal(size=len(D)), 0.0)) for _ in range(seeds)]
 
 
-def test_intervals_hold_the_truth_about_as_often_as_so_few_seeds_allow():
+def test_coverage_of_intervals_with_few_seeds():
     rng = np.random.default_rng(0)
     held = []
     for _ in range(40):

@@ -35,7 +35,7 @@ def test_gold_past_its_peak() -> None:
     )  # both fell: no proxy is being exploited
 
 
-def test_where_gold_fell_below_the_start_the_peak_is_not_told_as_well() -> None:
+def test_gold_below_the_start_is_reported_without_peak() -> None:
     assert kinds({"proxy": 1.0, "gold": 1.0}, {"proxy": 2.0, "gold": -1.0}) == [GOLD_FLAGS[0]]
 
 

@@ -178,7 +178,7 @@ def test_every_row_leads_to_the_files_behind_it(report, page, results):
     assert "0.9700" in "".join(page.text)  # the score of exact / ppo / seed 2, which the mean 0.96 is made of
 
 
-def test_a_report_needs_neither_torch_nor_transformers_nor_gymnasium(run, tmp_path):
+def test_a_report_imports_no_model_code(run, tmp_path):
     program = f"""
 import sys
 class Refuse:

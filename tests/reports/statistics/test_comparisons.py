@@ -28,7 +28,7 @@ def test_welch_equals_scipy():
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high))
 
 
-def test_contestants_without_seed_noise_differ_exactly_or_not_at_all():
+def test_contestants_without_seed_noise_differ_exactly():
     assert welch_difference([0.9, 0.9], [0.4, 0.4, 0.4]) == pytest.approx((0.5, 0.5, 0.5, 0.0))
     assert welch_difference([0.1 + 0.2, 0.3], [0.3, 0.3]).p == 1  # rounding is no difference
     assert np.isnan(welch_difference([1.0], [0.0, 0.1]).p)

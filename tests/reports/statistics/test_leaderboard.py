@@ -130,7 +130,7 @@ def test_nothing_finished_says_so(tmp_path, synthetic):
     assert "1 cell never started, in no average: exact / a / seed 0." in caveats(results)
 
 
-def test_a_cell_without_a_finite_score_is_named_and_not_averaged(tmp_path, synthetic):
+def test_a_cell_without_a_finite_score_is_not_averaged(tmp_path, synthetic):
     for seed, final in enumerate([{"objective": 0.5, "proxy": 0.5, "kl": 1.0}, {"proxy": 0.9, "length": 3.0}]):
         synthetic.write_cell(tmp_path, "reviews", "a", seed, final=final)
     synthetic.write_manifest(tmp_path, suite={}, planned=[("reviews", "a", 0), ("reviews", "a", 1)], tasks={})

@@ -118,7 +118,7 @@ def test_what_is_lost_is_beta_times_the_kl_to_the_optimum(kl_coef):
         assert lost > 0
 
 
-def test_frontier_is_above_every_policy_and_ends_where_it_should():
+def test_frontier_is_above_every_policy():
     enumeration = random_enumeration()
     points = enumeration.frontier()
     assert points[0]["kl"] < 1e-2

@@ -109,7 +109,7 @@ def random_model(family, words):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_padded_prompts_give_the_log_probabilities_of_unpadded_forwards(family):
+def test_padding_of_prompts_changes_no_logprob(family):
     model = random_model(family, words=10)  # two rows of the head that no token has
     tree = CompletionTree.of(model, 3)
     assert tree.num_leaves == 1 + 7 + 49 + 343
@@ -126,7 +126,7 @@ def test_padded_prompts_give_the_log_probabilities_of_unpadded_forwards(family):
             assert float(logprobs[row, leaf]) == pytest.approx(float(plain), abs=2e-5)
 
 
-def test_shipped_model_agrees_with_teacher_forcing_and_its_mass_is_one():
+def test_shipped_model_agrees_with_teacher_forcing():
     model = LanguageModel.load(MODEL)
     tree, prompts = CompletionTree.of(model, 5), model.pad(model.encode(PROMPTS))
     logprobs = tree.sequence_logprobs(model, prompts)
