@@ -31,8 +31,8 @@ from bakeoff.algos.core.rollout import Rollout, mean_metrics
 from bakeoff.algos.core.target_network import TargetModel, soft_update
 from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.losses.value import max_backup, next_state_values, terminal_rewards
+from bakeoff.envs.language_model.forward import LOWEST_LOGIT
 from bakeoff.envs.language_model.logprobs import over_chunks
-from bakeoff.envs.language_model.model import LOWEST_LOGIT
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 

@@ -18,7 +18,8 @@ from bakeoff.benchmarks.speed import models
 from bakeoff.benchmarks.speed.paired import report, take_turns
 from bakeoff.envs.language_model.cache_names import cache_argument
 from bakeoff.envs.language_model.completions import Completions
-from bakeoff.envs.language_model.model import LanguageModel, positions
+from bakeoff.envs.language_model.forward import positions
+from bakeoff.envs.language_model.model import LanguageModel
 
 BATCH, TOKENS = 64, 24
 

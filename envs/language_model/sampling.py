@@ -1,8 +1,8 @@
-"""Sampling completions with a key-value cache, one uniform number a token.
+"""Sampling completions with a key-value cache, one uniform number per token.
 
-Inverse-CDF sampling needs one random number a row where ``multinomial`` needs one a vocabulary entry. All of them are
-drawn before the first token, row by row, so what a row samples depends on its own uniforms alone: not on the batch it
-stands in, its padding, or when its neighbors end.
+Inverse-CDF sampling needs one random number per row where ``multinomial`` needs one per vocabulary entry. All of them
+are drawn before the first token, row by row, so a row's sample depends on its own uniforms alone: not on the other rows
+of the batch, its padding, or when other rows end.
 
 A pass over B x V numbers costs as much as a small model's forward pass, so a token costs two and no more: one softmax, and
 one sum over blocks of the vocabulary. The block that holds the row's uniform is found first, then the token inside it.
@@ -10,25 +10,53 @@ one sum over blocks of the vocabulary. The block that holds the row's uniform is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
+from bakeoff.envs.language_model.linear_logprobs import LinearHead
 from bakeoff.envs.language_model.logprobs import rows_in_a_chunk
 from bakeoff.errors import UserError
 
 BLOCK = 128
 """Tokens in a block of the vocabulary."""
 
-if TYPE_CHECKING:
-    from bakeoff.envs.language_model.model import LanguageModel
+
+class CachedModel(Protocol):
+    """What sampling needs of a language model."""
+
+    vocab_size: int
+    pad_id: int
+    eos_ids: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        ...
+
+    @property
+    def plain_head(self) -> LinearHead | None:
+        """The head where it is one float32 matrix and nothing else."""
+        ...
+
+    def head(self, hidden: Tensor, /) -> Tensor:
+        """Hidden states (.., D) to logits (.., V)."""
+        ...
+
+    def prefill(self, tokens_BP: Tensor, mask_BP: Tensor, /) -> tuple[Tensor, Any]:
+        """The hidden state of each prompt's last token (B, D) and the key-value cache."""
+        ...
+
+    def decode_step(self, token_B: Tensor, mask_BS: Tensor | None, position_B: Tensor, cache: Any, /) -> Tensor:
+        """Read one more token per row; the hidden states (B, D)."""
+        ...
 
 
 @torch.no_grad()
 def sample(
-    model: LanguageModel,
+    model: CachedModel,
     prompts: PromptBatch,
     uniforms_BT: Tensor,
     *,
@@ -48,7 +76,7 @@ def sample(
 
     Returns:
         Completions whose ``logprobs_BT`` are the model's; None where temperature or a filter changed the distribution, since
-        a probability ratio to what was sampled from would lie.
+        a ratio to the distribution sampled from would be wrong.
     """
     check_sampling(temperature, top_k, top_p)
     true_distribution = temperature == 1 and top_k == 0 and top_p == 1
@@ -75,7 +103,7 @@ def sample(
         alive_B = alive_B & ~torch.isin(token_B, eos)
         if t + 1 == max_new_tokens or not bool(alive_B.any()):
             break
-        # Rows that have ended read padding, so that whoever looks on can tell them from those that go on.
+        # Rows that have ended read padding, so that the audit of generated tokens can tell them from rows that continue.
         hidden_BD = model.decode_step(
             tokens_BT[:, t], seen_BS[:, : length + t + 1] if padded else None, position_B + t, cache
         )
@@ -84,7 +112,7 @@ def sample(
 
 
 def choose(
-    model: LanguageModel,
+    model: CachedModel,
     hidden_BD: Tensor,
     uniforms_B: Tensor,
     temperature: float,

@@ -89,7 +89,7 @@ def test_sharing_and_splitting_change_no_gradient(model: LanguageModel, monkeypa
     assert seen[0] == (4, 7), "each prompt once"
     # Each completion without padding; two columns at least, since one after a cached text is what generating looks like.
     assert sorted(seen[1:]) == sorted((1, max(2, length - 1)) for length in range(2, 13))
-    model._shares_prompts = False
+    model.shares_prompts = False
     seen.clear()
     assert_same(outputs(model, completions), whole)
     assert sum(rows for rows, _ in seen) == 12
@@ -175,7 +175,7 @@ def test_families_with_other_caches_are_read_unshared(
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(CONFIGS[family]())
     model = LanguageModel(module, make_tokenizer(), name=family)
-    assert model._shares_prompts == shares
+    assert model.shares_prompts == shares
     completions = grouped(model)
     monkeypatch.setattr(batching, "PASS_COST", NEVER)
     whole = outputs(model, completions)

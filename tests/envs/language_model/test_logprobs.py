@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bakeoff.envs.language_model import linear_logprobs, logprobs
+from bakeoff.envs.language_model.forward import LOWEST_LOGIT
 from bakeoff.envs.language_model.linear_logprobs import LinearHead
-from bakeoff.envs.language_model.model import LOWEST_LOGIT
 
 N, D, V = 37, 8, 50
 FORBIDDEN = torch.tensor([0, 49])

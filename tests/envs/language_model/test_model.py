@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadM
 
 from bakeoff.envs.language_model import logprobs
 from bakeoff.envs.language_model.completions import Completions
-from bakeoff.envs.language_model.model import LanguageModel, positions
+from bakeoff.envs.language_model.forward import positions
+from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.errors import ModelError, PromptError
 
 PROMPTS = ["a b c", "d", "e f g h i j k", "l m"]
