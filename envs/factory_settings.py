@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.errors import ConfigError
+from bakeoff.names import TASKS, instead_of
 
 
 def settings_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
@@ -23,7 +24,7 @@ def settings_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) 
     known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p.name for p in parameters if p.name in known and p.default is p.empty]
     problems = [
-        f'unknown setting "{name}"{did_you_mean(name, known)} (known: {", ".join(known) or "none"})'
+        f'unknown setting "{name}"{instead_of(name, known, TASKS)} (known: {", ".join(known) or "none"})'
         for name in settings
         if name not in known
     ]

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
-from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.errors import ConfigError
+from bakeoff.names import LIMITS, instead_of
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Budget:
     @classmethod
     def of(cls, limits: Mapping[str, float]) -> Budget:
         """A budget from a mapping; an unknown name is a :class:`~bakeoff.errors.ConfigError` with a suggestion."""
-        unknown = [f'unknown limit "{name}"{did_you_mean(name, METERS)}' for name in limits if name not in METERS]
+        unknown = [f'unknown limit "{name}"{instead_of(name, METERS, LIMITS)}' for name in limits if name not in METERS]
         if unknown:
             raise ConfigError("budget", [*unknown, f"limits are {', '.join(METERS)}"])
         return cls(**limits)  # type: ignore[arg-type]

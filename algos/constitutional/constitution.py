@@ -11,7 +11,8 @@ from typing import Any, Final
 import torch
 
 from bakeoff.algos.constitutional.templates import CHAT_DEFAULTS, PLAIN_DEFAULTS, Step, Template, Text, Turn
-from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.errors import ConfigError
+from bakeoff.names import did_you_mean
 
 Source = str | Path | Mapping[str, Any]
 """A shipped constitution's name, a file, or the content of a YAML file."""

@@ -14,7 +14,8 @@ import yaml
 
 from bakeoff.algos.constitutional.constitution import Constitution, Example, Principle
 from bakeoff.algos.constitutional.templates import PLACEHOLDERS, PLAIN, ROLES, PlaceholderError, Step, Template, Text
-from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.errors import ConfigError
+from bakeoff.names import did_you_mean
 
 KEYS = ("name", "description", "principles", "templates", "options", "verdicts", "tags", "examples", "separator")
 PRINCIPLE_KEYS = ("name", "critique", "revision", "choice")

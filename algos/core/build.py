@@ -14,7 +14,8 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.envs.meter import Budget, Meter
 from bakeoff.envs.tasks.base import Task
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
-from bakeoff.errors import ConfigError, UserError, did_you_mean
+from bakeoff.errors import ConfigError, UserError
+from bakeoff.names import instead_of_setting
 from bakeoff.seeding import derive_seed, torch_generator
 
 SAMPLING_SETTINGS = ("temperature", "top_k", "top_p")
@@ -28,7 +29,7 @@ def parse_config(algorithm: type[Algorithm], settings: Mapping[str, Any], source
     """The algorithm's configuration from plain settings.
 
     Raises:
-        ConfigError: every unknown key (with the nearest known one) and every wrong value, all at once.
+        ConfigError: every unknown key (with our name for it, or the nearest known one) and every wrong value, all at once.
     """
     known = algorithm.Config.model_fields
     try:
@@ -40,7 +41,7 @@ def parse_config(algorithm: type[Algorithm], settings: Mapping[str, Any], source
             if key in SAMPLING_SETTINGS:
                 problem = f'"{key}" is not a setting of training: {SAMPLING_SETTINGS_REFUSED}'
             elif item["type"] == "extra_forbidden":
-                problem = f'unknown setting "{key}"{did_you_mean(key, known)}'
+                problem = f'unknown setting "{key}"{instead_of_setting(key, known)}'
             elif not key:  # two settings that do not go together
                 problem = item["msg"].removeprefix("Value error, ")
             else:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bakeoff.errors import UserError, did_you_mean
+from bakeoff.errors import UserError
+from bakeoff.names import did_you_mean
 
 PreferenceLossType = Literal["sigmoid", "ipo", "hinge", "robust", "exo", "sppo"]
 

@@ -24,7 +24,7 @@ from bakeoff.benchmarks.spec.parts import (
 from bakeoff.benchmarks.spec.reader import KeyPath, SuiteData
 from bakeoff.benchmarks.spec.schema import Suite, value_text
 from bakeoff.envs.meter import METERS
-from bakeoff.errors import did_you_mean
+from bakeoff.names import LIMITS, SUITES, instead_of
 
 PLACEHOLDER = "placeholder"
 """Stands for entries that could not be read, and were complained of, so that the rest is checked."""
@@ -165,9 +165,9 @@ def _complain_about(data: SuiteData, detail: Mapping[str, Any]) -> None:
         owner = RangeSpec if path[:2] == ("tune", "space") else owner
         names = list(owner.model_fields)
         where = f" in {'.'.join(map(str, path[:-1]))}" if len(path) > 1 else ""
-        data.complain(
-            path, f'unknown key "{path[-1]}"{where}{did_you_mean(str(path[-1]), names)}; keys are {", ".join(names)}'
-        )
+        tables = (SUITES,) if owner is Suite else (LIMITS,) if owner is BudgetSpec else ()
+        hint = instead_of(str(path[-1]), names, *tables)
+        data.complain(path, f'unknown key "{path[-1]}"{where}{hint}; keys are {", ".join(names)}')
     elif detail["type"] == "missing":
         data.complain(path[:-1], f'key "{dotted}" is missing')
     elif detail["type"] == "value_error":

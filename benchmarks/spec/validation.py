@@ -14,7 +14,8 @@ from bakeoff.benchmarks.spec.canonical import PLACEHOLDER, canonical, validated
 from bakeoff.benchmarks.spec.parts import Scalar
 from bakeoff.benchmarks.spec.reader import KeyPath, SuiteData, SuiteError
 from bakeoff.benchmarks.spec.schema import Suite, find_suite, swept
-from bakeoff.errors import ConfigError, UserError, did_you_mean
+from bakeoff.errors import ConfigError, UserError
+from bakeoff.names import did_you_mean
 
 if TYPE_CHECKING:
     from bakeoff.algos.core.algorithm import Algorithm

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.envs.meter import METERS as METERS
-from bakeoff.errors import UserError, did_you_mean
+from bakeoff.errors import UserError
+from bakeoff.names import did_you_mean
 from bakeoff.randomness import untouched_global_randomness
 
 BUILT_IN = {

@@ -9,7 +9,8 @@ import torch
 
 from bakeoff.envs.rewards.call import Reward
 from bakeoff.envs.rewards.sequence_classifier import SequenceClassifier
-from bakeoff.errors import ConfigError, ModelError, did_you_mean
+from bakeoff.errors import ConfigError, ModelError
+from bakeoff.names import did_you_mean
 
 Output = Literal["logit", "probability"]
 """What of the label is the reward."""

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from bakeoff.envs.text_generation.episode_config import EpisodeConfig, Prompt
 from bakeoff.envs.text_generation.episodes import Rows
-from bakeoff.errors import PromptError, UserError, did_you_mean
+from bakeoff.errors import PromptError, UserError
+from bakeoff.names import did_you_mean
 
 KNOWN = ("prompt", "prompt_indices", "group_size", "reset_mask")
 

@@ -7,8 +7,9 @@ line and exits with 2; any other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
+
+from bakeoff.names import did_you_mean
 
 
 class BakeoffError(Exception):
@@ -70,9 +71,3 @@ class ActionError(UserError):
 
 class RunFolderError(UserError):
     """A run folder that cannot be written, belongs to another suite, or is damaged."""
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``'; did you mean "ppo"?'`` when a known name is close, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else ""

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff import registry
-from bakeoff.errors import UserError, did_you_mean
+from bakeoff.errors import UserError
+from bakeoff.names import did_you_mean
 
 MAPPING = "bakeoff_plugin"
 """The name under which a file says what it offers."""

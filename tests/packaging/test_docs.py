@@ -4,19 +4,22 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 from bakeoff.benchmarks.spec.validation import load_suite
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 
-def test_the_settings_page_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("generate_settings", DOCS / "generate_settings.py")
+@pytest.mark.parametrize("generator", ["generate_settings", "generate_names"])
+def test_generated_pages_are_up_to_date(generator: str) -> None:
+    spec = importlib.util.spec_from_file_location(generator, DOCS / f"{generator}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run `python docs/generate_settings.py`"
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run `python docs/{generator}.py`"
 
 
 def test_the_readme_shows_the_example_that_is_tested() -> None:

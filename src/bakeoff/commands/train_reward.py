@@ -102,7 +102,8 @@ def _config(options: argparse.Namespace) -> Any:
     from pydantic import ValidationError
 
     from bakeoff.algos.reward_models.config import RewardModelConfig
-    from bakeoff.errors import ConfigError, did_you_mean
+    from bakeoff.errors import ConfigError
+    from bakeoff.names import REWARD_MODELS, instead_of
 
     settings: dict[str, Any] = {"trainable": options.trainable, "members": options.members, "seed": options.seed}
     problems = []
@@ -111,7 +112,9 @@ def _config(options: argparse.Namespace) -> Any:
         if not equals:
             problems.append(f'"{override}" is not KEY=VALUE')
         elif name not in RewardModelConfig.model_fields:
-            problems.append(f'unknown setting "{name}"{did_you_mean(name, RewardModelConfig.model_fields)}')
+            problems.append(
+                f'unknown setting "{name}"{instead_of(name, RewardModelConfig.model_fields, REWARD_MODELS)}'
+            )
         else:
             try:
                 settings[name] = yaml.safe_load(text)
