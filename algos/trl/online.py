@@ -20,7 +20,7 @@ from bakeoff.algos.core.algorithm import AlgorithmConfig, DataSource
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
-from bakeoff.envs.text_generation.played import ScoredCompletions
+from bakeoff.envs.text_generation.episodes import ScoredCompletions
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 

@@ -1,19 +1,20 @@
-"""The bookkeeping of B episodes played side by side, shared by the vector and the single environment.
+"""The bookkeeping of B parallel episodes, shared by the vector and the single environment, and what comes of them.
 
-Stepping is writing one token a row into preallocated arrays; nothing here runs a language model.
+Stepping writes one token per row into preallocated arrays; nothing here runs a language model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from bakeoff.envs.language_model.completions import PromptBatch
+from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.text_generation.episode_config import OWN_PROMPT, EpisodeConfig, Prompt
 from bakeoff.envs.text_generation.rendering import printable
 from bakeoff.errors import ActionError, EpisodeEndedError
@@ -29,11 +30,31 @@ class FinishedEpisodes:
     """Episodes that have just ended."""
 
     rows: Rows
-    """Which they are (N,)."""
+    """Their numbers, shape (N,)."""
     rewards_N: npt.NDArray[np.float64]
     """The reward of each completion."""
     infos: list[dict[str, Any]]
-    """What the last step's ``info`` says of each: ``prompt``, ``prompt_index``, ``completion``."""
+    """The last step's ``info`` of each: ``prompt``, ``prompt_index``, ``completion``."""
+
+
+@dataclass(frozen=True)
+class ScoredCompletions:
+    """Whole completions that were played, and their rewards."""
+
+    completions: Completions
+    """The completions that were played."""
+    rewards_B: Tensor
+    """The reward of each (float32), on the completions' device."""
+    terminated_B: Tensor
+    """True where it ended with an end-of-sequence token."""
+    truncated_B: Tensor
+    """True where the length limit cut it."""
+    texts: tuple[str, ...]
+    """The completions as text."""
+    prompts: tuple[str, ...]
+    """The prompts as text."""
+    parts: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """The value of each part of the reward by name; empty where the reward has no parts."""
 
 
 class Episodes:
@@ -105,7 +126,7 @@ class Episodes:
         lengths_B = _checked_lengths(tokens_BT, mask_BT, self.num_rows, self.rules.max_new_tokens)
         tokens_BT = tokens_BT[:, : self.rules.max_new_tokens]
         mask_BT = mask_BT[:, : self.rules.max_new_tokens]
-        # What stands behind the mask is nobody's choice, so it may be anything.
+        # Tokens outside the mask were chosen by no policy, so any value is allowed there.
         tokens_BT = np.where(mask_BT, tokens_BT, self.rules.allowed_V.argmax())
         self.rules.check_tokens(tokens_BT, "completion")
         is_end_BT = self.rules.ends_V[tokens_BT] & mask_BT
@@ -113,7 +134,7 @@ class Episodes:
         terminated: npt.NDArray[np.bool_] = is_end_BT[last]
         if (is_end_BT.sum(1) > terminated).any():
             row = int(np.argmax(is_end_BT.sum(1) > terminated))
-            raise ActionError(f"completion {row} goes on after an end-of-sequence token; cut it there")
+            raise ActionError(f"completion {row} continues after an end-of-sequence token; cut it there")
         short = ~terminated & (lengths_B < self.rules.max_new_tokens)
         if short.any():
             row = int(np.argmax(short))
@@ -131,7 +152,7 @@ class Episodes:
         return terminated
 
     def finish(self, rows: Rows, *, scored: bool = True) -> FinishedEpisodes:
-        """Score the episodes of some rows in one call of the reward; their rewards are NaN where that is not wanted."""
+        """Score the episodes of some rows in one call of the reward; their rewards are NaN without ``scored``."""
         prompts = [self._prompt(row) for row in rows]
         start = self.rules.prompt_length
         tokens_BT, mask_BT = self._tokens_BS[rows, start:], self._mask_BS[rows, start:].astype(bool)
@@ -181,7 +202,7 @@ class Episodes:
         return {"prompts": prompts, "completions": rows, "ended": self.ended_B.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self._clear()
         if state is None:
             return

@@ -21,8 +21,7 @@ from bakeoff.envs.meter import Budget, Meter
 from bakeoff.envs.rewards.call import AnyReward
 from bakeoff.envs.tasks.prompts import Split
 from bakeoff.envs.text_generation.episode_config import EpisodeConfig
-from bakeoff.envs.text_generation.episodes import Episodes, FinishedEpisodes, Observation, Rows
-from bakeoff.envs.text_generation.played import ScoredCompletions
+from bakeoff.envs.text_generation.episodes import Episodes, FinishedEpisodes, Observation, Rows, ScoredCompletions
 from bakeoff.envs.text_generation.prompt_order import PromptOrders
 from bakeoff.envs.text_generation.rendering import METADATA, check_render_mode, shown
 from bakeoff.envs.text_generation.reset_options import ResetOptions

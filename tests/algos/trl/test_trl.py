@@ -17,7 +17,7 @@ from bakeoff.benchmarks.spec.validation import load_suite
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task
-from bakeoff.envs.text_generation.played import ScoredCompletions
+from bakeoff.envs.text_generation.episodes import ScoredCompletions
 from bakeoff.errors import ConfigError
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs TRL")
