@@ -8,7 +8,6 @@ upper bound ln n - (n - 1)/n, an equality when no two completions have the same 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,6 +20,7 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
+from bakeoff.maths import best_of_n_kl_bound
 
 if TYPE_CHECKING:
     from bakeoff.envs.tasks.exact.enumeration import Enumeration
@@ -31,11 +31,6 @@ class BestOfNConfig(AlgorithmConfig):
 
     n: PositiveInt = 8
     """Completions sampled for each answer."""
-
-
-def kl_bound(n: int) -> float:
-    """Upper bound in nats on KL(best of n || reference), for any reward."""
-    return math.log(n) - (n - 1) / n
 
 
 class BestOfNSampler:
@@ -59,7 +54,7 @@ class BestOfNSampler:
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
         """The analytic upper bound of the KL, the underlying model's entropy and likelihood at the chosen completions, and
         what an answer costs, each (B,)."""
-        bound, price = (torch.full((len(completions),), value) for value in (kl_bound(self.n), float(self.n)))
+        bound, price = (torch.full((len(completions),), value) for value in (best_of_n_kl_bound(self.n), float(self.n)))
         return {**self._policy.statistics(completions), "kl": bound, "queries_per_answer": price}
 
     def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
@@ -95,7 +90,11 @@ class BestOfN(Algorithm):
         rewards_B = self.envs.play(completions).rewards_B
         self.adopted = True
         best_B = rewards_B[best_of_each(rewards_B, self.config.n)]
-        return {"reward": float(best_B.mean()), "reward_of_all": float(rewards_B.mean()), "kl": kl_bound(self.config.n)}
+        return {
+            "reward": float(best_B.mean()),
+            "reward_of_all": float(rewards_B.mean()),
+            "kl": best_of_n_kl_bound(self.config.n),
+        }
 
     @property
     def finished(self) -> bool:

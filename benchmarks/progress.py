@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextCol
 from rich.text import Text
 
 from bakeoff.benchmarks.executors.base import Event
-from bakeoff.terminal import printable
+from bakeoff.text import printable
 
 _PLAIN_EVERY = 15.0
 _SHOWN = ("normalized_score", "objective", "proxy", "kl")

@@ -17,7 +17,7 @@ from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.language_model.split_trunk import find_blocks
 from bakeoff.envs.rewards.sequence_classifier import SequenceClassifier, length_sorted_batches
 from bakeoff.errors import ModelError
-from bakeoff.randomness import OwnRandomness
+from bakeoff.seeding import OwnRandomness
 
 
 def scalar_classifier(

@@ -19,7 +19,7 @@ from bakeoff.algos.reward_models.metrics import log_loss
 from bakeoff.envs.preferences.pair import PreferencePair
 from bakeoff.envs.rewards.preference_model import PreferenceModel
 from bakeoff.errors import ModelError, TrainingError
-from bakeoff.randomness import OwnRandomness
+from bakeoff.seeding import OwnRandomness
 
 _MAX_GRAD_NORM = 1.0
 _WARMUP_SHARE = 0.1

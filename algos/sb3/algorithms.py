@@ -43,7 +43,7 @@ from bakeoff.algos.sb3.policy import TiltPolicy, token_vectors
 from bakeoff.envs.text_generation.sb3_vec_env import SB3VecEnv
 from bakeoff.envs.text_generation.top_tokens import VectorTopTokens, allowed_tokens
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
-from bakeoff.randomness import OwnRandomness
+from bakeoff.seeding import OwnRandomness
 
 LANGUAGE_MODEL_SETTINGS = ("trainable", "micro_batch_size", "gradient_checkpointing")
 """Settings of the base class that are about training the language model, which nobody trains here."""

@@ -26,7 +26,7 @@ from bakeoff.algos.core.optimizer import starting_rate
 from bakeoff.algos.core.policy import Policy
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
-from bakeoff.randomness import OwnRandomness
+from bakeoff.seeding import OwnRandomness
 
 
 class TRLAlgorithm(Algorithm):

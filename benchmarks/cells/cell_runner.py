@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff import distributed, randomness
+from bakeoff import distributed, seeding
 from bakeoff.algos.core import build as algorithms
 from bakeoff.algos.core.algorithm import Algorithm
 from bakeoff.benchmarks.cells.task_cache import TaskCache
@@ -121,7 +121,7 @@ class _Run:
         self.evaluator = cache.evaluator(cell)
         self.budget = Budget.of(cell.budget)
         seed, task = cell.training_seed(), self.evaluator.task
-        randomness.seed_global_randomness(seed)
+        seeding.seed_global_randomness(seed)
         scored, began = scored_so_far(task), time.perf_counter()
         self.algorithm: Algorithm = algorithms.build(cell.algorithm, cell.settings, task, self.budget, seed)
         self.meter: Meter = self.algorithm.envs.meter
@@ -232,7 +232,7 @@ class _Run:
             "far_enough": self._far_enough,
             "answers_with_more": self._answers_with_more,
             "last_metrics": self._last_metrics,
-            "randomness": randomness.global_randomness(),
+            "randomness": seeding.global_randomness(),
             "wall_seconds": self.seconds,
         }
         self.store.save_checkpoint(self.step, state)
@@ -246,7 +246,7 @@ class _Run:
         self._next_evaluation, self._idle = state["next_evaluation"], state["idle"]
         self._far_enough, self._answers_with_more = state["far_enough"], state["answers_with_more"]
         self._last_metrics, self._seconds_before = state["last_metrics"], state["wall_seconds"]
-        randomness.restore_global_randomness(state["randomness"])
+        seeding.restore_global_randomness(state["randomness"])
 
     def _report_progress(self) -> None:
         share = 1.0 if self.over else max(self.budget.progress(self.meter), self.algorithm.progress)

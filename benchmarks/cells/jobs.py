@@ -63,7 +63,7 @@ def perform(
         return _cell(job, folder, cache, send, should_stop, kept)
     except BaseException as error:  # a plugin may even call sys.exit
         cache.clear()  # what failed may have left the task's model in any state, and holds memory
-        return Outcome("failed", {"error": one_line(error)})
+        return Outcome("failed", {"error": error_line(error)})
 
 
 def _check(job: Mapping[str, Any], cache: TaskCache) -> Outcome:
@@ -130,7 +130,7 @@ def _cell(
         took = before.seconds + time.perf_counter() - started
         with contextlib.suppress(OSError):  # a full disk, or no folder any more: the event still reports it
             home.stat()
-            status("failed", took, error=one_line(error), traceback=traceback.format_exc()).write(folder)
+            status("failed", took, error=error_line(error), traceback=traceback.format_exc()).write(folder)
         raise
     _drop_leftovers(folder)
     return Outcome("done", {"seconds": seconds})
@@ -165,7 +165,7 @@ def _global_state_restored() -> Iterator[None]:
         sys.stdout, sys.stderr = streams
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An exception in one line, with its type where it is not one of ours."""
     text = " ".join(str(error).split())
     if not isinstance(error, BakeoffError):

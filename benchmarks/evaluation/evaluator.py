@@ -23,7 +23,7 @@ from bakeoff.benchmarks.evaluation.token_ratios import token_ratios
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.tasks.base import Measure, Task
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
-from bakeoff.randomness import untouched_global_randomness
+from bakeoff.seeding import untouched_global_randomness
 
 EXACT_COMPLETIONS = 64
 """Completions sampled where exact figures are known and samples only show the text."""
@@ -112,7 +112,7 @@ class Evaluator:
             "length": float(scored.completions.lengths_B.double().mean()),
             "distinct_1": text_metrics.distinct(scored.texts, 1),
             "distinct_2": text_metrics.distinct(scored.texts, 2),
-            "repetition": text_metrics.repetition(scored.texts),
+            "repetition": text_metrics.mean_repetition(scored.texts),
         }
         metrics |= {f"proxy/{name}": float(values.mean()) for name, values in scored.proxy_parts.items()}
         if scored.gold_scores is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bakeoff.benchmarks.evaluation.score_completions import judged
 from bakeoff.envs.tasks.base import Measure, Task
-from bakeoff.randomness import untouched_global_randomness
+from bakeoff.seeding import untouched_global_randomness
 
 
 def with_scores(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, Any]]:

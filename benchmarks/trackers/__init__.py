@@ -18,7 +18,7 @@ from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.envs.meter import METERS as METERS
 from bakeoff.errors import UserError
 from bakeoff.names import did_you_mean
-from bakeoff.randomness import untouched_global_randomness
+from bakeoff.seeding import untouched_global_randomness
 
 BUILT_IN = {
     "tensorboard": "bakeoff.benchmarks.trackers.tensorboard:TensorBoard",

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.text_generation.episode_config import OWN_PROMPT, EpisodeConfig, Prompt
-from bakeoff.envs.text_generation.rendering import printable
 from bakeoff.errors import ActionError, EpisodeEndedError
+from bakeoff.text import printable
 
 Rows = npt.NDArray[np.intp]
 """Which sub-environments, by number."""
@@ -190,7 +190,8 @@ class Episodes:
         text = self.rules.language_model.decode(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
         mark = "ended" if self.ended_B[row] else "open"
         place = f"{length:>3}/{self.rules.max_new_tokens} {mark}"
-        return f"[{place}] {printable(self._prompt(row).text)} | {printable(text)}"
+        prompt, completion = (printable(one, keep="") for one in (self._prompt(row).text, text))
+        return f"[{place}] {prompt} | {completion}"
 
     def state_dict(self) -> dict[str, Any] | None:
         """Episodes in progress as JSON values; None when every one has ended."""

@@ -40,8 +40,3 @@ def shown(lines: tuple[str, ...], mode: str | None) -> tuple[str, ...] | None:
         print(*lines, sep="\n", flush=True)
         return None
     return lines
-
-
-def printable(text: str) -> str:
-    """The text with every control character escaped: model text is untrusted, and a terminal obeys."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bakeoff.reports.data.text import Folded, fold, repetition, visible
+from bakeoff.reports.data.text import Folded, fold, visible
 from bakeoff.reports.statistics.head_to_head import reference_samples
+from bakeoff.text import repetition
 
 if TYPE_CHECKING:
     from bakeoff.reports.data.results import Results

@@ -6,7 +6,6 @@ characters, bidirectional overrides, invisible characters, lone surrogates and e
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
 from typing import NamedTuple
@@ -104,10 +103,3 @@ def count(value: float | None) -> str:
 def slug(text: str) -> str:
     """A name fit for a file and an anchor: letters, digits, dot, dash and underscore."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "unnamed"
-
-
-def repetition(text: str) -> float:
-    """Share of the pairs of neighboring words that came before in the text, 0 to 1."""
-    words = text.split()
-    pairs = list(itertools.pairwise(words))
-    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0

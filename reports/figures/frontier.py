@@ -11,11 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from bakeoff.maths import best_of_n_kl_bound
 from bakeoff.reports.data.entries import family
 from bakeoff.reports.figures.curves import title_of
 from bakeoff.reports.figures.labels import label_points
 from bakeoff.reports.figures.style import BASELINE, INK, FigureStyle
-from bakeoff.reports.statistics.comparisons import best_of_n_kl_bound, expected_maximum, pareto_set
+from bakeoff.reports.statistics.comparisons import expected_maximum, pareto_set
 from bakeoff.reports.statistics.estimates import stratified_bootstrap_interval
 from bakeoff.reports.statistics.leaderboard import best_column, generator
 
@@ -175,7 +176,7 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
     level = best_column(at_reference, "proxy")
     if level in at_reference:  # a few prompts' samples carry the scatter; the whole evaluation knows the level
         reward = reward - reward[0] + float(at_reference[level].mean())
-    return BestOfN(best_of_n_kl_bound(n), reward, n, total, pooled)
+    return BestOfN(np.array([best_of_n_kl_bound(count) for count in n]), reward, n, total, pooled)
 
 
 def _is_number(value: object) -> bool:

@@ -62,8 +62,8 @@ def holm(p_values: ArrayLike) -> Array:
     return adjusted
 
 
-def bradley_terry_ratings(wins: ArrayLike, *, prior: float = 0.0, tolerance: float = 1e-12) -> Array:
-    """Log-strengths theta with P(i beats j) = sigmoid(theta_i - theta_j), maximum likelihood, mean zero.
+def ratings_from_wins(wins: ArrayLike, *, prior: float = 0.0, tolerance: float = 1e-12) -> Array:
+    """Bradley and Terry's log-strengths theta with P(i beats j) = sigmoid(theta_i - theta_j), maximum likelihood, mean zero.
 
     Args:
         wins: square; ``wins[i, j]`` is how often i beat j, a tie counts one half on both sides.
@@ -79,11 +79,11 @@ def bradley_terry_ratings(wins: ArrayLike, *, prior: float = 0.0, tolerance: flo
     """
     table = np.array(wins, dtype=np.float64)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or (table < 0).any() or not np.isfinite(table).all():
-        raise UserError("Bradley-Terry: wins must be a square table of numbers from 0 up")
+        raise UserError("ratings: wins must be a square table of numbers from 0 up")
     table += prior / 2
     np.fill_diagonal(table, 0.0)
     if connected_components(table > 0, connection="strong")[0] > 1:
-        raise UserError("Bradley-Terry: some players never lost to the others, so ratings are infinite; set prior=1")
+        raise UserError("ratings: some players never lost to the others, so ratings are infinite; set prior=1")
     games = table + table.T
     total = table.sum(axis=1)
     strength = np.ones(len(table))
@@ -118,12 +118,6 @@ def expected_maximum(scores: ArrayLike, ns: Sequence[int]) -> Array:
             log_weight = np.where(rank >= n, _log_choose(np.maximum(rank - 1, n - 1), n - 1), -np.inf)
         means.append(float(np.exp(log_weight - _log_choose(np.array(float(m)), n)) @ ordered))
     return np.array(means)
-
-
-def best_of_n_kl_bound(n: ArrayLike) -> Array:
-    """ln n - (n - 1) / n: an upper bound on KL(best of n || reference), equal to it where no two scores tie."""
-    count = np.asarray(n, dtype=np.float64)
-    return np.log(count) - (count - 1) / count
 
 
 def _log_choose(n: Array, k: float) -> Array:

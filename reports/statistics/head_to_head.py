@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bakeoff.reports.statistics.comparisons import bradley_terry_ratings
+from bakeoff.reports.statistics.comparisons import ratings_from_wins
 from bakeoff.reports.statistics.estimates import win_rate
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _head_to_head(results: Results, task: str) -> HeadToHead | None:
                 rates[i, j], rates[j, i] = found.rate, 1 - found.rate
                 errors[i, j] = errors[j, i] = found.standard_error
                 games[i, j] = games[j, i] = found.n
-    ratings = bradley_terry_ratings(np.nan_to_num(rates) * games, prior=1, tolerance=1e-9)
+    ratings = ratings_from_wins(np.nan_to_num(rates) * games, prior=1, tolerance=1e-9)
     order = np.argsort(-ratings, kind="stable")
     base = [place for place, label in enumerate(labels) if label in results.untrained]
     ratings = ratings - (ratings[base[0]] if base else 0.0)

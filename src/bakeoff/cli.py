@@ -14,7 +14,7 @@ from importlib import import_module
 
 from bakeoff.commands import BAD_INPUT, DONE, INTERRUPTED
 from bakeoff.errors import BakeoffError
-from bakeoff.terminal import printable
+from bakeoff.text import printable
 
 COMMANDS = ("run", "report", "plot", "list", "sample", "tune", "export", "check", "new", "train_reward")
 """Each is a file in ``bakeoff.commands``, in the order in which ``--help`` shows them."""

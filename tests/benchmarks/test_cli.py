@@ -29,7 +29,7 @@ from bakeoff.errors import UserError
 from bakeoff.reports import Results
 from bakeoff.reports.analysis.verdict import caveats
 from bakeoff.reports.data.store_reader import read_run
-from bakeoff.terminal import printable
+from bakeoff.text import printable
 
 SUITE = """\
 name: small
@@ -404,7 +404,8 @@ def test_sample(
 
 
 def test_a_model_cannot_steer_the_terminal() -> None:
-    assert printable("\x1b[31mred\x1b[0m\r\x07 \u202eflip\ud800 ok\tü\n") == "�[31mred�[0m�� �flip� ok\tü\n"
+    told = r"\x1b[31mred\x1b[0m\r\x07 \u202eflip\ud800 ok"
+    assert printable("\x1b[31mred\x1b[0m\r\x07 \u202eflip\ud800 ok\tü\n") == told + "\tü\n"
 
 
 def test_api(tmp_path: Path) -> None:

@@ -186,6 +186,6 @@ def beyond(
     return excess
 
 
-def strong_words(weights: Mapping[str, float], most: int = 600) -> frozenset[str]:
-    """The words that weigh most either way."""
+def heaviest_words(weights: Mapping[str, float], most: int = 600) -> frozenset[str]:
+    """The words of greatest absolute weight."""
     return frozenset(sorted(weights, key=lambda word: (-abs(weights[word]), word))[:most])

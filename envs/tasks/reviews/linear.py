@@ -1,4 +1,4 @@
-"""Two linear fits on sparse features: ridge regression on ratings, Bradley and Terry's model on comparisons."""
+"""Two linear fits on sparse features: ridge regression on ratings, logistic regression on comparisons (Bradley and Terry)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def ridge(features_NV: sparse.csr_matrix, targets_N: Array, penalty: float) -> t
     return weights_V, middle - float(center_V @ weights_V)
 
 
-def bradley_terry(differences_NV: sparse.csr_matrix, penalty: float, counts_N: Array | None = None) -> Array:
-    """Weights (V,) that minimize sum -log sigmoid(w d) + penalty/2 |w|^2, where d is preferred minus other.
+def comparison_weights(differences_NV: sparse.csr_matrix, penalty: float, counts_N: Array | None = None) -> Array:
+    """Weights (V,) that minimize sum -log sigmoid(w d) + penalty/2 |w|^2, d preferred minus other (Bradley and Terry).
 
     ``counts_N`` weighs comparisons: how often each was drawn in a bootstrap resample, for instance.
     """

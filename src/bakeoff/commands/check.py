@@ -7,7 +7,7 @@ from typing import Any
 
 from bakeoff.commands import DONE, SOME_FAILED
 from bakeoff.commands.arguments import add_plugins
-from bakeoff.terminal import printable
+from bakeoff.text import printable
 
 
 def add(commands: Any) -> None:

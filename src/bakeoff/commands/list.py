@@ -10,7 +10,7 @@ from typing import Any
 from bakeoff import registry
 from bakeoff.commands import DONE
 from bakeoff.commands.arguments import add_plugins
-from bakeoff.terminal import printable
+from bakeoff.text import printable
 
 
 def add(commands: Any) -> None:

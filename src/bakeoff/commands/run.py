@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from bakeoff.commands import DONE, SOME_FAILED
 from bakeoff.commands.arguments import add_executor, add_plugins, positive, ray_address
-from bakeoff.terminal import printable
+from bakeoff.text import printable
 
 
 def add(commands: Any) -> None:

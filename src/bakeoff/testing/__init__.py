@@ -108,19 +108,19 @@ def check_algorithm(
         UserError: the algorithm or a plugin cannot be loaded, or it is no subclass of ``Algorithm``.
     """
     from bakeoff.plugins import loaded
-    from bakeoff.testing import checks
+    from bakeoff.testing.subject import Subject, error_place
 
     chosen = list(only) or list(CHECKS)
     for name in chosen:
         if name not in CHECKS:
             raise NotFoundError("check", name, CHECKS)
     with loaded(list(plugins)):
-        subject = checks.Subject.of(algorithm, settings, task)
+        subject = Subject.of(algorithm, settings, task)
         outcome: Literal["failed", "skipped"] = "skipped"
         try:
             missing = subject.kind.unavailable()
         except Exception as error:
-            outcome, missing = "failed", f"its unavailable() raised {checks.told(error, subject.kind)}"
+            outcome, missing = "failed", f"its unavailable() raised {error_place(error, subject.kind)}"
         if missing is not None:
             return Checked(subject.name, tuple(Check(name, outcome, missing, 0.0) for name in chosen))
         return Checked(subject.name, tuple(_run(name, subject) for name in chosen))
@@ -128,16 +128,17 @@ def check_algorithm(
 
 def _run(name: str, subject: Any) -> Check:
     from bakeoff.testing import checks
+    from bakeoff.testing.subject import ContractViolation, NotSupported, error_place
 
     start = time.perf_counter()
     outcome: Literal["passed", "failed", "skipped"] = "passed"
     reason = ""
     try:
         checks.BY_NAME[name](subject)
-    except checks.ContractViolation as broken:
+    except ContractViolation as broken:
         outcome, reason = "failed", str(broken)
-    except checks.NotSupported as broken:
+    except NotSupported as broken:
         outcome, reason = "skipped", str(broken)
     except (Exception, SystemExit) as error:  # the algorithm's own
-        outcome, reason = "failed", checks.told(error, subject.kind)
+        outcome, reason = "failed", error_place(error, subject.kind)
     return Check(name, outcome, reason, time.perf_counter() - start)

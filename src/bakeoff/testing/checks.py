@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import json
 import math
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bakeoff import registry
 from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
-from bakeoff.algos.core.build import build
 from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.benchmarks.storage import checkpoint
 from bakeoff.envs.language_model.model import LanguageModel
-from bakeoff.envs.meter import METERS, Budget
-from bakeoff.envs.tasks.base import Task, make_task
+from bakeoff.envs.meter import METERS
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
-from bakeoff.errors import BakeoffError, UserError
+from bakeoff.testing.subject import LONG, ContractViolation, NotSupported, Row, Subject, play
 
-SHORT = Budget(reward_queries=512)
-LONG = Budget(reward_queries=6_000)
 GAIN = 0.3
 """Of the way from the reference to the optimum: far below what any built-in reaches on ``LONG``, far above chance (0)."""
 
@@ -40,68 +32,6 @@ GAIN_FROM_LABELS = 0.05
 
 ENDLESS = 2_000_000
 """Trained tokens without a new reward query, after which none will come; every built-in that stops asking ends below it."""
-
-Row = dict[str, float]
-
-
-class ContractViolation(Exception):  # noqa: N818 - what it says is the contract's state
-    """The algorithm breaks the contract; the message says how, and what to do."""
-
-
-class NotSupported(Exception):  # noqa: N818
-    """The algorithm says that it does not do this."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An algorithm under test."""
-
-    name: str
-    """Its registered name, or its class's."""
-    kind: type[Algorithm]
-    """Its class."""
-    settings: Mapping[str, Any] | None
-    """Values for its ``Config``; its own example where there are none."""
-    task: Task
-    """Where it plays; enumerable."""
-
-    @classmethod
-    def of(cls, algorithm: str | type[Algorithm], settings: Mapping[str, Any] | None, task: Task | None) -> Subject:
-        """Look it up; see :func:`bakeoff.testing.check_algorithm`."""
-        kind = registry.algorithms.load(algorithm) if isinstance(algorithm, str) else algorithm
-        name = algorithm if isinstance(algorithm, str) else algorithm.__name__
-        if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
-            raise UserError(f'algorithm "{name}" is {kind!r}, not a subclass of bakeoff.Algorithm')
-        task = make_task("exact") if task is None else task
-        if task.enumeration is None:
-            raise UserError(f'task "{task.name}" cannot be enumerated; check an algorithm on "exact"')
-        return cls(name, kind, settings, task)
-
-    def make(self, seed: int = 0, budget: Budget = SHORT, task: Task | None = None) -> Algorithm:
-        """A new one of it."""
-        task = self.task if task is None else task
-        # Of the task as it is, since making an example may ask its reward, and nobody shall be charged for that.
-        settings = self.kind.example_settings(self.task) if self.settings is None else self.settings
-        return build(self.kind, settings, task, budget, seed)
-
-    def score(self, algorithm: Algorithm, metric: str) -> float:
-        """An exact figure of the contestant as it is now."""
-        assert self.task.enumeration is not None
-        with algorithm.envs.meter.pause(), torch.no_grad():
-            logprobs_QN = algorithm.contestant().sequence_logprobs(self.task.enumeration)
-        return float(self.task.enumeration.objective(logprobs_QN)[metric])
-
-
-def play(algorithm: Algorithm, updates: int) -> list[Row]:
-    """Metrics and meter of each update, without the seconds."""
-    rows: list[Row] = []
-    for _ in range(updates):
-        if algorithm.finished:
-            break
-        metrics = algorithm.update()
-        totals = {name: value for name, value in algorithm.envs.meter.snapshot().items() if name != "seconds"}
-        rows.append({**metrics, **totals})
-    return rows
 
 
 # ---------------------------------------------------------------- the checks
@@ -436,16 +366,3 @@ def _difference(expected: list[Row], found: list[Row]) -> str | None:
             if json.dumps(old.get(name)) != json.dumps(new.get(name)):
                 return f"{name} {new.get(name)!r} instead of {old.get(name)!r} in update {number}"
     return None
-
-
-def told(error: BaseException, kind: type) -> str:
-    """An exception in one line, with the last place in the algorithm's own file that it passed through."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, BakeoffError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    file = None
-    with contextlib.suppress(TypeError, OSError):  # a class from a notebook may have no file
-        file = inspect.getfile(kind)
-    own = [frame for frame in frames if frame.filename == file] or frames
-    return f"{text} ({Path(own[-1].filename).name}:{own[-1].lineno})"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bakeoff import randomness
+from bakeoff import seeding
 from bakeoff.algos.core.build import build
 from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation import text_metrics
@@ -18,9 +18,9 @@ def test_distinct_and_repetition_by_hand() -> None:
     texts = ["a b a b", "a c"]
     assert text_metrics.distinct(texts, 1) == 3 / 6  # a b c of a b a b a c
     assert text_metrics.distinct(texts, 2) == 3 / 4  # ab ba ac of ab ba ab ac
-    assert text_metrics.repetition(texts) == pytest.approx((1 / 3 + 0) / 2)  # ab comes twice among three pairs
-    assert text_metrics.repetition(["one", ""]) == text_metrics.distinct(["", " "], 1) == 0
-    assert text_metrics.repetition(["best this best this best"]) == pytest.approx(1 - 2 / 4)
+    assert text_metrics.mean_repetition(texts) == pytest.approx((1 / 3 + 0) / 2)  # ab comes twice among three pairs
+    assert text_metrics.mean_repetition(["one", ""]) == text_metrics.distinct(["", " "], 1) == 0
+    assert text_metrics.mean_repetition(["best this best this best"]) == pytest.approx(1 - 2 / 4)
 
 
 def test_prompts_are_taken_in_turn_or_spread() -> None:
@@ -102,13 +102,13 @@ def test_evaluation_leaves_meter_and_generators_alone(task) -> None:
     algorithm.update()
     before = algorithm.meter_state = algorithm.envs.meter.snapshot(), algorithm.rng.get_state().clone()
     torch.manual_seed(5)
-    random_before = randomness.global_randomness()
+    random_before = seeding.global_randomness()
     with algorithm.envs.meter.pause():
         Evaluator(task, 16, 2, 1, 2).evaluate(algorithm.contestant())
     assert algorithm.envs.meter.snapshot() == before[0]
     assert torch.equal(algorithm.rng.get_state(), before[1])
-    assert torch.equal(randomness.global_randomness()["torch"], random_before["torch"])
-    assert np.array_equal(randomness.global_randomness()["numpy"][1], random_before["numpy"][1])
+    assert torch.equal(seeding.global_randomness()["torch"], random_before["torch"])
+    assert np.array_equal(seeding.global_randomness()["numpy"][1], random_before["numpy"][1])
 
 
 def test_log_ratios_of_contestant_to_reference(task) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bakeoff.reports.analysis.samples import _fold_tokens, level_of, split_tokens
-from bakeoff.reports.data.text import repetition
 from bakeoff.reports.page.html import colored
+from bakeoff.text import repetition
 
 
 def plain(tokens):

@@ -8,11 +8,10 @@ from scipy import stats
 
 from bakeoff.errors import UserError
 from bakeoff.reports.statistics.comparisons import (
-    best_of_n_kl_bound,
-    bradley_terry_ratings,
     expected_maximum,
     holm,
     pareto_set,
+    ratings_from_wins,
     welch_difference,
 )
 
@@ -43,7 +42,7 @@ def test_holm_by_hand():
 
 
 def test_two_players_rate_by_the_log_odds():
-    ratings = bradley_terry_ratings([[0, 3], [1, 0]])
+    ratings = ratings_from_wins([[0, 3], [1, 0]])
     assert ratings[0] - ratings[1] == pytest.approx(np.log(3))
     assert ratings.sum() == pytest.approx(0)
 
@@ -51,17 +50,17 @@ def test_two_players_rate_by_the_log_odds():
 def test_ratings_recover_the_strengths_that_made_the_games():
     truth = np.array([1.0, 0.2, -0.4, -0.8])
     wins = 1000 / (1 + np.exp(truth[None, :] - truth[:, None]))
-    np.testing.assert_allclose(bradley_terry_ratings(wins), truth, atol=1e-8)
+    np.testing.assert_allclose(ratings_from_wins(wins), truth, atol=1e-8)
 
 
 def test_the_unbeaten_need_a_prior():
     with pytest.raises(UserError, match="set prior=1"):
-        bradley_terry_ratings([[0, 5], [0, 0]])
+        ratings_from_wins([[0, 5], [0, 0]])
     # One imaginary tie: 5.5 wins against 0.5.
-    ratings = bradley_terry_ratings([[0, 5], [0, 0]], prior=1)
+    ratings = ratings_from_wins([[0, 5], [0, 0]], prior=1)
     assert ratings[0] - ratings[1] == pytest.approx(np.log(11))
     with pytest.raises(UserError, match="square"):
-        bradley_terry_ratings([[1, 2, 3]])
+        ratings_from_wins([[1, 2, 3]])
 
 
 def test_expected_maximum_is_the_mean_over_all_subsets():
@@ -76,10 +75,6 @@ def test_expected_maximum_is_the_mean_over_all_subsets():
 def test_expected_maximum_of_normal_draws():
     scores = np.random.default_rng(0).normal(size=100_000)
     np.testing.assert_allclose(expected_maximum(scores, [2, 4, 8, 16]), [0.5642, 1.0294, 1.4236, 1.7660], atol=0.02)
-
-
-def test_best_of_n_bound():
-    np.testing.assert_allclose(best_of_n_kl_bound([1, 2, 4, 64]), [0, 0.1931, 0.6363, 3.1745], atol=5e-5)
 
 
 def test_pareto_set_keeps_ties_and_drops_the_dominated():

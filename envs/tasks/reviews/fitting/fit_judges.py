@@ -101,7 +101,7 @@ def strong_words(texts: Texts, vocabulary: Vocabulary, penalty: float) -> frozen
     """The words that move a rating most where they occur."""
     weights_V, _ = linear.ridge(texts.features_NV, texts.ratings_N, penalty)
     moved = zip(vocabulary.ngrams, weights_V * vocabulary.idf_V, strict=True)
-    return fluency.strong_words({ngram: float(weight) for ngram, weight in moved if " " not in ngram})
+    return fluency.heaviest_words({ngram: float(weight) for ngram, weight in moved if " " not in ngram})
 
 
 def draw_comparisons(ratings_N: Array, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -121,7 +121,7 @@ def choose_comparison_penalty(differences_NV: sparse.csr_matrix) -> float:
     def loss(penalty: float) -> float:
         total = 0.0
         for fold in range(FOLDS):
-            weights_V = linear.bradley_terry(differences_NV[fold_N != fold], penalty)
+            weights_V = linear.comparison_weights(differences_NV[fold_N != fold], penalty)
             total += float(np.logaddexp(0, -(differences_NV[fold_N == fold] @ weights_V)).sum())
         return total
 
@@ -140,13 +140,13 @@ def fit_proxies(train: Texts, held_out: Texts) -> tuple[dict[str, npt.NDArray[An
             differences_NV = train.features_NV[pairs_N2[:, 0]] - train.features_NV[pairs_N2[:, 1]]
             if draw == 0:
                 penalty = choose_comparison_penalty(differences_NV)
-            weights = [linear.bradley_terry(differences_NV, penalty)]
+            weights = [linear.comparison_weights(differences_NV, penalty)]
             accuracies.append(linear.pair_accuracy(held_out.features_NV @ weights[0], held_out.ratings_N, GAP))
             if draw:
                 continue
             for _ in range(MEMBERS):
                 times_N = np.bincount(rng.integers(0, count, count), minlength=count).astype(float)
-                weights.append(linear.bradley_terry(differences_NV, penalty, times_N))
+                weights.append(linear.comparison_weights(differences_NV, penalty, times_N))
             scores_NM = train.features_NV @ np.stack(weights, 1)
             scales_M = scores_NM.std(0)
             weights_MV = (np.stack(weights) / scales_M[:, None]).astype(np.float16)

@@ -22,6 +22,7 @@ from bakeoff.envs.language_model.cache_names import cache_argument
 from bakeoff.envs.tasks.reviews import skills
 from bakeoff.envs.tasks.reviews.fitting import corpus
 from bakeoff.envs.tasks.reviews.fitting.sequences import SequenceMaker, held_out_nats
+from bakeoff.envs.tasks.reviews.linear import pair_accuracy
 from bakeoff.envs.tasks.reviews.openings import EVALUATION_OPENINGS
 from bakeoff.errors import UserError
 
@@ -111,34 +112,31 @@ def writing(reviewer: Reviewer, openings: Sequence[str]) -> tuple[list[str], dic
     }
 
 
-def pair_accuracy(scores: torch.Tensor, truth: torch.Tensor, gap: float) -> tuple[float, int]:
-    """Share of pairs whose truth differs by more than ``gap`` that the scores order alike (a tie counts half)."""
-    wanted = truth[:, None] - truth[None, :] > gap
-    difference = (scores[:, None] - scores[None, :])[wanted]
-    right = (difference > 0).double() + 0.5 * (difference == 0).double()
-    return round(float(right.mean()), 4), int(wanted.sum())
-
-
 def judging(reviewer: Reviewer, held_out: Sequence[corpus.RatedSentence], samples: Sequence[str]) -> dict[str, object]:
     """Critique scores against human ratings of held-out sentences, and against VADER's sign of own samples."""
     truth = torch.tensor([s.rating for s in held_out])
     scores = reviewer.score([f"{s.source}: {s.text}" for s in held_out])
-    accuracy, pairs = pair_accuracy(scores, truth, gap=1.0)
+    accuracy = pair_accuracy(scores.numpy(), truth.numpy())
+    pairs = int((truth[:, None] - truth[None, :] > 1.0).sum())
     correlation = float(torch.corrcoef(torch.stack([scores, truth]))[0, 1])
     vader = reviewer.vader(samples)
     clear = vader.abs() > 0.05
     own = reviewer.score(samples)
-    auc, _ = pair_accuracy(own[clear], vader[clear].sign(), gap=1.0)
+    auc = pair_accuracy(own[clear].numpy(), vader[clear].sign().numpy())
     return {
         "held_out": {
             "n": len(held_out),
             "pairs": pairs,
-            "pair_accuracy": accuracy,
+            "pair_accuracy": round(accuracy, 4),
             "correlation": round(correlation, 4),
             "correlation_se": round((1 - correlation**2) / (len(held_out) - 1) ** 0.5, 4),
             "mean_score_minus_rating": round(float((scores - truth).mean()), 4),
         },
-        "own_samples": {"n": int(clear.sum()), "auc_vader_sign": auc, "mean_score": round(float(own.mean()), 4)},
+        "own_samples": {
+            "n": int(clear.sum()),
+            "auc_vader_sign": round(auc, 4),
+            "mean_score": round(float(own.mean()), 4),
+        },
     }
 
 

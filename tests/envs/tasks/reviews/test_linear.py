@@ -20,16 +20,16 @@ def test_ridge_is_the_closed_form() -> None:
 def test_bradley_terry_finds_the_log_odds() -> None:
     # Feature 0 beats feature 1 in three comparisons of four: the log-odds are ln 3, and only w0 - w1 matters.
     differences = sparse.csr_matrix([[1.0, -1.0]] * 3 + [[-1.0, 1.0]])
-    weights = linear.bradley_terry(differences, 1e-9)
+    weights = linear.comparison_weights(differences, 1e-9)
     assert weights[0] - weights[1] == pytest.approx(np.log(3), abs=1e-3)
     # The same as weights: one comparison drawn three times.
-    counted = linear.bradley_terry(differences[[0, 3]], 1e-9, np.array([3.0, 1.0]))
+    counted = linear.comparison_weights(differences[[0, 3]], 1e-9, np.array([3.0, 1.0]))
     np.testing.assert_allclose(counted, weights, atol=1e-3)
 
 
 def test_the_penalty_holds_weights_back() -> None:
     differences = sparse.csr_matrix([[1.0, -1.0]] * 5)  # never beaten: without a penalty there is no maximum
-    loose, tight = (linear.bradley_terry(differences, penalty) for penalty in (0.1, 10.0))
+    loose, tight = (linear.comparison_weights(differences, penalty) for penalty in (0.1, 10.0))
     assert loose[0] > tight[0] > 0
     # At the optimum the gradient is zero: 5 sigmoid(-2w) = penalty w.
     assert 5 / (1 + np.exp(2 * tight[0])) == pytest.approx(10 * tight[0], abs=1e-4)
