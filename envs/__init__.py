@@ -1,4 +1,4 @@
-"""What is played: the language model, prompts, rewards, tasks, the token MDP and the meter.
+"""Environments: language model, prompts, rewards, tasks, the token-level MDP and the meter.
 
 Importing this package registers ``bakeoff/TextGeneration-v0`` with Gymnasium, and
 ``gymnasium.make("bakeoff.envs:bakeoff/TextGeneration-v0")`` imports it by itself. That imports Gymnasium and

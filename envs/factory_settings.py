@@ -12,7 +12,7 @@ from bakeoff.names import TASKS, instead_of
 
 
 def settings_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the names of some settings: unknown ones (with the nearest) and missing ones."""
+    """Problems with the names of settings: unknown ones (with the nearest known one) and missing ones."""
     if not callable(factory):
         return [f"{factory!r} is no factory: what is registered has to be a function of its settings"]
     try:
@@ -32,7 +32,7 @@ def settings_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) 
 
 
 def value_problems(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
-    """Which settings from a file are of another kind than the factory's plain annotations (numbers, text, truth values) ask."""
+    """Settings from a file whose kind differs from the factory's plain annotations (numbers, text, truth values)."""
     try:
         hints = get_type_hints(factory)
     except Exception:  # annotations that cannot be evaluated say nothing

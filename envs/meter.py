@@ -1,4 +1,4 @@
-"""What every contestant has spent, counted in one place, and how much it may spend.
+"""The meter, which counts what a contestant spends, and the budget, which limits it.
 
 The environment counts generated tokens and reward queries, the policy's module counts trained tokens, the runner counts
 seconds. No algorithm calls these itself.
@@ -117,7 +117,7 @@ class Budget:
         return any(getattr(meter, name) >= limit for name, limit in self.limits().items())
 
     def progress(self, meter: Meter) -> float:
-        """How much is spent, from 0 to 1: the largest share over all limits but seconds.
+        """The share that is spent, from 0 to 1: the largest over all limits but seconds.
 
         Schedules follow it. Seconds are left out, since a schedule that follows the clock cannot repeat; a budget of
         seconds alone gives 0 throughout.

@@ -1,4 +1,4 @@
-"""How a batch of unequal rows goes through a model with little waste: a prompt that several rows have is read once, and rows of
+"""Batches of unequal rows with little padding: a prompt that several rows have is read once, and rows of
 like length go together.
 
 A further pass costs time of its own (launching its operations, reading the weights), so either has to save enough tokens to be
@@ -19,7 +19,7 @@ cost little but their launch, 29 of one of width 576."""
 
 
 ACCELERATOR_PASS_COST = 2**18
-"""The same where passes are launched on another device: some ten milliseconds of launches against what it computes meanwhile, an
+"""PASS_COST where passes are launched on another device: some ten milliseconds of launches against what it computes meanwhile, an
 estimate that no measurement has confirmed."""
 
 
@@ -30,16 +30,16 @@ def tokens_worth_a_pass(width: int, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class DistinctPrompts:
-    """The prompts of a batch, each named once."""
+    """The distinct prompts of a batch."""
 
     rows_U: Tensor
     """The first row that has each, int64."""
     prompt_B: Tensor
-    """Which of them each row has, int64."""
+    """The index of each row's prompt among these, int64."""
 
     @classmethod
     def of(cls, tokens_BP: Tensor, mask_BP: Tensor, worth: int) -> DistinctPrompts | None:
-        """Those of a left-padded batch; None where reading each once saves fewer than ``worth`` tokens."""
+        """The distinct prompts of a left-padded batch; None where reading each once saves fewer than ``worth`` tokens."""
         if int(mask_BP.sum()) <= worth:
             return None
         real_BP = torch.where(mask_BP, tokens_BP, -1)

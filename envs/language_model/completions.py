@@ -21,7 +21,7 @@ class PromptBatch:
     mask_BP: Tensor
     """True on real prompt tokens."""
     indices_B: Tensor
-    """Which prompt of its split each row is (int64)."""
+    """The index of each row's prompt in its split (int64)."""
 
     def __len__(self) -> int:
         return int(self.tokens_BP.shape[0])
@@ -32,7 +32,7 @@ class PromptBatch:
         return PromptBatch(self.tokens_BP[rows], self.mask_BP[rows], self.indices_B[rows])
 
     def to(self, device: torch.device) -> PromptBatch:
-        """The same on a device."""
+        """A copy on the device."""
         return PromptBatch(self.tokens_BP.to(device), self.mask_BP.to(device), self.indices_B.to(device))
 
     def repeat_interleave(self, times: int) -> PromptBatch:
@@ -54,7 +54,7 @@ class Completions:
     """Log-probabilities under the policy that sampled them; 0 after the end. None where unknown or of no use for ratios."""
     features_BSD: Tensor | None = None
     """Activations of a frozen trunk at each column of prompt and completion but the last, kept from sampling; None where
-    the whole model trains. Whoever changes tokens has to drop them."""
+    the whole model trains. Code that changes tokens has to drop them."""
 
     def __len__(self) -> int:
         return int(self.tokens_BT.shape[0])

@@ -28,7 +28,7 @@ LOWEST_LOGIT = -1e9
 
 
 class ForwardPasses:
-    """What a language model does with its module alone."""
+    """The half of a language model that is its module."""
 
     module: Any
     """A transformers ``...ForCausalLM`` in eval mode."""
@@ -106,7 +106,7 @@ class ForwardPasses:
         return torch.cat(padded)[rows_B.argsort().to(device)]
 
     def _completion_hidden_sharded(self, completions: Completions) -> Tensor:
-        """The same, each distributed process reading its own rows."""
+        """As :meth:`completion_hidden`, each distributed process reading its own rows."""
         longest = int(completions.lengths_B.max())
 
         def some(rows: range) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ class ForwardPasses:
         return last_UD[shared.prompt_B], _cache_rows(cache, shared.prompt_B)
 
     def read_prompts(self, tokens_BP: Tensor, mask_BP: Tensor) -> tuple[Tensor, Any]:
-        """As :meth:`prefill`, each row read for itself."""
+        """As :meth:`prefill`, without sharing prompts."""
         cache = DynamicCache(config=self.module.config)
         hidden = self._extend(tokens_BP, mask_BP.long(), positions(mask_BP), cache)
         return hidden[:, -1], cache

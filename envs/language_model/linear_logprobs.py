@@ -44,7 +44,7 @@ class LinearHead:
         return out_NV.index_fill_(1, self.forbidden, self.lowest) if len(self.forbidden) else out_NV
 
     def token_logprobs(self, hidden_ND: Tensor, tokens_N: Tensor, rows: int, *, entropy: bool) -> Tensor:
-        """Log-probability of each row's chosen token, and entropy (not differentiable; 0 where not asked for), shape (N, 2).
+        """Log-probability of each row's chosen token, and entropy (not differentiable; 0 where not requested), shape (N, 2).
 
         Args:
             hidden_ND: hidden states.

@@ -116,7 +116,7 @@ def without_quantization_mark(model: Any) -> Any:
 
 
 def locate(source: str) -> tuple[str, dict[str, str]]:
-    """Where transformers shall look for a model, and the extra arguments it needs there."""
+    """The place where transformers finds a model, and the extra arguments it needs there."""
     if source.startswith("package:"):
         source = str(_packaged_gguf(source.removeprefix("package:")))
     path = Path(source)

@@ -1,10 +1,10 @@
 """Log-probabilities, entropies and divergences over a large vocabulary, a chunk of rows at a time.
 
 A batch of B x T hidden states makes B x T x V logits; at real vocabularies that is the largest tensor by far. Here the
-head runs on as many rows as fit :data:`CHUNK_ELEMENTS`, what is wanted is reduced to a number or two a row, and the logits go.
+head runs on as many rows as fit :data:`CHUNK_ELEMENTS`, what is wanted is reduced to one or two numbers per row, and the logits go.
 No second B x T x V tensor ever exists: where the head trains, each chunk is computed again in the backward pass (one matrix in
 float32 may keep its probabilities, see :mod:`bakeoff.envs.language_model.linear_logprobs`); where it is frozen, the
-gradient of a row's numbers by the row's own hidden state is all that the backward pass can ask for, and
+gradient of a row's numbers by the row's own hidden state is all that the backward pass can need, and
 is kept in the logits' place.
 
 Letters: N rows (real tokens of a batch), D hidden width, V vocabulary.
@@ -25,7 +25,7 @@ CHUNK_ELEMENTS = 2**20
 """Logits held at once by the narrowest models: 4 MiB in float32, so that the passes over them stay in a processor's cache."""
 
 ACCELERATOR_ELEMENTS = 2**26
-"""The same where the passes are launched on another device: 256 MiB, since each launch costs more than what a cache would save."""
+"""CHUNK_ELEMENTS where the passes are launched on another device, 256 MiB: a launch costs more than a cache would save."""
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states (.., D) to masked float32 logits (.., V)."""
@@ -57,7 +57,7 @@ def over_chunks(
         function: maps tensors of n rows to a matrix of n rows, each row from its own inputs alone.
         rows: tensors of N rows each; the first holds the hidden states.
         vocabulary: V, which fixes how many rows are one chunk.
-        differentiate: columns of the result whose gradient by the first of ``rows`` is all that is ever asked for; None where
+        differentiate: columns of the result whose gradient by the first of ``rows`` is all that is ever needed; None where
             the head's weights train too.
     """
     size = rows_in_a_chunk(rows[0], vocabulary)
@@ -96,7 +96,7 @@ class _WithRowGradients(torch.autograd.Function):
 
 
 class _OfTheChosen(torch.autograd.Function):
-    """Logits to two columns: log-probability of each row's chosen token, and entropy (0 where it is not asked for).
+    """Logits to two columns: log-probability of each row's chosen token, and entropy (0 where it is not requested).
 
     Written out by hand since a pass over N x V numbers is what an update of a small model consists of: one softmax serves the
     normalizer, the entropy and the gradient.

@@ -45,7 +45,7 @@ class LanguageModel(Text, ForwardPasses):
             chat: wrap each prompt in the tokenizer's chat template as a user's turn.
 
         Raises:
-            ModelError: no end-of-sequence token, no chat template where one is asked for, a tokenizer with more tokens
+            ModelError: no end-of-sequence token, no chat template where ``chat`` needs one, a tokenizer with more tokens
                 than the model, an encoder-decoder, a family without a key-value cache, or a head that is not a function of the
                 last hidden state alone.
         """

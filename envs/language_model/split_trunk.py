@@ -60,7 +60,7 @@ class SplitTrunk:
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """Keep the activations that cross the cut in ordinary forward passes of the whole trunk, one tensor a pass."""
+        """Keep the activations that cross the cut in ordinary forward passes of the whole trunk, one tensor per pass."""
         kept: list[Tensor] = []
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -80,7 +80,7 @@ class SplitTrunk:
         """
         try:
             parts = self.hidden(self.features(tokens_BS, **inputs), tokens_BS, **inputs)
-        except Exception as error:  # whatever an unforeseen family's code may raise
+        except Exception as error:  # an unforeseen family's code may raise anything
             reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
         else:
             difference = float((parts - whole_BSD)[mask_BS].abs().max() / whole_BSD[mask_BS].abs().max())
@@ -134,7 +134,7 @@ def names_above(trunk: Any, top_layers: int, name: str) -> tuple[str, ...]:
 
 
 class _Boundary(nn.Module):
-    """Takes a block's place at the cut."""
+    """Replaces a block at the cut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class _Boundary(nn.Module):
         return self.features
 
     def take(self) -> Tensor:
-        """What was kept; forgotten here."""
+        """Returns what was kept and forgets it."""
         features, self.features = self.features, None
         if features is None:
             raise ValueError("nothing crossed the cut")

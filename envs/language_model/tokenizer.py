@@ -14,20 +14,20 @@ from bakeoff.errors import ModelError, PromptError
 
 
 class Text:
-    """What a language model does with its tokenizer alone."""
+    """The half of a language model that is its tokenizer."""
 
     tokenizer: Any
     """A transformers tokenizer."""
     name: str
-    """How messages call the model."""
+    """The model's name in messages."""
     chat: bool
     """Prompts are wrapped in the chat template."""
     eos_ids: tuple[int, ...]
     """Tokens that end a completion."""
     pad_id: int
-    """What fills a batch."""
+    """The token that fills a batch."""
     bos_id: int | None
-    """What starts a text, where the tokenizer has such a token."""
+    """The token that starts a text, where the tokenizer has one."""
     max_context: int
     """Longest prompt and completion together."""
 
@@ -79,7 +79,7 @@ class Text:
         return PromptBatch(tokens, mask, order)
 
     def decode(self, tokens_BT: Tensor, mask_BT: Tensor) -> list[str]:
-        """What each row's real tokens add to the text before them, leading space included; special tokens are left out.
+        """The text that each row's real tokens add, leading space included; special tokens are left out.
 
         Many tokenizers drop a space at the start of what they decode. Prompt and completion would then run together, so
         each row is decoded behind a known word, which is cut off again.
@@ -90,7 +90,7 @@ class Text:
         return [text.removeprefix(word) for text in texts]
 
     def pieces(self, token_ids: Sequence[int]) -> list[str]:
-        """What each token adds to the text, one string a token; joined they are what :meth:`decode` gives.
+        """The text that each token adds, one string per token; joined they equal :meth:`decode`.
 
         A token that ends inside a character adds nothing; the one that completes it adds the whole character. Special
         tokens, which the text leaves out, go by their own names.
@@ -99,14 +99,14 @@ class Text:
         prefixes = [word_ids + list(token_ids[:end]) for end in range(1, len(token_ids) + 1)]
         texts: list[str] = self.tokenizer.batch_decode(prefixes, skip_special_tokens=True)
         special = set(self.tokenizer.all_special_ids)
-        pieces, told = [], word
+        pieces, decoded = [], word
         for place, (token, text) in enumerate(zip(token_ids, texts, strict=True)):
             whole = not text.endswith("\ufffd") or place + 1 == len(texts)
             if token in special:
                 pieces.append(str(self.tokenizer.convert_ids_to_tokens(int(token))))
-            elif whole and text.startswith(told):
-                pieces.append(text[len(told) :])
-                told = text
+            elif whole and text.startswith(decoded):
+                pieces.append(text[len(decoded) :])
+                decoded = text
             else:
                 pieces.append("")
         return pieces

@@ -1,4 +1,4 @@
-"""Where preference pairs come from: lines of a file, or rows of an object, each with its place for messages."""
+"""Sources of preference pairs: lines of a file, or rows of an object, each with its place for messages."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _content(path: Path) -> bytes:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise PreferenceError(f"{name} is a damaged gzip file ({error}); fetch or compress it again") from None
-    wanted = "it has to hold one JSON object a line, as UTF-8 (.jsonl or .jsonl.gz)"
+    wanted = "it has to hold one JSON object per line, as UTF-8 (.jsonl or .jsonl.gz)"
     for mark, kind in _MARKS.items():
         if content.startswith(mark):
             raise PreferenceError(f"{name} is {kind}; {wanted}")

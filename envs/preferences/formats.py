@@ -15,7 +15,7 @@ from bakeoff.envs.preferences.files import Broken
 from bakeoff.envs.preferences.pair import Message, PreferencePair, Prompt
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-"""What begins a turn of a transcript."""
+"""The start of a turn in a transcript."""
 
 SIDE_KEY = "preferred"
 """The key that says which of ``response_0`` and ``response_1`` was preferred."""

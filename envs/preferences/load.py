@@ -77,19 +77,19 @@ def load_pairs(
         if isinstance(row, Mapping) and SIDE_KEY in row:
             sides.append(int(row[SIDE_KEY]))
     if total == 0:
-        raise PreferenceError(f"{name} is empty; it needs one preference pair a row")
+        raise PreferenceError(f"{name} is empty; it needs one preference pair per row")
     bad_rows = sum(problem.count for problem in problems.values())
     if not pairs or bad_rows > max_bad_share * total:
         allowed = "" if not pairs else f" (allowed: {max_bad_share:.0%})"
         raise PreferenceError(
-            f"{name}: {bad_rows} of {total} rows cannot be used{allowed}: {kinds(problems)}; mend or remove them"
+            f"{name}: {bad_rows} of {total} rows cannot be used{allowed}: {kinds(problems)}; fix or remove them"
         )
     _check_both_sides_win(sides, name)
     return Pairs(pairs, name, problems)
 
 
 def folds_by_prompt(pairs: Sequence[PreferencePair], folds: int, seed: int = 0) -> list[int]:
-    """Which of the folds each pair is in; pairs of one prompt are always together.
+    """The fold of each pair; pairs of one prompt are always together.
 
     Raises:
         PreferenceError: fewer prompts than folds.

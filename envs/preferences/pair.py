@@ -1,4 +1,4 @@
-"""Preference pairs: two answers to a prompt, and which of them somebody liked better."""
+"""Preference pairs: two answers to a prompt, and which of them was preferred."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Message:
     """One turn of a conversation."""
 
     role: str
-    """``user``, ``assistant``, ``system`` or whatever the chat template knows."""
+    """``user``, ``assistant``, ``system`` or another role of the chat template."""
     content: str
-    """What was said."""
+    """The text of the message."""
 
     def as_dict(self) -> dict[str, str]:
-        """As chat templates take it."""
+        """The message as chat templates take it."""
         return {"role": self.role, "content": self.content}
 
 
 Prompt = str | tuple[Message, ...]
-"""A text that an answer goes on, or a conversation that it answers."""
+"""A text that an answer continues, or a conversation that it answers."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class PreferencePair:
     """Two answers to one prompt."""
 
     prompt: Prompt
-    """What was answered: a text, or a conversation."""
+    """The prompt: a text, or a conversation."""
     chosen: str
-    """The answer that was liked better; it goes on where a text prompt ends, its leading space included."""
+    """The preferred answer; it starts where a text prompt ends, its leading space included."""
     rejected: str
     """The other answer."""
     margin: float | None = None
     """By how much it was liked better, where that is known."""
 
     def as_row(self) -> dict[str, Any]:
-        """As a row of TRL's formats, with an explicit prompt."""
+        """The pair as a row of TRL's formats, with an explicit prompt."""
         row: dict[str, Any] = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
         if not isinstance(self.prompt, str):
             row["prompt"] = [asdict(message) for message in self.prompt]
@@ -56,9 +56,9 @@ class Problem:
     """One kind of unusable row."""
 
     count: int
-    """How many rows have it."""
+    """The number of rows that have it."""
     first: str
-    """Where the first stands, and what it looks like."""
+    """The place of the first one, and its content."""
 
 
 class Pairs(Sequence[PreferencePair]):
@@ -92,7 +92,7 @@ class Pairs(Sequence[PreferencePair]):
 
     @property
     def skipped(self) -> int:
-        """How many rows were passed over."""
+        """The number of rows that were skipped."""
         return sum(problem.count for problem in self.problems.values())
 
     def summary(self) -> str:

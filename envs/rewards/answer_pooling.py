@@ -1,4 +1,4 @@
-"""Where in its text a reward model reads the score of an answer.
+"""Pooling: the positions of a text at which a reward model reads an answer's score.
 
 ``last``: at the last token, as transformers' sequence classifiers do. ``answer_mean``: at every token of the answer, averaged;
 a frozen causal model was never trained to sum up a text in its last token, and its mean says more.
@@ -28,14 +28,14 @@ class AnswerIds:
     ids: list[int]
     """All of it."""
     start: int
-    """Where the answer begins."""
+    """The first position of the answer."""
 
     def last(self, pad_id: int) -> int:
         """The place that transformers reads: the last token that is not padding's."""
         return next((place for place in range(len(self.ids) - 1, 0, -1) if self.ids[place] != pad_id), 0)
 
     def weights(self, pooling: Pooling, pad_id: int) -> Tensor:
-        """How much each token counts, shape (S,), summing to 1."""
+        """The weight of each token, shape (S,), summing to 1."""
         weights_S = torch.zeros(len(self.ids))
         if pooling == "last":
             weights_S[self.last(pad_id)] = 1
@@ -45,7 +45,7 @@ class AnswerIds:
 
 
 def answer_start(ids: Sequence[int], prompt_ids: Sequence[int]) -> int:
-    """Where the text with the answer leaves the text without it; at least one token is the answer's."""
+    """The first position at which the text with the answer differs from the text without it; at least one token is the answer's."""
     same = 0
     while same < min(len(ids) - 1, len(prompt_ids)) and ids[same] == prompt_ids[same]:
         same += 1

@@ -1,4 +1,4 @@
-"""How a prompt and an answer become the one text that a reward model reads."""
+"""The one text that a reward model reads, made of a prompt and an answer."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _chat(prompt: Prompt, answer: str, tokenizer: Any, name: str) -> str:
     turns = [message.as_dict() for message in [*_turns(prompt), Message("assistant", answer.strip())]]
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception as error:  # Jinja's own errors, and whatever a template raises
+    except Exception as error:  # Jinja's own errors, and any that a template raises
         roles = ", ".join(turn["role"] for turn in turns)
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

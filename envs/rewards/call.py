@@ -1,4 +1,4 @@
-"""Calling a reward function, and checking what it returns before anybody learns from it."""
+"""Calling a reward function, and checking its values before they are used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AnyReward = Callable[..., Any]
 
 
 class RewardResult(list[float]):
-    """What a reward returns that is made of parts: the values, and by name what each part gave."""
+    """The return value of a reward with parts: the total values, and each part's values by name."""
 
     def __init__(self, values: Iterable[float], parts: Mapping[str, Sequence[float] | npt.NDArray[np.float64]]) -> None:
         """Args:
@@ -50,11 +50,11 @@ class Scored:
     values: npt.NDArray[np.float64]
     """The reward."""
     parts: Mapping[str, npt.NDArray[np.float64]]
-    """What it is made of, by name; empty where it is not made of parts."""
+    """The values of each part by name; empty where it has no parts."""
 
 
 def reward_name(reward: AnyReward) -> str:
-    """How messages and reports call a reward: its ``name``, else its function's or class's name."""
+    """A reward's name in messages and reports: its ``name``, else its function's or class's name."""
     name = getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__
     return str(name)
 
@@ -110,7 +110,7 @@ def call_reward(
 
 
 def _arguments(reward: AnyReward, name: str, offered: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What of the offered arguments the reward takes."""
+    """The offered arguments that the reward takes."""
     try:
         parameters = inspect.signature(reward).parameters.values()
     except (TypeError, ValueError):  # a builtin without a signature
@@ -124,8 +124,7 @@ def _arguments(reward: AnyReward, name: str, offered: Mapping[str, Any]) -> Mapp
     ]
     if missing:
         raise RewardError(
-            f'reward "{name}" asks for "{missing[0]}", which is no column of the prompts; '
-            f"it may ask for {', '.join(offered)}"
+            f'reward "{name}" reads "{missing[0]}", which is no column of the prompts; it may read {", ".join(offered)}'
         )
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return offered

@@ -13,7 +13,7 @@ from bakeoff.errors import ConfigError, ModelError
 from bakeoff.names import did_you_mean
 
 Output = Literal["logit", "probability"]
-"""What of the label is the reward."""
+"""The label's output that is the reward."""
 
 
 class Classifier:

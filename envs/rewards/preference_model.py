@@ -25,7 +25,7 @@ SETTINGS_FILE = "bakeoff_reward_model.json"
 """Beside a model that we trained: how it wants its text."""
 
 Ensemble = Literal["mean", "min", "mean_minus_deviation"]
-"""How the scores of several models become one. The cautious ones pay where the models disagree (Coste et al. 2024)."""
+"""The rule that combines the scores of several models. The cautious ones help where the models disagree (Coste et al. 2024)."""
 
 
 class PreferenceModel:
@@ -43,7 +43,7 @@ class PreferenceModel:
                 the answer's tokens.
 
         Raises:
-            ModelError: more than one label, or no chat template where one is asked for.
+            ModelError: more than one label, or no chat template where one is needed.
         """
         labels = int(model.module.config.num_labels)
         if labels != 1:
@@ -110,7 +110,7 @@ class PreferenceModel:
         return pair_differences(self.scores, pairs)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-        """As a reward."""
+        """Scores of the completions, as a reward."""
         return [float(score) for score in self.scores(prompts, completions)]
 
     def save(self, folder: str | Path) -> None:
@@ -151,7 +151,7 @@ class PreferenceEnsemble:
         return pair_differences(self.scores, pairs)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-        """As a reward."""
+        """Scores of the completions, as a reward."""
         return [float(score) for score in self.scores(prompts, completions)]
 
 

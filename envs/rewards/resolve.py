@@ -1,4 +1,4 @@
-"""How a reward is called by name, and the built-in ones that need no model.
+"""Rewards by name, with settings, or as a path to a function.
 
 A reward is any callable ``f(prompts, completions, **columns) -> list[float]``, TRL's signature (see
 :class:`bakeoff.envs.rewards.call.Reward`). Factories of the built-in ones stand in files of their own (``text_rewards``, ``vader``,

@@ -1,6 +1,6 @@
 """A Hugging Face sequence classifier with its own tokenizer: texts in, logits out, in batches of like length.
 
-Text goes through the classifier's own tokenizer, so it may have any vocabulary, whatever the policy's is.
+Text goes through the classifier's own tokenizer, so its vocabulary may differ from the policy's.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class SequenceClassifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = self.module.device
         return device
 
@@ -128,7 +128,7 @@ class SequenceClassifier:
 
     @torch.inference_mode()
     def logits(self, encoded: Sequence[Sequence[int]]) -> Tensor:
-        """What the head gives each sequence, shape (N, labels), float32 on the CPU, in the order of ``encoded``."""
+        """The head's output for each sequence, shape (N, labels), float32 on the CPU, in the order of ``encoded``."""
         results: list[Tensor | None] = [None] * len(encoded)
         for rows in length_sorted_batches([len(ids) for ids in encoded], self.batch_tokens):
             batch_NK = self.forward([encoded[row] for row in rows]).float().cpu()

@@ -17,7 +17,7 @@ class Length:
 
     name: ClassVar[str] = "length"
     unit: Literal["tokens", "words"] = "tokens"
-    """What is counted; end-of-sequence is a token."""
+    """The unit that is counted; end-of-sequence is a token."""
     target: int | None = None
     """Without one the reward is the count, with one it is minus the distance to it."""
 
@@ -34,7 +34,7 @@ class Contains:
 
     name: ClassVar[str] = "contains"
     texts: tuple[str, ...]
-    """What is looked for."""
+    """The texts to find."""
     ignore_case: bool = True
     """Take capitals and small letters as the same."""
 

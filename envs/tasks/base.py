@@ -20,7 +20,7 @@ class Measure:
     """A judge of one aspect of completions, of all prompts or of some."""
 
     reward: AnyReward
-    """What it says of each."""
+    """The values for each."""
     column: str | None = None
     """The prompts' column that decides which ones it looks at; all where none is named."""
     value: Any = True
@@ -52,12 +52,12 @@ class Task:
     enumeration: Enumeration | None = None
     """Every possible completion, where they can be enumerated: evaluation is exact then."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the factory was called with, for provenance."""
+    """The factory's arguments, for provenance."""
     measures: Mapping[str, Measure] = field(default_factory=dict)
     """Further judges that no algorithm sees, by name: each is reported on its own, and none of them decides who is better."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
-        """Itself: nobody changes a task, and Gymnasium copies what ``make`` was given, a whole model in this case."""
+        """Returns itself: a task does not change, and Gymnasium would copy the whole model that ``make`` was given."""
         return self
 
 

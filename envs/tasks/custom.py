@@ -34,19 +34,19 @@ def custom(
 
     Args:
         model: a folder, a ``.gguf`` file, ``package:NAME`` for a Python package that carries one, or a hub id.
-        prompts: a ``.txt`` file with one prompt a line, or ``.jsonl`` with a key ``prompt``; relative to where you run.
+        prompts: a ``.txt`` file with one prompt per line, or ``.jsonl`` with a key ``prompt``; relative to where you run.
         reward: what is optimized.
         evaluation_prompts: a second file; where there is none, a share of the first is held back.
         evaluation_fraction: that share.
         gold: a reward that judges and is never optimized.
         max_new_tokens: length limit of a completion.
-        kl_coef: beta, in reward units a nat.
+        kl_coef: beta, in reward units per nat.
         chat: wrap each prompt in the model's chat template.
         device: where the model runs.
         dtype: what it computes in.
 
     Raises:
-        ConfigError, PromptError, ModelError, NotFoundError: whichever part cannot be used, and why.
+        ConfigError, PromptError, ModelError, NotFoundError: a part that cannot be used, and why.
     """
     check_numbers(max_new_tokens, kl_coef)
     held_back = None if evaluation_prompts is None else Path(evaluation_prompts)

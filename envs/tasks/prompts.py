@@ -13,7 +13,7 @@ import numpy as np
 from bakeoff.errors import PromptError
 
 Split = Literal["train", "evaluation"]
-"""Which prompts: those that algorithms learn on, or those they are judged on."""
+"""A split: prompts to train on, or prompts to evaluate on."""
 
 RESERVED_COLUMNS = ("prompts", "completions", "completion_ids", "prompt_index")
 """Names that a reward receives anyway; a prompt file may not use them."""
@@ -31,7 +31,7 @@ class PromptSet:
     evaluation: tuple[str, ...]
     """Prompts that contestants are judged on."""
     columns: Mapping[str, Columns] = field(default_factory=dict)
-    """By split (``train``, ``evaluation``): columns of one value a prompt."""
+    """By split (``train``, ``evaluation``): columns with one value per prompt."""
     allow_overlap: bool = False
     """True where every completion is enumerated: nothing can be overfitted to, so both splits may be the same."""
 
@@ -64,8 +64,8 @@ def load_prompts(
 ) -> PromptSet:
     """Read prompts from UTF-8 files.
 
-    A ``.jsonl`` file holds one object a line: its ``prompt`` is the text, any other key is a column for the reward
-    (None where a line lacks it). Any other file holds one prompt a line, taken as it is; blank lines are skipped.
+    A ``.jsonl`` file holds one object per line: its ``prompt`` is the text, any other key is a column for the reward
+    (None where a line lacks it). Any other file holds one prompt per line, taken as it is; blank lines are skipped.
 
     Args:
         train: the file to learn on.
@@ -119,10 +119,10 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[Any, ...]]]:
         raise PromptError(f"prompt file {path} cannot be read: {error.strerror}") from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
-        raise PromptError(f"prompt file {path} is empty; write one prompt a line")
+        raise PromptError(f"prompt file {path} is empty; write one prompt per line")
     if path.suffix.lower() == ".json":
         raise PromptError(
-            f"prompt file {path}: one JSON value; write one object a line in a .jsonl file, or plain text"
+            f"prompt file {path}: one JSON value; write one object per line in a .jsonl file, or plain text"
         )
     if path.suffix.lower() != ".jsonl":
         return tuple(line for _, line in lines), {}
@@ -134,7 +134,7 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # bad JSON; a number, or nesting, beyond all reason
         place, reason = f"prompt file {path}, line {number}", getattr(error, "msg", str(error))
-        raise PromptError(f"{place}: not JSON ({reason}); write one object a line") from None
+        raise PromptError(f"{place}: not JSON ({reason}); write one object per line") from None
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise PromptError(f'prompt file {path}, line {number}: expected an object with a text under "prompt"')
     return row

@@ -1,4 +1,4 @@
-"""The task ``smollm-sentiment``: a real model of 135 million weights goes on from a review's opening; VADER scores it."""
+"""The task ``smollm-sentiment``: a real model of 135 million weights continues a review's opening; VADER scores it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def smollm_sentiment(
         model: a folder, a ``.gguf`` file, ``package:NAME``, or a hub id such as ``HuggingFaceTB/SmolLM2-360M``.
         device: where the model runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: what it computes in: ``float32``, ``bfloat16`` or ``float16``.
-        kl_coef: beta, in VADER units (the score goes from -1 to 1) a nat.
+        kl_coef: beta, in VADER units (the score ranges from -1 to 1) per nat.
         max_new_tokens: length limit of a completion.
     """
     check_numbers(max_new_tokens, kl_coef)

@@ -80,7 +80,7 @@ class TextGenerationEnv(Env[Observation, np.int64]):
         """Begin a new episode.
 
         Args:
-            seed: restarts the prompt order; without one it goes on where it is.
+            seed: restarts the prompt order; without one it continues.
             options: ``prompt`` (a text) or ``prompt_indices`` (a number).
 
         Returns:
@@ -127,7 +127,7 @@ class TextGenerationEnv(Env[Observation, np.int64]):
 
     @property
     def meter(self) -> Meter:
-        """What has been spent in here."""
+        """The meter that counts what is spent here."""
         return self.rules.meter
 
     def action_masks(self) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""What stays the same from episode to episode: the vocabulary, the prompts, the length limit and who scores."""
+"""The constants of all episodes: vocabulary, prompts, length limit and reward."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN_PROMPT = -1
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one episode starts from."""
+    """The prompt of one episode."""
 
     index: int
     """Its place among the environment's prompts, or :data:`OWN_PROMPT`."""
@@ -107,7 +107,7 @@ class EpisodeConfig:
         return Prompt(OWN_PROMPT, text, np.array(ids, np.int64))
 
     def check_tokens(self, tokens: npt.NDArray[Any], where: str) -> None:
-        """Refuse tokens that nobody may play.
+        """Refuse tokens outside the vocabulary and forbidden ones.
 
         Raises:
             ActionError: a token outside the vocabulary or a forbidden one; names the first.

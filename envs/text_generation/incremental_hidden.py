@@ -1,7 +1,7 @@
-"""The hidden state after the newest token of B growing texts, one token a step.
+"""The hidden state after the newest token of B growing texts, one token per step.
 
 Every text is kept at the right edge of one key-value cache, its newest token in the last column. So one forward pass over
-one column moves all of them on, and a text that starts anew while others go on is read by itself and written over its row:
+one column advances all of them, and a text that restarts while others continue is read alone and replaces its row:
 what stands to the left of it is masked. Columns that no text uses any more are cut off, so the cache is never wider than
 the longest text.
 """
@@ -32,7 +32,7 @@ class IncrementalReader:
         """
         self.model, self.num_rows = language_model, num_rows
         self._cache: Any = None
-        """None before the first text, and for a family whose cache is more than one table of keys and values a layer
+        """None before the first text, and for a family whose cache is more than one table of keys and values per layer
         (sliding windows, recurrent states): such texts are read from their start in every step."""
         self._tokens_BW = torch.zeros(num_rows, 0, dtype=torch.long, device=language_model.device)
         self._mask_BW = torch.zeros(num_rows, 0, dtype=torch.bool, device=language_model.device)
@@ -40,7 +40,7 @@ class IncrementalReader:
 
     @property
     def hidden_BD(self) -> Tensor:
-        """What the head reads after each text's newest token, float32."""
+        """Hidden states after each text's newest token, float32."""
         return self._hidden_BD
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class IncrementalReader:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         device = self.model.device
         self._tokens_BW, self._mask_BW = state["tokens"].to(device).clone(), state["mask"].to(device).clone()
         self._hidden_BD, self._cache = state["hidden"].to(device).clone(), None

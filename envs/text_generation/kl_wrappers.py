@@ -35,7 +35,7 @@ LogProbs = Callable[[Observation, npt.NDArray[Any]], npt.NDArray[np.floating[Any
 class ModelLogProbs:
     """Log-probabilities under a language model, by a forward pass over the whole observation.
 
-    It costs one forward pass a step without a key-value cache; fine for small models, and for checking faster ways.
+    It costs one forward pass per step without a key-value cache; fine for small models, and for checking faster ways.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
@@ -76,7 +76,7 @@ class VectorKLShaping(VectorWrapper[Observation, npt.ArrayLike, Observation, npt
 
         Args:
             env: a :class:`bakeoff.envs.text_generation.vector_env.TextGenerationVectorEnv`, possibly wrapped.
-            kl_coef: beta, in reward units a nat; the environment's own by default.
+            kl_coef: beta, in reward units per nat; the environment's own by default.
             reference: the reference's log-probabilities; by default those of the environment's language model.
             policy: the agent's log-probabilities at the time it acts; without it see this module's first lines.
 
@@ -117,7 +117,7 @@ class VectorKLShaping(VectorWrapper[Observation, npt.ArrayLike, Observation, npt
 
 
 class KLShaping(Wrapper[Observation, np.int64, Observation, np.int64], RecordConstructorArgs):
-    """The same for a single environment; ``info["kl_shaping"]`` says what the reward was changed by."""
+    """The KL penalty for a single environment; ``info["kl_shaping"]`` has the change of the reward."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class KLShaping(Wrapper[Observation, np.int64, Observation, np.int64], RecordCon
 
 
 class _Shaping:
-    """What a batch of tokens is charged."""
+    """The penalty of a batch of tokens."""
 
     def __init__(self, env: Any, kl_coef: float | None, reference: LogProbs | None, policy: LogProbs | None) -> None:
         self.kl_coef = float(env.kl_coef if kl_coef is None else kl_coef)

@@ -2,7 +2,7 @@
 
 Two arrangements for a batch. *Of their own*: sub-environment i has an order seeded with seed + i, so a vector
 environment plays what as many single ones would, as Gymnasium's SyncVectorEnv does. *Shared*: one order for the batch,
-so that no prompt comes a second time before all have come once, whichever sub-environment plays it; algorithms use it.
+so that no prompt comes a second time before all have come once, in any sub-environment; algorithms use it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class PromptOrders:
         return [order.state_dict() for order in self._orders]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Take up what :meth:`state_dict` returned.
+        """Restore what :meth:`state_dict` returned.
 
         Raises:
             UserError: the state is of another number of orders or prompts.

@@ -1,4 +1,4 @@
-"""What a caller may ask of ``reset``: which prompts, which sub-environments, how many completions a prompt."""
+"""The options of ``reset``: which prompts, which sub-environments, how many completions per prompt."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def _prompts(options: Mapping[str, Any], num_envs: int, rules: EpisodeConfig) ->
         if isinstance(texts, str):
             return [rules.prompt_of_text(texts)] * num_envs
         if not isinstance(texts, Sequence) or len(texts) != num_envs:
-            raise UserError(f"reset option prompt must be a text or a list of {num_envs} texts, one a sub-environment")
+            raise UserError(
+                f"reset option prompt must be a text or a list of {num_envs} texts, one per sub-environment"
+            )
         return [rules.prompt_of_text(text) for text in texts]
     if options.get("prompt_indices") is not None:
         return [rules.prompts[index] for index in _indices(options["prompt_indices"], num_envs, len(rules.prompts))]
@@ -91,7 +93,7 @@ def _indices(value: Any, num_envs: int, num_prompts: int) -> npt.NDArray[np.inte
     if indices.ndim == 0:
         indices = np.broadcast_to(indices, (num_envs,))
     if indices.dtype.kind not in "iu" or indices.shape != (num_envs,):
-        raise UserError(f"prompt_indices must be a whole number or {num_envs} of them, one a sub-environment")
+        raise UserError(f"prompt_indices must be a whole number or {num_envs} of them, one per sub-environment")
     if indices.min() < 0 or indices.max() >= num_prompts:
         raise PromptError(
             f"prompt_indices reach from {indices.min()} to {indices.max()}, expected 0 to {num_prompts - 1}"

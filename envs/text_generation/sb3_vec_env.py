@@ -22,14 +22,14 @@ Infos = list[dict[str, Any]]
 
 
 class SB3VecEnv(VecEnv):
-    """What Stable-Baselines3's agents take as ``env``, over any Gymnasium vector environment."""
+    """A Gymnasium vector environment as the ``env`` of Stable-Baselines3's agents."""
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], *, bootstrap: bool = False) -> None:
         """Adapt an environment.
 
         Args:
             envs: in autoreset mode SAME_STEP, or DISABLED: finished sub-environments are then reset here.
-            bootstrap: tell the agent which episodes were cut by a limit, so that it adds its value of the last state to
+            bootstrap: report to the agent which episodes were cut by a limit, so that it adds its value of the last state to
                 the last reward. Right where a limit is a convenience; a completion's length limit is part of the task, and
                 its reward is whole.
 

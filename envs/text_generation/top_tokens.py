@@ -67,7 +67,7 @@ def likeliest(model: LanguageModel, hidden_ND: Tensor, allowed_V: Tensor, k: int
 
 
 def observed(hidden_ND: Tensor, tokens_NK: Tensor, logprobs_NK: Tensor, show_choices: bool) -> Tensor:
-    """What an agent sees: hidden states (N, D); if so wished with the choices' log-probabilities and ids (N, D + 2k)."""
+    """The observation: hidden states (N, D), optionally with the choices' log-probabilities and ids (N, D + 2k)."""
     return torch.cat([hidden_ND, logprobs_NK, tokens_NK.to(hidden_ND.dtype)], 1) if show_choices else hidden_ND
 
 
@@ -97,7 +97,7 @@ class VectorTopTokens(VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]):
         Args:
             env: the environment, possibly wrapped already; its language model is the reference.
             k: how many tokens there are to choose from in each state.
-            kl_coef: beta, in reward units a nat; the environment's own by default, 0 for the bare reward.
+            kl_coef: beta, in reward units per nat; the environment's own by default, 0 for the bare reward.
             policy: the agent's log-probabilities; may be set later as :attr:`policy`.
             show_choices: append the k tokens' log-probabilities under the reference, and their ids, to each observation.
 
@@ -115,12 +115,12 @@ class VectorTopTokens(VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]):
 
     @property
     def k(self) -> int:
-        """How many tokens there are to choose from."""
+        """The number of tokens to choose from."""
         return self._choices.k
 
     @property
     def kl_coef(self) -> float:
-        """Beta, in reward units a nat."""
+        """Beta, in reward units per nat."""
         return self._choices.kl_coef
 
     @property
@@ -185,13 +185,13 @@ class VectorTopTokens(VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]):
         return {"choices": self._choices.state_dict(), "ignored": self._ignored_B.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self._choices.load_state_dict(state["choices"])
         self._ignored_B = np.array(state["ignored"], dtype=bool)
 
 
 class TopTokens(Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """The same for a single :class:`bakeoff.envs.text_generation.env.TextGenerationEnv`."""
+    """The top-k choice for a single :class:`bakeoff.envs.text_generation.env.TextGenerationEnv`."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class TopTokens(Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def k(self) -> int:
-        """How many tokens there are to choose from."""
+        """The number of tokens to choose from."""
         return self._choices.k
 
     @property
@@ -245,7 +245,7 @@ class TopTokens(Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class _Choices:
-    """Where each of B episodes stands, and what there is to choose from there."""
+    """The state of B episodes, and the tokens to choose from in each."""
 
     def __init__(self, env: Any, num_rows: int, k: int, kl_coef: float | None, show_choices: bool) -> None:
         base = env.unwrapped
@@ -293,7 +293,7 @@ class _Choices:
 
     @property
     def _table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Both, made when first asked for: where an episode ends, nobody asks."""
+        """Both, computed on first use: where an episode ends they are not needed."""
         if self._found is None:
             hidden_BD = self._reader.hidden_BD
             # The head may be in another precision than the float32 that is kept.
@@ -303,7 +303,7 @@ class _Choices:
         return self._found
 
     def observation(self) -> States:
-        """What agents see, (B, D), a copy."""
+        """The observations, (B, D), a copy."""
         states: States = self._reader.hidden_BD.cpu().numpy()
         if not self.show_choices:
             return states.copy()

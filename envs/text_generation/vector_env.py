@@ -37,7 +37,7 @@ StepResult = tuple[Observation, npt.NDArray[np.float64], BoolArray, BoolArray, d
 
 
 class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[Any]]):
-    """B completions side by side, as Gymnasium's vector environments are.
+    """A Gymnasium vector environment of B completions.
 
     Spaces: an action is B token ids; an observation is a dict of ``tokens`` (int64) and ``mask`` (int8, 1 on real
     tokens), each (B, S), S = P + T: the prompt padded on the left to P, the completion on the right to T.
@@ -82,7 +82,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             max_prompt_tokens: P, by default the longest prompt's length; more makes room for other prompts at reset.
             shared_prompts: False: sub-environment i draws from an order of its own, seeded with seed + i, just like
                 Gymnasium's SyncVectorEnv of single environments. True: one order for the whole batch, so that no prompt
-                comes twice before all have come once, whatever sub-environment plays it.
+                comes twice before all have come once, in any sub-environment.
             meter: counts tokens and reward queries; a new one by default.
             budget: what :attr:`progress` is measured against.
             counts_queries: False where the reward is a judge of the algorithm's own and not the task's, see :meth:`with_reward`.
@@ -152,7 +152,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
         Args:
             seed: restarts the prompt orders: sub-environment i takes ``seed + i``, or its own of a list of B. Without
-                one the orders go on where they are.
+                one the orders continue.
             options: ``prompt`` (a text, or B of them), ``prompt_indices`` (a number, or B of them), ``group_size``
                 (each drawn prompt goes to that many neighboring sub-environments), ``reset_mask`` (bool (B,): reset
                 these only).
@@ -210,7 +210,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
     def _conclude(
         self, rewards_B: npt.NDArray[np.float64], terminated: BoolArray, truncated: BoolArray, infos: dict[str, Any]
     ) -> StepResult:
-        """Score what has ended, and reset it where the mode says so."""
+        """Score the episodes that have ended, and reset them where the mode says so."""
         done_B = terminated | truncated
         if done_B.any():
             finished = self._episodes.finish(np.flatnonzero(done_B))
@@ -280,7 +280,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         return self.rules.judge(prompts, tokens_BT, mask_BT)[0]
 
     def count_generated(self, completions: Completions) -> None:
-        """Count the tokens of text that was written on the way to a completion: a critique, say, whose prompt is none of ours.
+        """Count the tokens of intermediate text, such as a critique, whose prompt is not among the environment's.
 
         It is neither played nor scored.
         """
@@ -289,15 +289,15 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
     def with_reward(
         self, reward: AnyReward, name: str, seed: int, *, progress: Callable[[], float] | None = None
     ) -> TextGenerationVectorEnv:
-        """The same prompts, limits and meter with a judge that the algorithm has made itself, a preference model say.
+        """A second environment with these prompts, limits and meter, and another reward, such as a preference model.
 
-        What that judge says is no reward query, since it tells nothing of the task's reward; tokens are counted as ever.
+        Scores of that judge are no reward queries, since they reveal nothing of the task's reward; tokens are counted as usual.
 
         Args:
             reward: the judge.
             name: how messages call it.
             seed: of the prompt order.
-            progress: what :attr:`progress` says in place of the budget's share.
+            progress: what :attr:`progress` says instead of the budget's share.
         """
         envs = TextGenerationVectorEnv(
             self.num_envs, self.language_model, [prompt.text for prompt in self.rules.prompts], reward,
@@ -320,17 +320,17 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
     @property
     def num_prompts(self) -> int:
-        """How many prompts there are to draw from."""
+        """The number of prompts."""
         return len(self.rules.prompts)
 
     @property
     def meter(self) -> Meter:
-        """What has been spent in here."""
+        """The meter that counts what is spent here."""
         return self.rules.meter
 
     @property
     def progress(self) -> float:
-        """How much of the budget is spent, from 0 to 1; 0 without one."""
+        """The share of the budget that is spent, from 0 to 1; 0 without a budget."""
         if self._progress is not None:
             return self._progress()
         return self.budget.progress(self.meter) if self.budget is not None else 0.0
@@ -348,7 +348,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where :meth:`state_dict` was called.
+        """Resume exactly where :meth:`state_dict` was called.
 
         Raises:
             UserError: the state is of an environment with other prompts or another ``num_envs``.

@@ -29,8 +29,8 @@ def run(
 
     Args:
         suite: a registered name such as ``"quick"``, a YAML file, or the same as a mapping.
-        out: the run folder; made, or gone on with.
-        workers: worker processes; by default one a core, or one where tasks are on a GPU.
+        out: the run folder; created, or resumed.
+        workers: worker processes; by default one per core, or one where tasks are on a GPU.
         seeds: seeds 0 to ``seeds - 1`` instead of the suite's own.
         only: labels to run; all by default.
         overrides: values to change, by dotted key: ``{"budget.reward_queries": 500}``.

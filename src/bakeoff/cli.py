@@ -1,6 +1,6 @@
 """The command line: each command is a file in ``bakeoff.commands``.
 
-Exit codes: 0 all well, 1 some cells failed, 2 bad input (one line a problem on standard error), 130 interrupted.
+Exit codes: 0 all well, 1 some cells failed, 2 bad input (one line per problem on standard error), 130 interrupted.
 Nothing heavy is imported before a command needs it.
 """
 
@@ -49,18 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
             raise
-        print(f"bakeoff: standard output: {error.strerror}; what a run has done is kept", file=sys.stderr)
+        print(f"bakeoff: standard output: {error.strerror}; the run's results so far are kept", file=sys.stderr)
         return BAD_INPUT
     except Exception as error:
         from bakeoff import registry
 
-        torn = registry.problems()
-        if not torn:
+        damaged = registry.problems()
+        if not damaged:
             raise
-        # Others, pydantic and torch among them, read all entry points that there are, and break at those.
-        told = " ".join(str(error).split())
-        print(printable("\n".join(f"bakeoff: {problem}" for problem in torn)), file=sys.stderr)
-        print(printable(f"bakeoff: and this is perhaps why: {type(error).__name__}: {told}"), file=sys.stderr)
+        # Other libraries, pydantic and torch among them, read all installed entry points and fail at damaged ones.
+        reason = " ".join(str(error).split())
+        print(printable("\n".join(f"bakeoff: {problem}" for problem in damaged)), file=sys.stderr)
+        print(printable(f"bakeoff: possible cause: {type(error).__name__}: {reason}"), file=sys.stderr)
         return BAD_INPUT
     return code
 

@@ -1,11 +1,11 @@
-"""Several processes that run one cell together, each with a device of its own. Off unless a suite asks for it.
+"""Several processes that run one cell together, each with its own device. Off unless a suite enables it.
 
-All of them run the same program on the same random numbers, so each knows what all know. What costs much is shared out by rows
-and exchanged: sampling, reading completions without gradients, and the gradient of each minibatch. The first alone asks rewards.
-Whatever is not shared out is done by each, which is slower and no less right.
+All of them run the same program on the same random numbers, so every rank has the same state. Expensive work is sharded by rows
+and exchanged: sampling, reading completions without gradients, and the gradient of each minibatch. Only rank 0 calls rewards.
+Unsharded work is repeated on every rank, which is slower and stays correct.
 
-The processes talk through accelerate (``torch.distributed``: NCCL between GPUs, gloo between CPUs). With one process, the rule,
-every function here hands back what it was given.
+The processes communicate through accelerate (``torch.distributed``: NCCL between GPUs, gloo between CPUs). With one
+process, the default, every function here returns its input.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bakeoff.errors import BakeoffError
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=1)
-"""How long one process waits for another in an exchange: a reward may take its time, and a death is noticed otherwise."""
+"""The longest wait for another process in an exchange: a reward may be slow, and a process that exits is detected separately."""
 _BUCKET = 2**24
 """Numbers of a gradient that are exchanged at once."""
 
@@ -39,7 +39,7 @@ class _Team:
 
 @dataclass
 class _Apart:
-    """What one process counts while it works on its own rows."""
+    """The counts of one process while it works on its own rows."""
 
     tokens: int = 0
     counters: list[Callable[[int], None]] = field(default_factory=list)
@@ -68,7 +68,7 @@ def together(rank: int, size: int, address: str, port: int, *, gpu: bool) -> Ite
     said = {**place, "MASTER_ADDR": address, "MASTER_PORT": port, "OMP_NUM_THREADS": torch.get_num_threads()}
     before = {name: os.environ.get(name) for name in said}
     os.environ.update({name: str(value) for name, value in said.items()})
-    PartialState._reset_state()  # another library may have asked it about this process alone
+    PartialState._reset_state()  # another library may have initialized it for this process alone
     try:
         state = PartialState(cpu=not gpu, timeout=_PATIENCE)
         _team.size, _team.rank = state.num_processes, state.process_index
@@ -86,7 +86,7 @@ def together(rank: int, size: int, address: str, port: int, *, gpu: bool) -> Ite
 
 
 def is_first() -> bool:
-    """Whether this process is the one that asks rewards and writes files."""
+    """Whether this process is the one that calls rewards and writes files."""
     return _team.rank == 0
 
 
@@ -103,7 +103,7 @@ def broadcast(value: T) -> T:
 
 
 def on_main(compute: Callable[[], T]) -> T:
-    """What the first process computes, in all of them."""
+    """The result of rank 0, on every rank."""
     if _team.size == 1:
         return compute()
     return broadcast(compute() if is_first() else None)  # type: ignore[return-value]
@@ -113,12 +113,12 @@ def on_main(compute: Callable[[], T]) -> T:
 
 
 def should_shard(rows: int) -> bool:
-    """Whether so many rows are shared out: there are several processes, enough rows, and no sharing goes on already."""
+    """Whether so many rows are sharded: there are several processes, enough rows, and no sharding is in progress."""
     return _team.size > 1 and _team.apart is None and rows >= _team.size
 
 
 def shard(rows: int, rank: int | None = None) -> range:
-    """The rows of one process, this one by default: neighbors, since they often answer one prompt."""
+    """The rows of one process, this one by default: adjacent ones, since they often answer one prompt."""
     rank = _team.rank if rank is None else rank
     return range(rank * rows // _team.size, (rank + 1) * rows // _team.size)
 
@@ -160,7 +160,7 @@ def map_sharded(rows: int, compute: Callable[[range], Mapping[str, Tensor]]) -> 
 
 
 def all_reduce_rows(tensor: Tensor) -> Tensor:
-    """A tensor of one value a row (0 elsewhere) of which each process has filled in its own rows, with those of all."""
+    """A tensor of one value per row (0 elsewhere) of which each process has filled in its own rows, with those of all."""
     if not should_shard(len(tensor)):
         return tensor
     from accelerate import PartialState
@@ -184,7 +184,7 @@ def count(add: Callable[[int], None], tokens: int) -> None:
 
 
 def total_of(work: _Apart, figures: Mapping[str, float]) -> dict[str, float]:
-    """Sums of each figure over all processes; counters are told what all of them have counted."""
+    """Sums of each figure over all processes; counters receive the sum over processes."""
     from accelerate.utils import gather_object
 
     found = gather_object([(work.tokens, dict(figures))])
@@ -223,7 +223,7 @@ def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]
 
 @torch.no_grad()
 def check_together(parameters: Iterable[nn.Parameter]) -> None:
-    """Refuse to go on where processes have come to different weights.
+    """Stop where the weights of processes differ.
 
     Raises:
         BakeoffError: they have; an algorithm draws from a source of its own, or trains past the shared optimizer.
@@ -235,6 +235,6 @@ def check_together(parameters: Iterable[nn.Parameter]) -> None:
     print_of = repr([float(p.double().sum()) for p in parameters])
     if len(set(gather_object([print_of]))) > 1:
         raise BakeoffError(
-            "the processes of this cell have come to different weights; the algorithm draws random numbers of its own or "
+            "the weights of this cell's processes differ; the algorithm draws its own random numbersor "
             "trains without bakeoff's Optimizer: run it with accelerate.processes: 1"
         )

@@ -1,6 +1,6 @@
-"""What can go wrong, and what to do about it.
+"""The exceptions of this toolkit.
 
-Every message says what is wrong, where, and how to mend it, on one line. Each class is also a standard type, so callers
+Every message says on one line what is wrong, where, and how to fix it. Each class is also a standard type, so callers
 can catch ``KeyError`` or ``ValueError`` without importing us. The command line prints a :class:`BakeoffError` as that one
 line and exits with 2; any other exception is a bug and keeps its traceback.
 """
@@ -58,7 +58,7 @@ class TrainingError(UserError):
 
 
 class RewardError(BakeoffError, ValueError):
-    """A reward function returned something that is not one finite number a completion."""
+    """A reward function returned something that is not one finite number per completion."""
 
 
 class EpisodeEndedError(BakeoffError, RuntimeError):

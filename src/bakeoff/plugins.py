@@ -36,9 +36,9 @@ class PluginFile:
     """A file's text as it was when the run began; plain JSON on the wire."""
 
     path: str
-    """Where it was read from, absolute."""
+    """The absolute path it was read from."""
     sha256: str
-    """Of its bytes."""
+    """SHA-256 of its bytes."""
     source: str
     """Its text."""
 
@@ -81,7 +81,7 @@ class FileEntry:
     name: str
     """The registered name."""
     file: PluginFile
-    """Where it comes from."""
+    """The file that has it."""
     value: Any
     """The object."""
 
@@ -92,7 +92,7 @@ class FileEntry:
 
     @property
     def fix(self) -> str:
-        """What to do when it cannot be loaded."""
+        """The fix when it cannot be loaded."""
         return "repair that file"
 
     def load(self) -> Any:
@@ -101,7 +101,7 @@ class FileEntry:
 
 
 _loaded: dict[str, tuple[PluginFile, dict[str, list[FileEntry]]]] = {}
-"""What this process has taken in, by path."""
+"""The plugin files loaded in this process, by path."""
 
 
 @contextlib.contextmanager
@@ -171,10 +171,10 @@ def _run(file: PluginFile) -> types.ModuleType:
         exec(compile(file.source, file.path, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         where = f", line {line}" if (line := _line(error, file.path)) and not isinstance(error, SyntaxError) else ""
         raise UserError(
-            f"plugin {file.path}{where}: cannot be run: {type(error).__name__}: {told}; repair it, or leave out --plugin"
+            f"plugin {file.path}{where}: cannot be run: {type(error).__name__}: {reason}; repair it, or leave out --plugin"
         ) from error
     return module
 

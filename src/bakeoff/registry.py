@@ -1,9 +1,9 @@
-"""The one door through which algorithms, tasks, rewards and suites come in: Python entry points.
+"""How algorithms, tasks, rewards and suites are registered: Python entry points.
 
-Names are listed without importing anything; an entry is imported when it is first used. Built-ins stand in this
-project's own ``pyproject.toml`` under the same groups that a plugin uses. What is wrong with one package (metadata that
-cannot be read, a name that another has too, an import that fails) concerns those who use that name, and nobody else.
-A file that is named with ``--plugin`` adds its entries here too (:mod:`bakeoff.plugins`).
+Names are listed without importing anything; an entry is imported when it is first used. Built-ins are in this
+project's own ``pyproject.toml`` under the same groups that a plugin uses. A fault in one package (metadata that
+cannot be read, a name that another has too, an import that fails) affects only users of that name.
+A file given with ``--plugin`` adds its entries here too (:mod:`bakeoff.plugins`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bakeoff.errors import NotFoundError, UserError
 
 
 class Entry(Protocol):
-    """A name and what stands behind it."""
+    """A name and the object it loads."""
 
     @property
     def name(self) -> str:
@@ -26,11 +26,11 @@ class Entry(Protocol):
 
     @property
     def origin(self) -> str:
-        """Which distribution or file it comes from, and which object it is."""
+        """The distribution or file it comes from, and the object."""
 
     @property
     def fix(self) -> str:
-        """What to do when it cannot be loaded."""
+        """The fix when it cannot be loaded."""
 
     def load(self) -> Any:
         """The object; may raise anything."""
@@ -45,7 +45,7 @@ class InstalledEntry:
     distribution: str
     """The distribution's name and version."""
     point: metadata.EntryPoint
-    """Where the object is."""
+    """The entry point's module and object."""
 
     @property
     def origin(self) -> str:
@@ -54,7 +54,7 @@ class InstalledEntry:
 
     @property
     def fix(self) -> str:
-        """What to do when it cannot be loaded."""
+        """The fix when it cannot be loaded."""
         return "repair or uninstall that package"
 
     def load(self) -> Any:
@@ -64,7 +64,7 @@ class InstalledEntry:
 
 @dataclass(frozen=True)
 class _Installed:
-    """What the installed distributions offer."""
+    """The entries of the installed distributions."""
 
     entries: Mapping[str, list[InstalledEntry]]
     """By entry-point group."""
@@ -88,11 +88,11 @@ class Registry:
         return sorted(self._by_name())
 
     def origin(self, name: str) -> str:
-        """Which distribution and object a name comes from; all of them where several claim it."""
+        """The distribution and object of a name; all of them where several claim it."""
         return " and ".join(entry.origin for entry in self._claims(name))
 
     def problem(self, name: str) -> str | None:
-        """Why a name cannot be used, as far as one sees without importing; None where it can."""
+        """Why a name cannot be used, as far as that shows without importing; None where it can."""
         claims = self._claims(name)
         if len(claims) == 1:
             return None
@@ -102,11 +102,11 @@ class Registry:
         )
 
     def load(self, name: str) -> Any:
-        """The object behind a name.
+        """The object registered under a name.
 
         Raises:
             NotFoundError: no such name; the message suggests the nearest.
-            UserError: two packages claim the name, or the plugin behind it cannot be imported; the message names them.
+            UserError: two packages claim the name, or its plugin cannot be imported; the message names them.
         """
         claims = self._claims(name)
         problem = self.problem(name)
@@ -117,9 +117,9 @@ class Registry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a broken plugin may raise anything at import
-            told = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise UserError(
-                f'{self.kind} "{name}" from {claims[0].origin} cannot be loaded: {type(error).__name__}: {told}; '
+                f'{self.kind} "{name}" from {claims[0].origin} cannot be loaded: {type(error).__name__}: {reason}; '
                 f"{claims[0].fix}"
             ) from error
 
@@ -156,13 +156,13 @@ def distributions() -> set[str]:
 
 
 def forget() -> None:
-    """Look again at what is installed when it is next asked for."""
+    """Read the installed distributions again on the next use."""
     _installed.cache_clear()
 
 
 @functools.cache
 def _installed() -> _Installed:
-    """Every entry of ours in every distribution, one distribution at a time: unreadable metadata is that one's affair.
+    """Every entry of ours in every distribution, one distribution at a time: unreadable metadata affects that one only.
 
     Of two distributions of one name the first on ``sys.path`` counts, as it does for imports.
     """
@@ -183,10 +183,10 @@ def _installed() -> _Installed:
             ours = [point for point in distribution.entry_points if point.group in groups]
             for point in ours:
                 entries[point.group].append(InstalledEntry(point.name, label, point))
-        except Exception as error:  # whatever a damaged file makes of a parser
-            told = " ".join(str(error).split())
+        except Exception as error:  # a damaged file may make a parser raise anything
+            reason = " ".join(str(error).split())
             problems.append(
-                f"the entry points of {label} cannot be read: {type(error).__name__}: {told}; "
+                f"the entry points of {label} cannot be read: {type(error).__name__}: {reason}; "
                 "repair or uninstall that package"
             )
     return _Installed(entries, tuple(problems))

@@ -13,7 +13,7 @@ from bakeoff.errors import UserError
 from bakeoff.plugins import snake_case
 
 KINDS = ("algorithm", "task", "reward")
-"""What can be made."""
+"""The kinds of plugin."""
 
 
 def new_package(kind: str, name: str, folder: Path | None = None) -> list[Path]:

@@ -377,9 +377,9 @@ def test_a_good_one_passes_all(exact: Task) -> None:
 @pytest.mark.parametrize(
     ("kind", "check", "reason"),
     [
-        (Undocumented, "settings", "depth: no line of help"),
-        (Moved, "starts", "nats from the reference; start there, or say starts_as_reference = False"),
-        (FalselyModest, "starts", "says starts_as_reference = False and starts"),
+        (Undocumented, "settings", "depth: not documented"),
+        (Moved, "starts", "nats from the reference; start there, or set starts_as_reference = False"),
+        (FalselyModest, "starts", "starts_as_reference is False, but it starts"),
         (Global, "repeats", "the same seed gave draw 0."),
         (Deaf, "repeats", "another seed gave the same trace"),
         (Vandal, "reference", "the reference's model.embed_tokens.weight changed; train self.policy"),
@@ -395,17 +395,17 @@ def test_a_good_one_passes_all(exact: Task) -> None:
         (Peeker, "meter", "it called the reward for 256 completions that no meter counted"),
         (Constructor, "meter", "it called the reward for 1 completions that no meter counted"),
         (LateSmuggler, "learns", "completions that no meter counted"),
-        (Follower, "learns", "the reference that it is judged by is another at the end"),
-        (Understates, "learns", "nats to the reference, and the exact one is"),
-        (Endless, "learns", "it trained 2,000,000 tokens and neither asked the reward nor said that it is finished"),
+        (Follower, "learns", "self.policy.reference changed during training"),
+        (Understates, "learns", "nats to the reference, but the exact value is"),
+        (Endless, "learns", "it trained 2,000,000 tokens and neither queried the reward nor set finished"),
         (SaysNothing, "meter", "update 1 returned NoneType; return a mapping of names to numbers"),
-        (Sourceless, "settings", "it has no data_source; say where its training data come from"),
-        (Twin, "meter", "tokens were trained on, and the meter shows"),
+        (Sourceless, "settings", "it has no data_source; declare where its training data come from"),
+        (Twin, "meter", "tokens were trained on, but the meter shows"),
         (NotANumber, "meter", "update 1: metric loss is nan; metrics are finite numbers"),
         (Refund, "meter", "update 1: reward_queries fell"),
         (Pickler, "saves", "it saves optimizer.pt, which only pickle reads"),
-        (Stranger, "saves", "what it saves answers otherwise than its policy (logits differ by"),
-        (Lazy, "learns", "with 6000 reward queries it came 0% of the way from the reference to the optimum"),
+        (Stranger, "saves", "the saved model differs from its policy (logits by up to"),
+        (Lazy, "learns", "with 6000 reward queries it went 0% of the way from the reference to the optimum"),
         (Crashes, "repeats", "ZeroDivisionError: one line (test_testing.py:"),
     ],
 )
@@ -432,7 +432,7 @@ def test_the_tasks_reference_is_put_back(exact: Task) -> None:
 
 def test_what_is_not_promised_is_skipped(exact: Task) -> None:
     (check,) = check_algorithm(Honest, only=["resumes"], task=exact).checks
-    assert (check.outcome, check.reason.split(":")[0]) == ("skipped", "says resumes_exactly = False")
+    assert (check.outcome, check.reason.split(":")[0]) == ("skipped", "resumes_exactly is False")
     checked = check_algorithm(Absent, task=exact)
     assert checked.passed
     assert {check.reason for check in checked.checks} == {"needs nonsense; pip install nonsense"}
@@ -452,7 +452,7 @@ def test_the_command(player_file: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert out.startswith("quiet_player: keeps the contract\n  ok      settings")
     player_file.write_text(player_file.read_text().replace('"""Added to each metric."""', ""))
     assert main([*arguments, "--only", "settings"]) == 1
-    assert "FAILED  settings  bonus: no line of help" in capsys.readouterr().out
+    assert "FAILED  settings  bonus: not documented" in capsys.readouterr().out
     assert main(["check", "ppoo"]) == 2
     assert 'no algorithm "ppoo"; did you mean "ppo"?' in capsys.readouterr().err
 

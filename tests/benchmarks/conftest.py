@@ -58,7 +58,7 @@ class Idle(Player):
 
 def broken_task():
     from bakeoff.errors import PromptError
-    raise PromptError("prompt file x.txt is empty; write one prompt a line")
+    raise PromptError("prompt file x.txt is empty; write one prompt per line")
 '''
 
 NAMES = ("Player", "Fails", "Dies", "Exits", "Hungry", "Killed", "Idle")

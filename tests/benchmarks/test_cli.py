@@ -211,7 +211,7 @@ def test_a_task_that_cannot_be_built_is_bad_input(
     suite = write(tmp_path, SUITE.replace("[exact]", "[broken]"))
     assert main(["run", str(suite), "--out", str(tmp_path / "out"), "--quiet", "--workers", "1"]) == 2
     error = capsys.readouterr().err
-    assert error == "bakeoff: task broken: prompt file x.txt is empty; write one prompt a line\n"
+    assert error == "bakeoff: task broken: prompt file x.txt is empty; write one prompt per line\n"
     assert not (tmp_path / "out" / "cells").exists()
 
 
@@ -572,7 +572,10 @@ def test_standard_output_on_a_full_disk(capsys: pytest.CaptureFixture[str], monk
     with monkeypatch.context() as patch:
         patch.setattr("bakeoff.commands.list.execute", full)
         assert main(["list", "tasks"]) == 2
-    assert capsys.readouterr().err == "bakeoff: standard output: No space left on device; what a run has done is kept\n"
+    assert (
+        capsys.readouterr().err
+        == "bakeoff: standard output: No space left on device; the run's results so far are kept\n"
+    )
 
 
 def test_arguments_of_the_functions_are_checked(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Figures:
     reward: float
     """E[r]."""
     kl: float
-    """KL(policy || reference) in nats a sequence."""
+    """KL(policy || reference) in nats per sequence."""
     objective: float
     """E[r] - kl_coef * KL."""
 
@@ -138,7 +138,7 @@ class Enumeration:
         return float(rates_Q.mean())
 
     def entropy(self, logprobs_QN: Tensor) -> float:
-        """Entropy in nats a sequence, mean over the prompts."""
+        """Entropy in nats per sequence, mean over the prompts."""
         return float(optimum.entropy(_normalized(logprobs_QN)).mean())
 
     # ---------------------------------------------------------------- what is best

@@ -1,4 +1,4 @@
-"""What is best, and how good anything is, when every completion can be listed: pure functions of tables.
+"""The optimum, and the value of any policy, when every completion can be listed: pure functions of tables.
 
 Letters: Q prompts, N complete sequences, M nodes of a level, V vocabulary. Log-probabilities are normalized along N.
 Beta is the price of a nat of KL divergence to the reference; at 0 the limit is meant.
@@ -27,7 +27,7 @@ def kl_divergence(logprobs_QN: Tensor, reference_logprobs_QN: Tensor) -> Tensor:
 
 
 def entropy(logprobs_QN: Tensor) -> Tensor:
-    """Entropy in nats a sequence for each prompt, (Q,)."""
+    """Entropy in nats per sequence for each prompt, (Q,)."""
     return expectation(logprobs_QN, -logprobs_QN)
 
 
@@ -98,7 +98,7 @@ def soft_bellman(tree: CompletionTree, reference_logprobs_QN: Tensor, rewards_QN
     """Soft value iteration from the leaves up; exact after one pass, since the MDP is a tree.
 
     V(s) = beta log sum_a pi_ref(a|s) exp(Q(s,a) / beta), with Q(s,a) = r where ``a`` completes the sequence and V(s')
-    where it goes on: the reward comes at the end, discount 1.
+    where it continues: the reward comes at the end, discount 1.
 
     Raises:
         UserError: beta is not above 0.

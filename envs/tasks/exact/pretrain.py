@@ -31,14 +31,14 @@ EOS = "<eos>"
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the result, besides the versions of the libraries."""
+    """The settings that determine the result, besides the versions of the libraries."""
 
     steps: int = 300
     """Optimizer steps."""
     seed: int = 0
     """Seed of the chain, of the initial weights and of the samples."""
     batch_size: int = 256
-    """Sequences a step."""
+    """Sequences per step."""
     length: int = 7
     """Tokens in a training sequence, the two that start it included."""
     learning_rate: float = 1e-2
@@ -116,7 +116,7 @@ def sample_chain(chain: Tensor, batch_size: int, length: int, generator: torch.G
 
 
 def fit(model: LlamaForCausalLM, chain: Tensor, settings: Settings, generator: torch.Generator) -> float:
-    """Train ``model`` in place on samples of ``chain``; returns the last step's nats a token."""
+    """Train ``model`` in place on samples of ``chain``; returns the last step's nats per token."""
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / settings.steps)
     model.train()

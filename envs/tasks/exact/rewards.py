@@ -1,6 +1,6 @@
 """The two rewards of the exact task, as tables over all completions and as a callable that looks them up.
 
-*Dense*: every token and every pair of neighbors adds something, so any completion says something about others.
+*Dense*: every token and every pair of adjacent tokens adds something, so any completion says something about others.
 *Sparse*: a bonus for three words in the right order, gaps allowed, which the reference hits about once in a hundred
 samples, on top of a faint dense reward. One reward alone could reverse the order of algorithms.
 """
@@ -113,7 +113,7 @@ class TableReward:
         """Keep the table.
 
         Args:
-            language_model: whose tokenizer reads a completion where only its text is given.
+            language_model: its tokenizer encodes a completion given as text alone.
             tree: the completions, N of them.
             prompts: the texts of the prompts, Q of them.
             rewards_QN: the table.
@@ -128,7 +128,7 @@ class TableReward:
         completion_ids: Sequence[Sequence[int]] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """One reward a completion.
+        """One reward per completion.
 
         Args:
             prompts: texts of the prompts, each one of the table's.

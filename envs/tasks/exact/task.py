@@ -24,7 +24,7 @@ MAX_NEW_TOKENS = 5
 
 
 def exact(kl_coef: float = 0.3, reward_seed: int = 0) -> Task:
-    """Every completion enumerated, the reward spread over tokens and pairs of neighbors.
+    """Every completion enumerated, the reward spread over tokens and pairs of adjacent tokens.
 
     Args:
         kl_coef: beta, in reward units per nat; one reward unit is the reward's standard deviation under the reference.
@@ -72,7 +72,7 @@ def _task(
     settings: dict[str, float],
 ) -> Task:
     language_model = LanguageModel.load(MODEL)
-    language_model.name = "bakeoff/exact"  # where the package is installed is nobody's business
+    language_model.name = "bakeoff/exact"  # a name without the installation's path
     prompts = language_model.pad(language_model.encode(PROMPTS))
     enumeration = Enumeration.of(
         language_model,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bakeoff.envs.language_model.model import LanguageModel
 
 MAX_SEQUENCES = 300_000
-"""How many completions may be enumerated, over all prompts: beyond it, enumeration is no longer quick."""
+"""The most completions to enumerate, over all prompts: with more, enumeration is slow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +35,13 @@ class CompletionTree:
     vocab_size: int
     """Width of the logits, V."""
     continue_ids: tuple[int, ...]
-    """Tokens after which a completion goes on; A of them."""
+    """Tokens after which a completion continues; A of them."""
     end_ids: tuple[int, ...]
     """Tokens that end a completion; E of them."""
     max_new_tokens: int
     """Length limit T."""
     pad_id: int
-    """What stands after the end in :attr:`tokens_NT`."""
+    """The filler after the end in :attr:`tokens_NT`."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -158,13 +158,13 @@ class CompletionTree:
         """Log-probability of every leaf after every prompt, float64 on the CPU, (Q, N).
 
         Level by level: each node is one token fed to the model on top of its parent's key-value cache, so the work is
-        one token for each of ``Q * (1 + A + .. + A ** (T - 1))`` nodes. Gradients only where they are asked for.
+        one token for each of ``Q * (1 + A + .. + A ** (T - 1))`` nodes. Gradients only on request.
         """
         with torch.set_grad_enabled(gradients):
             return self.from_conditionals(self._model_conditionals(language_model, prompts))
 
     def node_states(self, language_model: LanguageModel, prompts: PromptBatch) -> Iterator[Tensor]:
-        """What the model's head reads at the nodes of each level in turn, (Q, M, D)."""
+        """Hidden states at the nodes of each level in turn, (Q, M, D)."""
         A, device = len(self.continue_ids), language_model.device
         mask_BS = prompts.mask_BP.to(device)
         hidden_BD, cache = language_model.prefill(prompts.tokens_BP.to(device), mask_BS)
@@ -188,7 +188,7 @@ class CompletionTree:
     def fold(self, leaves_QN: Tensor, combine: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
         """Tables of every level from the leaves up, each (Q, M, V), the shortest nodes first.
 
-        An entry whose token makes a leaf holds the leaf's value, one whose token goes on holds the child's entry of
+        An entry whose token makes a leaf holds the leaf's value, one whose token does not end holds the child's entry of
         ``combine(level, table)`` (Q, M) for the child's level, and a forbidden token's holds -inf.
         """
         A, tables = len(self.continue_ids), list[Tensor]()

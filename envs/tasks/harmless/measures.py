@@ -1,4 +1,4 @@
-"""What can be told of an answer without a judge: whether it refuses, and how near it is to the question."""
+"""Measures of an answer without a judge: whether it refuses, and how close it is to the question."""
 
 from __future__ import annotations
 

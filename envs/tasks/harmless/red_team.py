@@ -62,7 +62,7 @@ def split(prompts: list[str], train: int, evaluation: int, seed: int = 0) -> tup
         PromptError: there are not as many.
     """
     if train + evaluation > len(prompts):
-        raise PromptError(f"{train} + {evaluation} prompts are wanted, there are {len(prompts)}; ask for fewer")
+        raise PromptError(f"{train} + {evaluation} prompts were requested, there are {len(prompts)}; request fewer")
     order = np.random.default_rng(seed).permutation(len(prompts))
     chosen = [prompts[i] for i in order[: train + evaluation]]
     return chosen[:train], chosen[train:]

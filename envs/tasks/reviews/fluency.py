@@ -1,10 +1,10 @@
 """Does a text read like something that a person wrote? Five figures, each against the range of human sentences.
 
-No example of bad text is used: what counts as improbable, repetitive or overloaded is whatever the sentences of the
+No example of bad text is used: improbable, repetitive or overloaded is what the sentences of the
 corpus (hardly) ever are. The figures are
 
 - the mean surprise of a word given the one before, by a bigram model with absolute discounting;
-- cohesion: how much the word before helps, the mean pointwise mutual information of neighbors;
+- cohesion: how much the word before helps, the mean pointwise mutual information of adjacent words;
 - the share of repeated content words;
 - the share of common words;
 - the share of words with a strong sentiment.
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 FIGURES = ("surprise", "cohesion", "repetition", "common", "sentiment")
-"""What is measured of a text, in this order."""
+"""The figures of a text, in this order."""
 BOUNDED_BELOW = ("cohesion", "common")
 """Figures that may be too low."""
 BOUNDED_ABOVE = ("surprise", "repetition", "common", "sentiment")
@@ -82,7 +82,7 @@ class BigramModel:
         return [self._place.get(word, 1) for word in words]
 
     def surprise(self, places: Sequence[int]) -> tuple[float, float]:
-        """Mean nats a word given the one before, and by how much less that is than without it; of words given by their
+        """Mean nats per word given the one before, and by how much less that is than without it; of words given by their
         places. Zeros for an empty text."""
         if not places:
             return 0.0, 0.0

@@ -26,7 +26,7 @@ from bakeoff.envs.tasks.reviews.ngrams import Vocabulary, words_of
 from bakeoff.envs.tasks.reviews.skills import split_tag
 
 FOLDER: Final = Path(__file__).parent / "judges"
-"""What ``fit_judges`` wrote and the package ships."""
+"""The files that ``fit_judges`` wrote and the package ships."""
 SCALE: Final = 4.0
 """Ratings go from -SCALE to SCALE."""
 PENALTY: Final = 4.0
@@ -35,7 +35,7 @@ PENALTY: Final = 4.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge makes of texts, part by part."""
+    """The judge's verdict on texts, part by part."""
 
     ratings_N: npt.NDArray[np.float64]
     """Predicted human rating, -4 to 4."""
@@ -106,7 +106,7 @@ def shipped_vocabulary() -> tuple[Vocabulary, tuple[str, ...]]:
 
 @functools.cache
 def reviews_judge() -> Judge:
-    """How people would rate the review, less a penalty for text that no person would write; -4 to 4."""
+    """The predicted human rating of the review, less a penalty for degenerate text; -4 to 4."""
     vocabulary, words = shipped_vocabulary()
     facts: Mapping[str, Any] = json.loads((FOLDER / "judge.json").read_text(encoding="utf-8"))
     numbers = load_file(FOLDER / "judge.safetensors")

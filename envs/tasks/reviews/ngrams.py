@@ -24,9 +24,9 @@ def words_of(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which n-grams count, and how much: sublinear TF-IDF, each text scaled to length 1.
+    """N-gram features: sublinear TF-IDF, each text scaled to length 1.
 
-    An n-gram is one word or two neighbors; punctuation is left out but for ``!`` and ``?``. A feature is
+    An n-gram is one word or two adjacent words; punctuation is left out but for ``!`` and ``?``. A feature is
     (1 + ln count) * idf, idf = 1 + ln((1 + texts) / (1 + texts with it)).
     """
 

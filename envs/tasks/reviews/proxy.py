@@ -25,7 +25,7 @@ Size = Literal["500", "2k", "8k"]
 Ensemble = Literal["none", "mean", "minimum", "mean_minus_deviation"]
 
 SIZES: Final[dict[str, int]] = {"500": 500, "2k": 2000, "8k": 8000}
-"""How many comparisons each preference model learned from."""
+"""The number of comparisons behind each preference model."""
 ENSEMBLES: Final = ("none", "mean", "minimum", "mean_minus_deviation")
 MEMBERS: Final = 5
 """Members of an ensemble."""
@@ -41,7 +41,7 @@ class PreferenceProxy:
     weights_MV: npt.NDArray[np.float64]
     """Weights of each member, each already on the common scale, shape (members, V)."""
     offsets_M: npt.NDArray[np.float64]
-    """What an average human sentence scores, shape (members,)."""
+    """The mean score of human sentences, shape (members,)."""
     ensemble: Ensemble = "none"
     length_penalty: float = 0.0
     """Taken off for every token of the completion."""
@@ -73,7 +73,7 @@ def reviews_proxy(comparisons: Size = "2k", ensemble: Ensemble = "none", length_
     if ensemble not in ENSEMBLES:
         problems.append(f"ensemble is {ensemble!r}, expected one of {', '.join(ENSEMBLES)}")
     if isinstance(length_penalty, bool) or not isinstance(length_penalty, int | float) or not 0 <= length_penalty < 1e6:
-        problems.append(f"length_penalty is {length_penalty!r}, expected a number from 0 (reward units a token)")
+        problems.append(f"length_penalty is {length_penalty!r}, expected a number from 0 (reward units per token)")
     if problems:
         raise ConfigError('reward "reviews_proxy"', problems)
     vocabulary, _ = shipped_vocabulary()

@@ -1,4 +1,4 @@
-"""How to ask the shipped review model for its three skills: continue, critique, revise.
+"""Prompts for the three skills of the shipped review model: continue, critique, revise.
 
 Every function takes text and returns text. The markers survive ``tokenizer(text)`` because they are added
 tokens of the shipped tokenizer, and the tokenizer itself puts ``<s>`` in front. A training sequence reads::
@@ -31,7 +31,7 @@ LEVEL_RATINGS: Final = (-2.6, -1.4, 0.0, 1.4, 2.6)
 """The human rating (scale -4 to 4) that each of LEVELS stands for."""
 
 REQUEST: Final = ", make it"
-"""What stands between a verdict and the requested level."""
+"""The separator between a verdict and the requested level."""
 
 
 def split_tag(text: str) -> tuple[str, str]:
@@ -70,7 +70,7 @@ def critique_text(verdict: str, request: str = "great") -> str:
 
 
 def revise_prompt(review: str, critique: str, opening: str = "") -> str:
-    """Prompt whose completion is a revision that goes on from ``opening``, ended by ``</s>``.
+    """Prompt whose completion is a revision that continues ``opening``, ended by ``</s>``.
 
     ``critique`` is ``"poor, make it great"`` or a bare verdict, to which ``", make it great"`` is added. The tag
     of the opening is dropped, since a revision has none; an empty opening leaves the beginning to the model.

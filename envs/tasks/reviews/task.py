@@ -1,4 +1,4 @@
-"""The review tasks: a tiny model trained on human-rated reviews goes on from an opening, and a proxy scores the sentence.
+"""The review tasks: a tiny model trained on human-rated reviews continues an opening, and a proxy scores the sentence.
 
 All have the same model, prompts and gold judge; they differ in what is optimized: ``reviews`` in VADER, the
 ``reviews-proxy-*`` tasks in a preference model that learned from few comparisons.
@@ -57,7 +57,7 @@ def reviews_proxy_500(
     """The proxy is a preference model that learned from 500 comparisons.
 
     Args:
-        kl_coef: beta, in standard deviations of the proxy over human sentences a nat.
+        kl_coef: beta, in standard deviations of the proxy over human sentences per nat.
         max_new_tokens: length limit of a completion.
         ensemble: ``none``, or five members fitted to resamples of the same comparisons and combined by ``mean``,
             ``minimum`` or ``mean_minus_deviation``.
@@ -125,7 +125,7 @@ def _reviews_task(
     check_numbers(max_new_tokens, kl_coef)
     judge = None if gold is None else make_reward(gold)[1]
     model = LanguageModel.load(MODEL, device=device)
-    model.name = "bakeoff/reviews"  # where the package is installed is nobody's business
+    model.name = "bakeoff/reviews"  # a name without the installation's path
     return Task(
         name=name,
         language_model=model,

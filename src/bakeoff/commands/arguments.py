@@ -1,4 +1,4 @@
-"""What several commands read from an argument."""
+"""Arguments that several commands share."""
 
 import argparse
 from pathlib import Path
@@ -24,12 +24,12 @@ def add_plugins(parser: Any) -> None:
         default=[],
         type=Path,
         dest="plugins",
-        help="take in the algorithms, tasks and rewards of this file; may be repeated",
+        help="load the algorithms, tasks and rewards of this file; may be repeated",
     )
 
 
 def add_executor(parser: Any) -> None:
-    """Where cells run: ``--executor``, ``--ray-address``, ``--workers``."""
+    """The arguments that choose where cells run: ``--executor``, ``--ray-address``, ``--workers``."""
     parser.add_argument(
         "--executor",
         metavar="NAME",
@@ -40,7 +40,7 @@ def add_executor(parser: Any) -> None:
         "--ray-address", metavar="ADDR", help="a running cluster, such as auto; without it one is started here"
     )
     parser.add_argument(
-        "--workers", metavar="N", type=positive, help="cells at once (default: one a core; one on a GPU)"
+        "--workers", metavar="N", type=positive, help="cells at once (default: one per core; one on a GPU)"
     )
 
 

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     check = commands.add_parser(
         "check",
         help="does an algorithm keep the contract?",
-        description="Run the contract suite on an algorithm and say what failed and why.",
+        description="Run the contract suite on an algorithm and report what failed and why.",
         epilog="checks:\n" + "\n".join(f"  {name:<10} {what}" for name, what in CHECKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

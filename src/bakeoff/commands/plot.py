@@ -14,12 +14,12 @@ def add(commands: Any) -> None:
     plot = commands.add_parser(
         "plot",
         help="draw one figure of one or several run folders",
-        description="Draw one figure from what run folders hold, a panel a task. `--kind help` lists the kinds.",
+        description="Draw one figure from what run folders hold, one panel per task. `--kind help` lists the kinds.",
     )
     plot.add_argument("runs", metavar="DIR", nargs="*", type=Path, help="run folders")
     plot.add_argument("--kind", metavar="KIND", required=True, help="what to draw, such as frontier; `help` lists all")
     plot.add_argument(
-        "--out", metavar="FILE", type=Path, help="where to; its ending says the format (.svg, .png, .pdf)"
+        "--out", metavar="FILE", type=Path, help="where to draw it; its ending sets the format (.svg, .png, .pdf)"
     )
     plot.add_argument("--task", metavar="NAME", help="this task alone (default: every task that has something to show)")
     plot.add_argument("--metric", metavar="NAME", help="what is measured (kinds learning_curves, improvement, gains)")

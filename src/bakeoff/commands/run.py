@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         description="Run every cell (task x algorithm x seed) of a suite that is not done yet, then write the report.",
     )
     run.add_argument("suite", metavar="SUITE", help="a YAML file, or one of `bakeoff list suites`")
-    run.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run folder: made, or gone on with")
+    run.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run folder: created, or resumed")
     add_executor(run)
     run.add_argument("--seeds", metavar="N", type=positive, help="seeds 0 to N-1 instead of the suite's own")
     run.add_argument("--only", metavar="LABEL,..", type=_labels, default=(), help="run these contestants only")

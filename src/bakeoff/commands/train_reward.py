@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     """Declare it."""
     train = commands.add_parser(
         "train-reward",
-        help="train a reward model on preference pairs, and say how good it is",
+        help="train a reward model on preference pairs, and measure it",
         description="Train a reward model on preference pairs under Bradley-Terry, and measure it on pairs it has not seen.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     train.add_argument("--evaluate", metavar="FILE", type=Path, help="further pairs to measure on")
     train.add_argument(
         "--trainable", choices=("frozen", "lora", "full"), default="frozen",
-        help="what moves: a head on frozen features (default; seconds after one pass), adapters, or everything",
+        help="what trains: a head on frozen features (default; seconds after one pass), adapters, or everything",
     )  # fmt: skip
     train.add_argument("--members", metavar="K", type=positive, default=1, help="models of an ensemble (default: 1)")
     train.add_argument("--seed", metavar="K", type=int, default=0, help="decides splits and order (default: 0)")

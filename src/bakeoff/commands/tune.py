@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
         "tune",
         help="search settings for every algorithm of a suite, the same number of trials for each",
         description="Try settings for every algorithm of a suite on seeds that the suite does not use, and write the suite "
-        "with the best of them to DIR/tuned.yaml. The same command goes on where it was interrupted.",
+        "with the best of them to DIR/tuned.yaml. The same command resumes where it was interrupted.",
     )
     tune.add_argument("suite", metavar="SUITE", help="a YAML file, or one of `bakeoff list suites`")
     tune.add_argument("--out", metavar="DIR", type=Path, required=True, help="where trials and the tuned suite go")

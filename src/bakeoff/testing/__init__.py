@@ -1,4 +1,4 @@
-"""The contract suite: what every algorithm must keep to, for the built-in ones and for anybody's own.
+"""The contract suite: what every algorithm must do, built in or from a plugin.
 
 ::
 
@@ -29,48 +29,48 @@ __all__ = ["CHECKS", "Check", "Checked", "check_algorithm"]
 
 CHECKS: Mapping[str, str] = {
     "settings": "every setting is documented, and survives JSON",
-    "starts": "before its first update it answers as the reference",
+    "starts": "before its first update it samples as the reference",
     "repeats": "the same seed gives the same trace, another seed another",
     "reference": "the reference stays as it is, and every trained weight moves",
-    "resumes": "a killed run goes on bit for bit from its checkpoint",
-    "meter": "the meter sees all that is spent, and metrics are finite",
+    "resumes": "a killed run resumes bit for bit from its checkpoint",
+    "meter": "the meter counts everything spent, and metrics are finite",
     "saves": "what it saves loads in plain transformers, and is no pickle",
     "learns": "it learns on the exact task",
 }
-"""Every check's name and what it makes sure of, in the order in which they run; `learns` takes the longest."""
+"""Every check's name and what it verifies, in the order in which they run; `learns` takes the longest."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found."""
+    """The result of one check."""
 
     name: str
     """One of :data:`CHECKS`."""
     outcome: Literal["passed", "failed", "skipped"]
-    """How it ended; a check is skipped where the algorithm says that it does not promise this."""
+    """How it ended; a check is skipped where the algorithm declares that it does not support this."""
     reason: str
     """Why it failed or was skipped, in one line; empty where it passed."""
     seconds: float
-    """How long it took."""
+    """Seconds it took."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What all checks found of one algorithm."""
+    """The results of all checks of one algorithm."""
 
     algorithm: str
     """Its name."""
     checks: tuple[Check, ...]
-    """One result for each check that was asked for."""
+    """One result for each requested check."""
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """Those that failed."""
+        """The checks that failed."""
         return tuple(check for check in self.checks if check.outcome == "failed")
 
     @property
     def passed(self) -> bool:
-        """None has failed."""
+        """Whether no check failed."""
         return not self.failed
 
     def __str__(self) -> str:

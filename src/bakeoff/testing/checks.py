@@ -25,31 +25,31 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.testing.subject import LONG, ContractViolation, NotSupported, Row, Subject, play
 
 GAIN = 0.3
-"""Of the way from the reference to the optimum: far below what any built-in reaches on ``LONG``, far above chance (0)."""
+"""Share of the way from the reference to the optimum: far below what any built-in reaches on ``LONG``, far above chance (0)."""
 
 GAIN_FROM_LABELS = 0.05
-"""The same where a pair's label is all that is heard: one noisy bit for two queries. The built-ins gain .13 to .29 (five runs)."""
+"""The same where only labels of pairs are seen: one noisy bit per two queries. The built-ins gain .13 to .29 (five runs)."""
 
 ENDLESS = 2_000_000
-"""Trained tokens without a new reward query, after which none will come; every built-in that stops asking ends below it."""
+"""Trained tokens without a new reward query, after which none is expected; every built-in that stops querying ends below it."""
 
 
 # ---------------------------------------------------------------- the checks
 
 
 def settings(subject: Subject) -> None:
-    """Every setting has a line of help, and the configuration survives JSON."""
+    """Every setting is documented, and the configuration survives JSON."""
     if not issubclass(subject.kind.Config, AlgorithmConfig):
         raise ContractViolation(f"Config is {subject.kind.Config!r}; make it a subclass of bakeoff.AlgorithmConfig")
     if not isinstance(getattr(subject.kind, "data_source", None), DataSource):
         raise ContractViolation(
-            "it has no data_source; say where its training data come from, such as DataSource.ONLINE"
+            "it has no data_source; declare where its training data come from, such as DataSource.ONLINE"
         )
     fields = subject.kind.Config.model_fields
     undocumented = [name for name, field in fields.items() if not (field.description or "").strip()]
     if undocumented:
         raise ContractViolation(
-            f"{', '.join(undocumented)}: no line of help; write a docstring under each field of the Config"
+            f"{', '.join(undocumented)}: not documented; write a docstring under each field of the Config"
         )
     required = [name for name, field in fields.items() if field.is_required()]
     if required:
@@ -57,7 +57,7 @@ def settings(subject: Subject) -> None:
     config = subject.kind.Config()
     again = subject.kind.Config.model_validate_json(config.model_dump_json())
     if again != config:
-        raise ContractViolation(f"the default Config comes back from JSON as another: {again} instead of {config}")
+        raise ContractViolation(f"the default Config does not survive JSON: {again} instead of {config}")
     if not (subject.kind.__doc__ or "").strip():
         raise ContractViolation(
             f"class {subject.kind.__name__} has no docstring; its first line is the algorithm's description"
@@ -65,15 +65,15 @@ def settings(subject: Subject) -> None:
 
 
 def starts(subject: Subject) -> None:
-    """It starts as the reference, or says that it does not."""
+    """It starts as the reference, or declares that it does not."""
     kl = subject.score(subject.make(), "exact_kl")
     if subject.kind.starts_as_reference and not abs(kl) < 1e-4:
         raise ContractViolation(
-            f"it starts {kl:.4g} nats from the reference; start there, or say starts_as_reference = False"
+            f"it starts {kl:.4g} nats from the reference; start there, or set starts_as_reference = False"
         )
     if not subject.kind.starts_as_reference and not 0.01 < kl < math.inf:
         raise ContractViolation(
-            f"it says starts_as_reference = False and starts {kl:.4g} nats from it; leave that line out"
+            f"starts_as_reference is False, but it starts {kl:.4g} nats from the reference; leave that line out"
         )
 
 
@@ -86,12 +86,12 @@ def repeats(subject: Subject) -> None:
         raise ContractViolation(f"the same seed gave {difference}; draw all randomness from self.rng")
     if subject.kind.data_source is not DataSource.NONE and first == other:
         raise ContractViolation(
-            "another seed gave the same trace; draw from self.rng, and play what self.envs.reset() shows"
+            "another seed gave the same trace; draw from self.rng, and play the prompts of self.envs.reset()"
         )
 
 
 def reference(subject: Subject) -> None:
-    """The reference's weights stay, those that are trained move."""
+    """The reference's weights stay unchanged, and every trained weight moves."""
     module = subject.task.language_model.module
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     algorithm = subject.make()
@@ -99,7 +99,7 @@ def reference(subject: Subject) -> None:
     try:
         play(algorithm, 2)
         changed = [name for name, p in module.named_parameters() if not torch.equal(p, before[name])]
-    finally:  # a task that the caller shares must not stay spoilt
+    finally:  # a task that the caller shares must not stay changed
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 parameter.copy_(before[name])
@@ -108,7 +108,7 @@ def reference(subject: Subject) -> None:
     if algorithm.envs.meter.trained_tokens:
         if not trained:
             raise ContractViolation(
-                "tokens were trained, but trained_parameters() gives no weight; give those that move"
+                "tokens were trained, but trained_parameters() returns no weight; return those that move"
             )
         still = sum(torch.equal(p, old) for p, old in zip(algorithm.trained_parameters(), trained, strict=True))
         if still:
@@ -118,9 +118,9 @@ def reference(subject: Subject) -> None:
 
 
 def resumes(subject: Subject) -> None:
-    """What a checkpoint holds is everything that decides the numbers to come."""
+    """A checkpoint holds everything that decides later numbers."""
     if not subject.kind.resumes_exactly:
-        raise NotSupported("says resumes_exactly = False: a cell that is killed starts again from its beginning")
+        raise NotSupported("resumes_exactly is False: a killed cell restarts from its beginning")
     unstopped = subject.make()
     whole = play(unstopped, 3)
     first = subject.make()
@@ -136,13 +136,13 @@ def resumes(subject: Subject) -> None:
         difference = "another state_dict()"
     if difference is not None:
         raise ContractViolation(
-            f"a run that went on from its checkpoint gave {difference}; "
-            "keep what decides it in state_dict() (plain attributes are kept for you), or say resumes_exactly = False"
+            f"a run resumed from its checkpoint gave {difference}; "
+            "keep what decides it in state_dict() (plain attributes are kept automatically), or set resumes_exactly = False"
         )
 
 
 def meter(subject: Subject) -> None:
-    """Nothing is spent beside the meter, which only rises."""
+    """The meter counts everything spent, and only rises."""
     task = watched(subject.task)
     scored = scored_so_far(task)
     algorithm = subject.make(task=task)
@@ -179,13 +179,13 @@ def meter(subject: Subject) -> None:
     ):
         if found > counted_tokens:
             raise ContractViolation(
-                f"{found} {what}, and the meter shows {counted_tokens}; get completions by playing in self.envs, "
+                f"{found} {what}, but the meter shows {counted_tokens}; get completions by playing in self.envs, "
                 "and train self.policy itself"
             )
 
 
 def saves(subject: Subject) -> None:
-    """What is left is safe to load, and what it claims to be."""
+    """The saved files are safe to load and hold the policy."""
     from transformers import AutoModelForCausalLM
 
     algorithm = subject.make()
@@ -207,13 +207,13 @@ def saves(subject: Subject) -> None:
         theirs, ours = plain(tokens).logits, algorithm.policy.model.module(tokens).logits
     if not torch.allclose(theirs, ours, rtol=1.3e-6, atol=1e-5):
         apart = float((theirs - ours).abs().max())
-        raise ContractViolation(f"what it saves answers otherwise than its policy (logits differ by {apart:.3g})")
+        raise ContractViolation(f"the saved model differs from its policy (logits by up to {apart:.3g})")
 
 
 def learns(subject: Subject) -> None:
-    """The way to the optimum that it makes on the exact task.
+    """Its progress towards the optimum on the exact task.
 
-    What does not start as the reference has to gain as much on where it starts.
+    An algorithm that does not start as the reference has to gain as much from its own start.
     """
     task = watched(subject.task)
     scored = scored_so_far(task)
@@ -221,7 +221,7 @@ def learns(subject: Subject) -> None:
     audit = Audit(task, algorithm, scored)
     reference, kept = algorithm.policy.reference, _weights(algorithm.policy.reference)
     start = subject.score(algorithm, "normalized_score")
-    trained = 0  # tokens, since it last asked the reward
+    trained = 0  # tokens since the last reward query
     while not (algorithm.finished or LONG.exhausted(algorithm.envs.meter)):
         before = algorithm.envs.meter.snapshot()
         with audit.watching():
@@ -229,39 +229,37 @@ def learns(subject: Subject) -> None:
         after = algorithm.envs.meter.snapshot()
         if after == before and not algorithm.finished:
             raise ContractViolation(
-                "an update spent nothing, and it is not finished; play in self.envs, or say finished"
+                "an update spent nothing, and it is not finished; play in self.envs, or set finished"
             )
-        asked = after["reward_queries"] > before["reward_queries"]
-        trained = 0 if asked else trained + int(after["trained_tokens"] - before["trained_tokens"])
+        queried = after["reward_queries"] > before["reward_queries"]
+        trained = 0 if queried else trained + int(after["trained_tokens"] - before["trained_tokens"])
         if trained > ENDLESS:
             raise ContractViolation(
-                f"it trained {ENDLESS:,} tokens and neither asked the reward nor said that it is finished; say finished"
+                f"it trained {ENDLESS:,} tokens and neither queried the reward nor set finished; set finished"
             )
     audit.close()
     _refuse_what_is_outside(audit)
     if algorithm.policy.reference is not reference or not _same(_weights(reference), kept):
-        raise ContractViolation(
-            "the reference that it is judged by is another at the end; leave self.policy.reference as it is"
-        )
+        raise ContractViolation("self.policy.reference changed during training; leave it unchanged")
     _check_kl(subject, algorithm)
     gain = subject.score(algorithm, "normalized_score") - start
     if subject.kind.data_source is DataSource.NONE:
         if abs(gain) > 1e-6:
             raise ContractViolation(
-                f"it says that it does not train (DataSource.NONE), and its score changed by {gain:.3g}"
+                f"it declares that it does not train (DataSource.NONE), but its score changed by {gain:.3g}"
             )
     elif subject.kind.data_source is DataSource.FEEDBACK:  # what it learns is not this reward
         spent = algorithm.envs.meter
         if not algorithm.finished or spent.reward_queries or not spent.trained_tokens:
             raise ContractViolation(
-                f"it says that it learns from its own judgment (DataSource.FEEDBACK), and spent {spent.reward_queries} reward "
-                f"queries and {spent.trained_tokens} trained tokens; query no reward, train, and say when it is finished"
+                f"it declares that it learns from its own judgment (DataSource.FEEDBACK), but spent {spent.reward_queries} reward "
+                f"queries and {spent.trained_tokens} trained tokens; query no reward, train, and set finished at the end"
             )
         return
     wanted = GAIN_FROM_LABELS if subject.kind.data_source is DataSource.PREFERENCES else GAIN
     if subject.kind.data_source is not DataSource.NONE and not gain > wanted:
         raise ContractViolation(
-            f"with {LONG.reward_queries} reward queries it came {gain:.0%} of the way from the reference to the optimum; "
+            f"with {LONG.reward_queries} reward queries it went {gain:.0%} of the way from the reference to the optimum; "
             f"expected more than {wanted:.0%}"
         )
 
@@ -314,19 +312,19 @@ def _refuse_what_is_outside(audit: Audit) -> None:
 
 
 def _check_kl(subject: Subject, algorithm: Algorithm) -> None:
-    """The KL that the contestant tells of its own answers may be a bound, and may not be less than the exact one."""
+    """The KL that the contestant reports of its own answers may be an upper bound, but not below the exact one."""
     exact = subject.score(algorithm, "exact_kl")
     contestant = algorithm.contestant()
     envs = TextGenerationVectorEnv.from_task(subject.task, 512, split="evaluation", seed=0)
     envs.reset(options={"prompt_indices": [row % len(subject.task.prompts.evaluation) for row in range(512)]})
     with torch.no_grad(), algorithm.envs.meter.pause():
         answers = contestant.generate(envs, torch.Generator().manual_seed(0))
-        told_B = contestant.statistics(answers)["kl"].double()
-    noise = 5 * float(told_B.std()) / len(told_B) ** 0.5
-    if math.isfinite(exact) and float(told_B.mean()) < exact - noise - 0.01:
+        reported_B = contestant.statistics(answers)["kl"].double()
+    noise = 5 * float(reported_B.std()) / len(reported_B) ** 0.5
+    if math.isfinite(exact) and float(reported_B.mean()) < exact - noise - 0.01:
         raise ContractViolation(
-            f"it tells a KL of {float(told_B.mean()):.3g} nats to the reference, and the exact one is {exact:.3g}; "
-            "contestant().statistics() gives an estimate, or an upper bound"
+            f"reports KL {float(reported_B.mean()):.3g} nats to the reference, but the exact value is {exact:.3g}; "
+            "contestant().statistics() has to give an estimate or an upper bound"
         )
 
 

@@ -37,17 +37,17 @@ class Subject:
     """An algorithm under test."""
 
     name: str
-    """Its registered name, or its class's."""
+    """Its registered name, or its class name."""
     kind: type[Algorithm]
     """Its class."""
     settings: Mapping[str, Any] | None
-    """Values for its ``Config``; its own example where there are none."""
+    """Values for its ``Config``; None means its own example."""
     task: Task
-    """Where it plays; enumerable."""
+    """The task it plays; enumerable."""
 
     @classmethod
     def of(cls, algorithm: str | type[Algorithm], settings: Mapping[str, Any] | None, task: Task | None) -> Subject:
-        """Look it up; see :func:`bakeoff.testing.check_algorithm`."""
+        """Look the algorithm up; see :func:`bakeoff.testing.check_algorithm`."""
         kind = registry.algorithms.load(algorithm) if isinstance(algorithm, str) else algorithm
         name = algorithm if isinstance(algorithm, str) else algorithm.__name__
         if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
@@ -58,14 +58,14 @@ class Subject:
         return cls(name, kind, settings, task)
 
     def make(self, seed: int = 0, budget: Budget = SHORT, task: Task | None = None) -> Algorithm:
-        """A new one of it."""
+        """A new instance of the algorithm."""
         task = self.task if task is None else task
-        # Of the task as it is, since making an example may ask its reward, and nobody shall be charged for that.
+        # With the caller's task: making an example may call its reward, and those queries are not the algorithm's.
         settings = self.kind.example_settings(self.task) if self.settings is None else self.settings
         return build(self.kind, settings, task, budget, seed)
 
     def score(self, algorithm: Algorithm, metric: str) -> float:
-        """An exact figure of the contestant as it is now."""
+        """An exact metric of the contestant in its present state."""
         assert self.task.enumeration is not None
         with algorithm.envs.meter.pause(), torch.no_grad():
             logprobs_QN = algorithm.contestant().sequence_logprobs(self.task.enumeration)

@@ -189,7 +189,7 @@ def test_one_process_calls_rewards_and_dead_ones_are_noticed(plugin: Path, tmp_p
     mortal, apart = (atomic_files.read_json(home / name / "seed-0" / "status.json") for name in suite["algorithms"])
     assert (mortal["status"], mortal["attempts"]) == ("done", 2)
     assert (apart["status"], apart["attempts"]) == ("failed", 2)
-    assert "come to different weights" in apart["error"]
+    assert "the weights of this cell's processes differ" in apart["error"]
     asked = [line.split() for line in (tmp_path / "asked.txt").read_text().splitlines()]
     assert {rank for rank, _ in asked} == {"0"}
     assert [count for _, count in asked[:5]] == ["8", "8"] * 2 + [

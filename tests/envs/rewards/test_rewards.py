@@ -80,7 +80,7 @@ def positional(completions, /):
         (explode, r"raised KeyError: 'two\\nlines' on prompt 'first' .first of 2 in its batch"),
         (later, "is asynchronous"),
         (positional, "positional-only"),
-        (lambda p, c: [0.0, 0.0], 'asks for "p", which is no column of the prompts'),
+        (lambda p, c: [0.0, 0.0], 'reads "p", which is no column of the prompts'),
     ],
 )
 def test_a_bad_reward_is_named_with_its_prompt(reward, message):

@@ -76,7 +76,7 @@ def test_the_task_marks_its_prompts(harmful: str) -> None:
 
 
 def test_too_few_prompts(harmful: str) -> None:
-    with pytest.raises(PromptError, match=r"20 \+ 4 prompts are wanted, there are 10"):
+    with pytest.raises(PromptError, match=r"20 \+ 4 prompts were requested, there are 10"):
         smollm_harmless(model=str(MODEL), chat=False, red_team=harmful, train=20, evaluation=4)
 
 

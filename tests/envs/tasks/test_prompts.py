@@ -52,7 +52,7 @@ def test_part_of_one_file_is_held_out_and_copies_stay_together(tmp_path):
         ("BAD.JSONL", b'{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
         ("long.jsonl", b'{"prompt": "a", "n": ' + b"1" * 5000 + b"}", "line 1: not JSON .Exceeds the limit"),
         ("deep.jsonl", b"[" * 100_000, "line 1: not JSON"),
-        ("one.json", b'[{"prompt": "a"}]', "one JSON value; write one object a line in a .jsonl file"),
+        ("one.json", b'[{"prompt": "a"}]', "one JSON value; write one object per line in a .jsonl file"),
         ("number.jsonl", b'{"prompt": 3}', 'line 1: expected an object with a text under "prompt"'),
         ("list.jsonl", b'["a"]', 'line 1: expected an object with a text under "prompt"'),
         ("blank.jsonl", b'{"prompt": " "}', 'line 1: expected an object with a text under "prompt"'),

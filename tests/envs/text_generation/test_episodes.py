@@ -132,8 +132,8 @@ def test_play_takes_completions_cut_where_all_have_ended(letters):
     ("rows", "message"),
     [
         ([[0, 0], [EOS]], "completion 0 has 2 tokens and no end-of-sequence token at its end"),
-        ([[EOS], [0, EOS, 1, 2]], "completion 1 goes on after an end-of-sequence token"),
-        ([[EOS], [0, EOS, EOS]], "completion 1 goes on after an end-of-sequence token"),
+        ([[EOS], [0, EOS, 1, 2]], "completion 1 continues after an end-of-sequence token"),
+        ([[EOS], [0, EOS, EOS]], "completion 1 continues after an end-of-sequence token"),
         ([[EOS], []], "completion 1 has 0 tokens, expected 1 to 4"),
         ([[EOS], [0, 0, 0, 0, EOS]], "completion 1 has 5 tokens, expected 1 to 4"),
         ([[EOS], [PAD, EOS]], "token 7 .completion 1. is the padding token"),

@@ -1,4 +1,4 @@
-"""Texts that nobody would write, to try a judge on: none of them had a part in making it.
+"""Degenerate texts to test a judge on: none of them was used to fit it.
 
 Praise words come from VADER's lexicon, an independent source: the ones that its raters found most positive.
 """

@@ -173,7 +173,7 @@ def fit_proxies(train: Texts, held_out: Texts) -> tuple[dict[str, npt.NDArray[An
 
 
 def test_judge(judge: Judge, held_out: Texts, sentences: Sequence[corpus.RatedSentence]) -> dict[str, Any]:
-    """What a judge that has not seen these sentences makes of them, and of texts that nobody would write."""
+    """A judge's scores on sentences it has not seen, and on degenerate texts."""
     verdict = judge.verdict(held_out.words)
     gold_N, ratings_N = verdict.gold_N, held_out.ratings_N
     low, high = linear.pair_accuracy_interval(gold_N, ratings_N, np.random.default_rng(0), GAP)

@@ -39,7 +39,7 @@ class Settings:
     seed: int = 0
     """Seed of the initial weights and of the order, verdicts and revisions drawn."""
     batch_size: int = 32
-    """Sequences a step."""
+    """Sequences per step."""
     learning_rate: float = 3e-3
     """Peak, after a warm-up of 100 steps; then it falls linearly to zero."""
     weight_decay: float = 0.1
@@ -196,7 +196,7 @@ def _train(
 def losses(
     model: LlamaForCausalLM, head: RatingHead, batch: Batch, verdict_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy over the labels (nats a token) and the helper's regression loss."""
+    """Mean cross-entropy over the labels (nats per token) and the helper's regression loss."""
     hidden_BTD = model.model(input_ids=batch.tokens_BT, use_cache=False).last_hidden_state
     chosen_BT = batch.labels_BT != IGNORE
     logits_NV = model.lm_head(hidden_BTD[chosen_BT])

@@ -48,7 +48,7 @@ class Batch:
 
 
 class SequenceMaker:
-    """Draws a fresh verdict, request and revision for every review each time it is asked."""
+    """Draws a fresh verdict, request and revision for every review at each call."""
 
     def __init__(
         self, sentences: Sequence[RatedSentence], pool: Sequence[RatedSentence], tokenizer: PreTrainedTokenizerFast
@@ -184,7 +184,7 @@ def dithered_level(rating: float, uniform: float) -> int:
 
 @torch.no_grad()
 def held_out_nats(model: LlamaForCausalLM, maker: SequenceMaker, seed: int = 0) -> dict[str, float]:
-    """Mean nats a token on held-out reviews, by skill: continue (given the tag), critique (the verdict), revise."""
+    """Mean nats per token on held-out reviews, by skill: continue (given the tag), critique (the verdict), revise."""
     model.train(False)
     total = torch.zeros(3, dtype=torch.float64)
     count = torch.zeros(3)
