@@ -70,4 +70,4 @@ def test_mistakes_are_one_line_and_exit_2(arguments, message, files, backbone, c
 def test_a_file_of_the_wrong_kind(tmp_path, backbone, capsys):
     (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\n")
     assert train(tmp_path / "pairs.csv", "--model", backbone, "--out", tmp_path / "rm") == 2
-    assert "it has to hold one JSON object a line" in capsys.readouterr().err
+    assert "it has to hold one JSON object per line" in capsys.readouterr().err

@@ -164,7 +164,7 @@ def test_a_line_of_another_encoding_is_counted(tmp_path):
         (b"\n \n", "is empty"),
         (
             b"prompt,chosen,rejected\na,b,c\n",
-            "starts with 'prompt,chosen,rejected'; it has to hold one JSON object a line",
+            "starts with 'prompt,chosen,rejected'; it has to hold one JSON object per line",
         ),
         (b'[{"prompt": 1}]', "is one JSON array"),
         ('{"prompt": 1}'.encode("utf-16"), "is UTF-16 text"),
