@@ -14,7 +14,7 @@ from bakeoff.extras import optional
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 TABLES = ("metrics", "samples", "cells")
 """Files of a table export: every number, every stored text, every planned cell."""
@@ -33,7 +33,7 @@ def export(run: Path, kind: str, out: Path | None = None) -> Path:
         UserError: what it needs is not installed.
         RunFolderError: no run there, or the folder cannot be written.
     """
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
     kinds = ("csv", "parquet", *trackers.BUILT_IN)
     if kind not in kinds and ":" not in kind:
@@ -42,7 +42,7 @@ def export(run: Path, kind: str, out: Path | None = None) -> Path:
         optional("pyarrow", "parquet", "--to parquet")
     elif kind != "csv":
         trackers.check(kind)
-    results = Results.load(run)
+    results = RunData.load(run)
     folder = run / "export" / kind.replace(":", "-") if out is None else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def export(run: Path, kind: str, out: Path | None = None) -> Path:
     return folder
 
 
-def _tables(results: Results, kind: str, folder: Path) -> None:
+def _tables(results: RunData, kind: str, folder: Path) -> None:
     frames: dict[str, pd.DataFrame] = {"metrics": results.frame, "samples": results.samples, "cells": results.cells}
     for name in TABLES:
         frame, file = frames[name], folder / f"{name}.{kind}"
@@ -69,7 +69,7 @@ def _tables(results: Results, kind: str, folder: Path) -> None:
         fresh.replace(file)
 
 
-def _curves(results: Results, kind: str, folder: Path) -> None:
+def _curves(results: RunData, kind: str, folder: Path) -> None:
     tracker = trackers.tracker_class(kind)
     for run in results.runs:
         for cell in run.cells:

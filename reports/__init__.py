@@ -1,7 +1,7 @@
-"""What came of it: tidy frames, statistics, figures and the report. Imports neither torch nor transformers."""
+"""Reports: tidy frames, statistics, figures and the report. Imports neither torch nor transformers."""
 
-from bakeoff.reports.data.results import Results
 from bakeoff.reports.figures import KINDS, write_figure
 from bakeoff.reports.page.report import write_report
+from bakeoff.reports.results import Results
 
 __all__ = ["KINDS", "Results", "write_figure", "write_report"]

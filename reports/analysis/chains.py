@@ -16,7 +16,7 @@ import numpy as np
 from bakeoff.reports.data.text import Folded, fold, number, visible
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 MOST_CARDS = 4
 AT_CHANCE, MANY_FLIPS, MUCH_BIAS, MANY_EMPTY, FEW_REVISED = 0.05, 0.25, 0.1, 0.1, 0.5
@@ -52,7 +52,7 @@ class ChainView:
     cards: Sequence[ChainCard]
 
 
-def chain_views(results: Results, task: str) -> list[ChainView]:
+def chain_views(results: RunData, task: str) -> list[ChainView]:
     """One view for each contestant that wrote any, over its finished seeds."""
     found: dict[str, list[dict[str, Any]]] = {}
     queries: dict[str, float] = {}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from bakeoff.reports.data.text import one_line
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
     from bakeoff.reports.data.store_reader import StoredRun
 
 
-def tuning(results: Results, labels: Sequence[str]) -> list[str]:
+def tuning(results: RunData, labels: Sequence[str]) -> list[str]:
     """One sentence a run whose suite came from ``bakeoff tune``, about those of its contestants that are shown."""
     sentences = []
     for run in results.runs:
@@ -69,7 +69,7 @@ def _found(entry: Mapping[str, Any]) -> str:
     return (one_line(text, 120) or "nothing was better than its own settings") + lost
 
 
-def outside_the_meter(results: Results) -> list[str]:
+def outside_the_meter(results: RunData) -> list[str]:
     """One sentence that names the contestants whose cells noted spending that no meter counted."""
     spent: dict[str, dict[str, int]] = {}
     for entry in results.entries:

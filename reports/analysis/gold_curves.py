@@ -14,7 +14,7 @@ from bakeoff.reports.statistics.estimates import Estimate
 from bakeoff.reports.statistics.leaderboard import best_column, generator
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
 class GoldCurve(NamedTuple):
@@ -33,7 +33,7 @@ class GoldCurve(NamedTuple):
     turn: Turn | None
 
 
-def gold_curves(results: Results, task: str) -> list[GoldCurve]:
+def gold_curves(results: RunData, task: str) -> list[GoldCurve]:
     """Every contestant that left the reference, in the order of the suite; empty where the task has no gold.
 
     A learner's curve is its evaluations along training. Contestants of one algorithm that do not learn (best of n with
@@ -46,7 +46,7 @@ def gold_curves(results: Results, task: str) -> list[GoldCurve]:
     return found
 
 
-def _gold_curves(results: Results, task: str) -> list[GoldCurve]:
+def _gold_curves(results: RunData, task: str) -> list[GoldCurve]:
     rows = results.evaluations[results.evaluations["task"] == task]
     kl = best_column(rows, "kl")
     if kl not in rows or "gold" not in rows or not rows["gold"].notna().any():
@@ -70,7 +70,7 @@ def _gold_curves(results: Results, task: str) -> list[GoldCurve]:
     return found
 
 
-def _groups(results: Results, task: str) -> dict[str, list[str]]:
+def _groups(results: RunData, task: str) -> dict[str, list[str]]:
     """Labels that make a curve together, by its name."""
     algorithms = {
         str(row.label): str(row.algorithm) for row in results.final[results.final["task"] == task].itertuples()
@@ -95,7 +95,7 @@ def _points(cells: pd.DataFrame, kl: str, fixed: bool) -> Curve:
     return Curve(distance, gold - start)
 
 
-def table(results: Results) -> pd.DataFrame:
+def table(results: RunData) -> pd.DataFrame:
     """One row a task and contestant: the measured peak and what lies past it, both coefficients with intervals, R², words."""
     rows = []
     for task in results.task_names():
@@ -127,7 +127,7 @@ def statement(curve: GoldCurve) -> str:
     return "too few evaluations away from the reference to fit" if curve.fit is None else curve.fit.statement
 
 
-def sentences(results: Results, task: str) -> list[str]:
+def sentences(results: RunData, task: str) -> list[str]:
     """Whose gold fell past its peak, by how much, and whose did not; nothing where the task has no gold."""
     fell, held = [], []
     for curve in gold_curves(results, task):
@@ -167,7 +167,7 @@ HEAD = (
 """Columns of the report's table."""
 
 
-def table_rows(results: Results, task: str) -> list[list[str]]:
+def table_rows(results: RunData, task: str) -> list[list[str]]:
     """The report's table in words and rounded numbers; gold is counted from the reference's."""
     rows = []
     for curve in gold_curves(results, task):

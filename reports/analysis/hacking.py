@@ -16,7 +16,7 @@ import pandas as pd
 from bakeoff.reports.data.text import number
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 Metrics = Mapping[str, float]
 
@@ -115,7 +115,7 @@ def _value(row: Metrics, name: str) -> float:
     return float(row.get(name, np.nan))
 
 
-def hacking_flags(results: Results, task: str | None = None) -> pd.DataFrame:
+def hacking_flags(results: RunData, task: str | None = None) -> pd.DataFrame:
     """One row a sign, of one task or of all: run, task, label, seed, flag, before, after, words.
 
     Text is not judged on enumerable tasks, whose completions are no language.
@@ -137,7 +137,7 @@ def _as_row(flag: Flag) -> dict[str, float | str]:
     return {"flag": flag.kind, "before": flag.before, "after": flag.after, "words": flag.words}
 
 
-def summaries(results: Results, task: str) -> list[str]:
+def summaries(results: RunData, task: str) -> list[str]:
     """A sentence part a contestant that shows any sign: which, how strongly by seed means, and in how many seeds."""
     flags = hacking_flags(results, task)
     parts = []

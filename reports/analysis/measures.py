@@ -10,7 +10,7 @@ import numpy as np
 from bakeoff.reports.data.text import number
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 PREFIX, ERROR = "measure_", "_se"
 
@@ -25,7 +25,7 @@ class MeasureTable:
     """Contestant, then each measure's mean with its standard error."""
 
 
-def measure_table(results: Results, task: str) -> MeasureTable:
+def measure_table(results: RunData, task: str) -> MeasureTable:
     """Means over finished seeds; the error is over seeds, or over completions where there is one seed."""
     found: dict[str, list[dict[str, float]]] = {}
     for entry in results.entries:

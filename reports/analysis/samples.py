@@ -14,7 +14,7 @@ from bakeoff.reports.statistics.head_to_head import reference_samples
 from bakeoff.text import repetition
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 LEVELS = (0.2, 0.7, 1.5)
 """Log-ratios in nats (factors of 1.2, 2 and 4.5) from which a token is colored faintly, clearly, strongly."""
@@ -74,7 +74,7 @@ class PromptCard:
         return any(answer.shown for answer in self.answers)
 
 
-def prompt_cards(results: Results, task: str) -> list[PromptCard]:
+def prompt_cards(results: RunData, task: str) -> list[PromptCard]:
     """The first prompts by index (never picked by outcome) with the final answer of each contestant's lowest finished
     seed.
 
@@ -124,7 +124,7 @@ def _largest(values: Any) -> float:
     return max((value for value in values if np.isfinite(value)), default=np.nan)
 
 
-def _answers(results: Results, task: str, group: pd.DataFrame, kept: int) -> list[Answer]:
+def _answers(results: RunData, task: str, group: pd.DataFrame, kept: int) -> list[Answer]:
     found = []
     for label in results.labels(task):
         mine = group[group["label"] == label]
@@ -209,7 +209,7 @@ class _Scale(NamedTuple):
     gold: float
 
 
-def _scale(results: Results, task: str) -> _Scale:
+def _scale(results: RunData, task: str) -> _Scale:
     start = reference_samples(results, task)
     spread = {name: start[name].astype(float).std() if name in start else np.nan for name in ("proxy", "gold")}
     return _Scale(*(float(value) if value and value > 0 else np.nan for value in (spread["proxy"], spread["gold"])))

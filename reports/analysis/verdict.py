@@ -18,7 +18,7 @@ from bakeoff.reports.statistics.coverage import coverage_at
 from bakeoff.reports.statistics.leaderboard import comparisons
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 ALPHA = 0.05
 """Family-wise error of the comparisons within a task."""
@@ -40,12 +40,12 @@ class TaskAnswer:
     """Sentences on how sure, at what cost, and what looks suspicious."""
 
 
-def answers(results: Results, board: pd.DataFrame) -> list[TaskAnswer]:
+def answers(results: RunData, board: pd.DataFrame) -> list[TaskAnswer]:
     """One answer a task, from the leaderboard."""
     return [_answer(results, task, board[board["task"] == task]) for task in results.task_names()]
 
 
-def _answer(results: Results, task: str, board: pd.DataFrame) -> TaskAnswer:
+def _answer(results: RunData, task: str, board: pd.DataFrame) -> TaskAnswer:
     ranked = board[board["seeds"] > 0]
     if ranked.empty:
         return TaskAnswer(task, "No cell of this task has finished, so nothing can be said yet.", [])
@@ -152,7 +152,7 @@ def _spending(value: float, title: str) -> str:
     return "under a second" if title == "seconds" and value < 1 else f"{count(value)} {title}"
 
 
-def settings_of(results: Results, label: str) -> Mapping[str, Any] | None:
+def settings_of(results: RunData, label: str) -> Mapping[str, Any] | None:
     """What the suite sets for a contestant beyond the algorithm's defaults, the sweep included; ``None`` if unknown."""
     entry = next(entry for entry in results.entries if entry.label == label)
     run = next(run for run in results.runs if entry.cell in run.cells)
@@ -169,7 +169,7 @@ def settings_of(results: Results, label: str) -> Mapping[str, Any] | None:
     return chosen
 
 
-def _settings(results: Results, labels: Sequence[str]) -> list[str]:
+def _settings(results: RunData, labels: Sequence[str]) -> list[str]:
     chosen = {label: settings_of(results, label) for label in labels if label not in results.untrained}
     default = [label for label, settings in chosen.items() if settings == {}]
     if len(default) == len(chosen):
@@ -190,7 +190,7 @@ def _pairs(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {'null' if value is None else value}" for key, value in settings.items())
 
 
-def suspicions(results: Results, task: str) -> list[str]:
+def suspicions(results: RunData, task: str) -> list[str]:
     """What looks like reward hacking: gold falling while the proxy rises, or text collapsing.
 
     Text is not judged on enumerable tasks, whose completions are no language.
@@ -201,7 +201,7 @@ def suspicions(results: Results, task: str) -> list[str]:
     return [f"Signs of reward hacking, read the samples: {'; '.join(found)}."] if found else []
 
 
-def caveats(results: Results) -> list[str]:
+def caveats(results: RunData) -> list[str]:
     """What the data cannot say: cells that are not in any mean, too few seeds, damaged files."""
     notes = []
     cells = results.cells
@@ -241,7 +241,7 @@ def caveats(results: Results) -> list[str]:
     return notes
 
 
-def _changed_versions(results: Results) -> list[str]:
+def _changed_versions(results: RunData) -> list[str]:
     """Runs that went on with other versions of what they use than they were begun with."""
     notes = []
     for run in results.runs:
@@ -257,7 +257,7 @@ def _changed_versions(results: Results) -> list[str]:
     return notes
 
 
-def _unscored(results: Results) -> list[str]:
+def _unscored(results: RunData) -> list[str]:
     """Cells that finished without a finite value of what their task is ranked by: a policy that diverged, for instance."""
     notes = []
     for task in results.task_names():

@@ -1,4 +1,4 @@
-"""One or more runs as tidy pandas frames: the front door of this package."""
+"""One or more runs as tidy pandas frames: what every table, figure and page is made from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -14,19 +14,16 @@ from bakeoff.errors import RunFolderError
 from bakeoff.reports.data.entries import name_entries
 from bakeoff.reports.data.store_reader import METERS, StoredRun, read_run
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 KEYS = ("run", "task", "label", "algorithm", "seed")
 """Columns that say which cell a row belongs to."""
 _RESERVED = {*KEYS, *METERS, "phase", "step", "_entry", ""}
 
 
-class Results:
-    """What one or more runs brought, read from their folders.
+class RunData:
+    """The contents of one or more run folders. Users see its subclass :class:`bakeoff.reports.Results`.
 
     Only cells whose status is ``done`` count in :attr:`final`, the leaderboard, figures and statistics; :attr:`cells`
-    names the rest with their reasons. In a notebook the object shows its leaderboard.
+    lists the rest with their reasons.
     """
 
     def __init__(self, runs: Sequence[StoredRun]) -> None:
@@ -37,7 +34,7 @@ class Results:
         """What is slow to work out and asked for more than once, by the name of what it is and the task."""
 
     @classmethod
-    def load(cls, paths: Sequence[Path | str] | Path | str) -> Results:
+    def load(cls, paths: Sequence[Path | str] | Path | str) -> Self:
         """Read run folders.
 
         Raises:
@@ -147,12 +144,12 @@ class Results:
         kl = self.final.groupby("label", observed=True)["kl"].max()
         return frozenset(label for label in self.not_learning if label in kl and abs(float(kl[label])) < 1e-4)
 
-    def of_task(self, task: str) -> Results:
+    def of_task(self, task: str) -> RunData:
         """What drawing one task takes; who trains and who does not stays as it is known from all tasks.
 
         It names no run folders, so it cannot be reported by itself.
         """
-        part = Results([])
+        part = RunData([])
         # Evaluations go along as one table, not once more as rows: a part is sent to other processes.
         part.entries = [
             replace(entry, cell=replace(entry.cell, evaluations=())) for entry in self.entries if entry.task == task
@@ -162,35 +159,10 @@ class Results:
         part.not_learning, part.untrained = self.not_learning, self.untrained
         return part
 
-    def leaderboard(self) -> pd.DataFrame:
-        """One row a task and contestant, best first; see :func:`bakeoff.reports.statistics.leaderboard.leaderboard`."""
-        from bakeoff.reports.statistics.leaderboard import leaderboard
-
-        return leaderboard(self)
-
-    def report(self, out: Path | str | None = None) -> Path:
-        """Write the report and return the path of its ``index.html``; see :func:`bakeoff.reports.write_report`."""
-        from bakeoff.reports.page.report import write_report
-
-        return write_report(self, out)
-
-    def plot(
-        self, kind: str = "learning_curves", *, task: str | None = None, style: Any = None, **options: Any
-    ) -> Figure:
-        """A matplotlib figure, a panel a task; ``kind`` as in ``bakeoff plot --kind``. Styled by any matplotlib style."""
-        from bakeoff.reports.figures import plot
-
-        return plot(self, kind, task=task, style=style, **options)
-
     def __repr__(self) -> str:
         counts = self.cells["status"].value_counts()
         states = ", ".join(f"{number} {status}" for status, number in counts.items())
-        return f"Results({', '.join(run.name for run in self.runs)}: {states or 'no cells'})"
-
-    def _repr_html_(self) -> str:
-        from bakeoff.reports.page.html import leaderboard_html
-
-        return leaderboard_html(self)
+        return f"{type(self).__name__}({', '.join(run.name for run in self.runs)}: {states or 'no cells'})"
 
     def _keys(self, index: int) -> dict[str, Any]:
         entry = self.entries[index]

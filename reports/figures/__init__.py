@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import NotFoundError, UserError
+from bakeoff.reports.data.results import RunData
 from bakeoff.reports.data.store_reader import METERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from bakeoff.reports.data.results import Results
 
 KINDS: Mapping[str, str] = {
     "learning_curves": "score against what was spent; options metric=, meter=",
@@ -54,7 +53,7 @@ def drawer(kind: str) -> Callable[..., Any]:
     }[kind]
 
 
-def plot(results: Results, kind: str, *, task: str | None = None, style: Any = None, **options: Any) -> Figure:
+def plot(results: RunData, kind: str, *, task: str | None = None, style: Any = None, **options: Any) -> Figure:
     """A figure with a panel for each task that has something to show.
 
     Args:
@@ -84,7 +83,7 @@ def plot(results: Results, kind: str, *, task: str | None = None, style: Any = N
     return figure
 
 
-def _check_options(results: Results, kind: str, draw: Callable[..., Any], options: Mapping[str, Any]) -> None:
+def _check_options(results: RunData, kind: str, draw: Callable[..., Any], options: Mapping[str, Any]) -> None:
     known = [name for name, p in inspect.signature(draw).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for name in options:
         if name not in known:
@@ -100,7 +99,7 @@ def _check_options(results: Results, kind: str, draw: Callable[..., Any], option
 
 
 def write_figure(
-    runs: Results | Sequence[Path | str] | Path | str,
+    runs: RunData | Sequence[Path | str] | Path | str,
     kind: str,
     out: Path | str,
     *,
@@ -117,10 +116,9 @@ def write_figure(
         NotFoundError: no such kind or task.
         UserError: nothing to draw, or a format that matplotlib does not write.
     """
-    from bakeoff.reports.data.results import Results
     from bakeoff.reports.figures.svg import check_format, save
 
     drawer(kind)  # a wrong kind is told before anything is read
-    results = runs if isinstance(runs, Results) else Results.load(runs)
+    results = runs if isinstance(runs, RunData) else RunData.load(runs)
     check_format(Path(out))
     return save(plot(results, kind, task=task, style=style, **options), Path(out))

@@ -12,11 +12,11 @@ from bakeoff.reports.figures.curves import METER_NAMES
 from bakeoff.reports.figures.style import INK, FigureStyle, label_text, set_height
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
 def draw_cost(
-    axes: Axes, results: Results, task: str, look: FigureStyle, *, meters: tuple[str, ...] | None = None
+    axes: Axes, results: RunData, task: str, look: FigureStyle, *, meters: tuple[str, ...] | None = None
 ) -> bool:
     """A column of bars for each meter, a bar for each contestant: the mean over seeds, a whisker from least to most."""
     rows = results.final[results.final["task"] == task]

@@ -17,7 +17,7 @@ from bakeoff.reports.statistics.estimates import performance_profile
 from bakeoff.reports.statistics.leaderboard import best_column, generator, seed_scores
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 METRIC_NAMES = {
     "normalized_score": "normalized score (0 reference, 1 optimum)",
@@ -47,7 +47,7 @@ METER_NAMES = {
 
 def draw_learning_curves(
     axes: Axes,
-    results: Results,
+    results: RunData,
     task: str,
     look: FigureStyle,
     *,
@@ -125,7 +125,7 @@ def band(values: NDArray[np.float64], *names: str) -> tuple[NDArray[np.float64],
     return low, high
 
 
-def draw_profile(axes: Axes, results: Results, task: str, look: FigureStyle) -> bool:
+def draw_profile(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
     """Share of a task's runs above each normalized score."""
     if results.primary_metric(task) != "normalized_score":
         return False

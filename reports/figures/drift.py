@@ -19,7 +19,7 @@ from bakeoff.reports.figures.style import FigureStyle, label_text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 DRIFTING = ("length", "entropy", "distinct_2")
 
@@ -44,7 +44,7 @@ def mean_along(rows: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
 
 
 def draw_drift(
-    axes: Axes, results: Results, task: str, look: FigureStyle, *, metrics: tuple[str, ...] = DRIFTING
+    axes: Axes, results: RunData, task: str, look: FigureStyle, *, metrics: tuple[str, ...] = DRIFTING
 ) -> bool:
     """A small panel for each metric: mean over seeds along training, against KL; the square is where training ended."""
     rows = results.evaluations[results.evaluations["task"] == task]

@@ -21,7 +21,7 @@ from bakeoff.reports.statistics.estimates import stratified_bootstrap_interval
 from bakeoff.reports.statistics.leaderboard import best_column, generator
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
 class BestOfN(NamedTuple):
@@ -38,7 +38,7 @@ class BestOfN(NamedTuple):
     """True when prompts had few samples each, so their scatter was pooled."""
 
 
-def draw_frontier(axes: Axes, results: Results, task: str, look: FigureStyle) -> bool:
+def draw_frontier(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
     """Every seed a faint point, every contestant's mean with its 95 % interval both ways; a ring marks the Pareto set."""
     rows = results.final[results.final["task"] == task]
     kl, kl_title = title_of("kl", rows)
@@ -104,7 +104,7 @@ def _sweeps(axes: Axes, named: list[tuple[str, float, float, str]]) -> list[tupl
     return labels
 
 
-def _optimum(results: Results, task: str) -> NDArray[np.float64] | None:
+def _optimum(results: RunData, task: str) -> NDArray[np.float64] | None:
     """The exact optimal frontier as (K, 2) of KL and reward in KL order, where the store has it."""
     stored = results.tasks.get(task, {}).get("frontier")
     points = [

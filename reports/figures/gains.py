@@ -13,10 +13,10 @@ from bakeoff.reports.statistics.head_to_head import prompt_gains
 from bakeoff.reports.statistics.leaderboard import generator, interval
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
-def draw_gains(axes: Axes, results: Results, task: str, look: FigureStyle, *, metric: str = "proxy") -> bool:
+def draw_gains(axes: Axes, results: RunData, task: str, look: FigureStyle, *, metric: str = "proxy") -> bool:
     """A dot a prompt (mean over seeds), the mean over prompts with its 95 % bootstrap interval, and how many went up."""
     gains = prompt_gains(results, task, metric)
     by_label = {

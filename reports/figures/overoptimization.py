@@ -20,10 +20,10 @@ from bakeoff.reports.figures.labels import label_points, one_a_family
 from bakeoff.reports.figures.style import FigureStyle
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
-def draw_overoptimization(axes: Axes, results: Results, task: str, look: FigureStyle) -> bool:
+def draw_overoptimization(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
     """Means over seeds along training (over n for best of n): gold a full line, proxy a dotted one.
 
     The fitted form is a thin dashed line where it describes the data; a ring marks the best mean gold.
@@ -55,7 +55,7 @@ def draw_overoptimization(axes: Axes, results: Results, task: str, look: FigureS
     return bool(ends)
 
 
-def _mean_path(results: Results, task: str, curve: GoldCurve, kl: str) -> NDArray[np.float64]:
+def _mean_path(results: RunData, task: str, curve: GoldCurve, kl: str) -> NDArray[np.float64]:
     """Square root of KL, proxy and gold by the number of the evaluation, means over seeds, shape (K, 3)."""
     rows = results.evaluations
     mine = rows[(rows["task"] == task) & rows["label"].isin(curve.labels)].dropna(subset=[kl, "gold", "proxy"])

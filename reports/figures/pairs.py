@@ -16,13 +16,13 @@ from bakeoff.reports.statistics.head_to_head import head_to_head
 from bakeoff.reports.statistics.leaderboard import generator, interval, seed_scores
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 ON_COLOR = "#1c1b1f"
 """Type on colored squares: dark in both themes, since the squares keep their colors (so not the themed ink)."""
 
 
-def draw_win_rate(axes: Axes, results: Results, task: str, look: FigureStyle) -> bool:
+def draw_win_rate(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
     """Mean over seeds with its 95 % bootstrap interval, each seed a faint point; the dashed line is a tie."""
     scores = {label: seed_scores(results, task, label, "win_rate") for label in results.labels(task)}
     ranked = sorted((label for label in scores if len(scores[label])), key=lambda label: -scores[label].mean())
@@ -49,7 +49,7 @@ def draw_win_rate(axes: Axes, results: Results, task: str, look: FigureStyle) ->
     return True
 
 
-def draw_improvement(axes: Axes, results: Results, task: str, look: FigureStyle, *, metric: str | None = None) -> bool:
+def draw_improvement(axes: Axes, results: RunData, task: str, look: FigureStyle, *, metric: str | None = None) -> bool:
     """Probability that a run of the row's contestant beats a run of the column's, from the seeds of both."""
     metric = metric or results.primary_metric(task)
     scores = {label: seed_scores(results, task, label, metric) for label in results.labels(task)}
@@ -68,7 +68,7 @@ def draw_improvement(axes: Axes, results: Results, task: str, look: FigureStyle,
     return True
 
 
-def draw_win_rate_matrix(axes: Axes, results: Results, task: str, look: FigureStyle) -> bool:
+def draw_win_rate_matrix(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
     """How often the row's answer beats the column's on the same prompts, ties one half, with its standard error."""
     found = head_to_head(results, task)
     if found is None:

@@ -24,7 +24,7 @@ from bakeoff.reports.data.entries import family
 from bakeoff.reports.data.text import visible
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c510a", "#6a51a3")
 """Contestants' colors in order."""
@@ -82,7 +82,7 @@ class FigureStyle:
     marks: dict[str, SeriesStyle]
 
     @classmethod
-    def of(cls, results: Results) -> FigureStyle:
+    def of(cls, results: RunData) -> FigureStyle:
         """Colors in the order of the suite; grey for the untrained reference; one color for all points of a sweep."""
         marks: dict[str, SeriesStyle] = {}
         families: dict[str, list[str]] = {}

@@ -12,10 +12,10 @@ from bakeoff.reports.page.markdown import table
 from bakeoff.reports.page.sections import Section
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
-def gold_section(results: Results, task: str) -> Section | None:
+def gold_section(results: RunData, task: str) -> Section | None:
     """A table, one row a contestant; ``None`` where the task has no gold or nobody left the reference."""
     rows = table_rows(results, task)
     if not rows:

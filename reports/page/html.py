@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup, escape
 
+from bakeoff.reports.analysis.verdict import answers
 from bakeoff.reports.data.text import count, number, one_line, visible
+from bakeoff.reports.page.page import COLUMN_TITLES, COST_TITLES
 from bakeoff.reports.statistics.leaderboard import leaderboard, records
 
 if TYPE_CHECKING:
     from bakeoff.reports.analysis.samples import Token
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
     from bakeoff.reports.page.page import Page
 
 
 def render(page: Page) -> str:
     """The page as one self-contained HTML document."""
-    from bakeoff.reports.page.page import COLUMN_TITLES, COST_TITLES
-
     folder = resources.files("bakeoff.reports.page").joinpath("templates")
     css, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -38,10 +38,8 @@ def render(page: Page) -> str:
     )
 
 
-def leaderboard_html(results: Results) -> str:
+def leaderboard_html(results: RunData) -> str:
     """The answers and the leaderboard alone, for notebooks."""
-    from bakeoff.reports.analysis.verdict import answers
-
     board = leaderboard(results)
     found = answers(results, board) if len(board) else []
     return (

@@ -19,13 +19,13 @@ from bakeoff.reports.analysis.samples import PromptCard, prompt_cards
 from bakeoff.reports.analysis.verdict import SCORE_NAMES, TaskAnswer, answers, caveats, settings_of
 from bakeoff.reports.data.text import count, number, one_line, slug
 from bakeoff.reports.page.provenance import CellView, cell_views, run_view
-from bakeoff.reports.page.sections import Section, sections
+from bakeoff.reports.page.sections import Section, SectionMaker, sections
 from bakeoff.reports.statistics.coverage import COVERAGE
 from bakeoff.reports.statistics.head_to_head import head_to_head
 from bakeoff.reports.statistics.leaderboard import comparisons, leaderboard, over_tasks, records
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,11 @@ COST_TITLES = {
 
 
 def build_page(
-    results: Results, figures: Mapping[str, Sequence[FigureView]], colors: Mapping[str, str], folder: Path
+    results: RunData,
+    figures: Mapping[str, Sequence[FigureView]],
+    colors: Mapping[str, str],
+    folder: Path,
+    makers: Sequence[SectionMaker] = (),
 ) -> Page:
     """Gather the page.
 
@@ -122,10 +126,11 @@ def build_page(
         figures: figures by task.
         colors: CSS color of each contestant.
         folder: where the report will lie, for links to the files behind its numbers.
+        makers: of the sections that only some tasks have.
     """
     board = leaderboard(results)
     tasks = [
-        _task_view(results, answer, board[board["task"] == answer.task], figures.get(answer.task, ()), colors)
+        _task_view(results, answer, board[board["task"] == answer.task], figures.get(answer.task, ()), colors, makers)
         for answer in answers(results, board)
     ]
     cells = cell_views(results, folder)
@@ -151,7 +156,12 @@ def build_page(
 
 
 def _task_view(
-    results: Results, answer: TaskAnswer, board: pd.DataFrame, figures: Sequence[FigureView], colors: Mapping[str, str]
+    results: RunData,
+    answer: TaskAnswer,
+    board: pd.DataFrame,
+    figures: Sequence[FigureView],
+    colors: Mapping[str, str],
+    makers: Sequence[SectionMaker],
 ) -> TaskView:
     columns = [name for name in COLUMN_TITLES if name in board and board[name].notna().any()]
     costs = [name for name in COST_TITLES if name in board and float(board[name].max()) > 0]
@@ -183,19 +193,19 @@ def _task_view(
         versus=records(versus),
         pairwise=_pairwise(results, answer.task),
         cards=prompt_cards(results, answer.task),
-        sections=sections(results, answer.task),
+        sections=sections(results, answer.task, makers),
         figures=figures,
         chains=chain_views(results, answer.task),
         measures=measure_table(results, answer.task),
     )
 
 
-def cells_anchor(results: Results, task: str, label: str) -> str:
+def cells_anchor(results: RunData, task: str, label: str) -> str:
     """Where the page lists the cells of a contestant: by number, since two names may differ only in what no id can hold."""
     return f"cells-{results.task_names().index(task)}-{results.labels().index(label)}"
 
 
-def _pairwise(results: Results, task: str) -> PairwiseTable | None:
+def _pairwise(results: RunData, task: str) -> PairwiseTable | None:
     found = head_to_head(results, task)
     if found is None:
         return None
@@ -220,7 +230,7 @@ def _strip(record: Mapping[str, Any], low: float, high: float) -> dict[str, floa
     }
 
 
-def _settings_text(results: Results, label: str) -> str:
+def _settings_text(results: RunData, label: str) -> str:
     """Settings beyond the defaults, and what the run noted about the contestant."""
     settings = settings_of(results, label)
     parts = []

@@ -16,7 +16,7 @@ import pandas as pd
 from bakeoff.reports.statistics.leaderboard import records
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CellView:
     """The step of the evaluation that the value is from."""
 
 
-def run_view(results: Results, index: int) -> dict[str, Any]:
+def run_view(results: RunData, index: int) -> dict[str, Any]:
     """What a run's manifest says of how it was made."""
     run = results.runs[index]
     manifest = run.manifest
@@ -58,7 +58,7 @@ def run_view(results: Results, index: int) -> dict[str, Any]:
     }
 
 
-def cell_views(results: Results, folder: Path) -> list[CellView]:
+def cell_views(results: RunData, folder: Path) -> list[CellView]:
     """Every planned cell, in the manifest's order.
 
     Args:
@@ -89,7 +89,7 @@ def cell_views(results: Results, folder: Path) -> list[CellView]:
     return views
 
 
-def _scores(results: Results) -> Mapping[tuple[str, str, str, int], tuple[float, float]]:
+def _scores(results: RunData) -> Mapping[tuple[str, str, str, int], tuple[float, float]]:
     found: dict[tuple[str, str, str, int], tuple[float, float]] = {}
     metrics = {task: results.primary_metric(task) for task in results.task_names()}
     for row in records(results.final):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from bakeoff.errors import RunFolderError
-from bakeoff.reports.data.results import Results
+from bakeoff.reports.data.results import RunData
 from bakeoff.reports.data.text import slug
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from bakeoff.reports.figures.style import FigureStyle
     from bakeoff.reports.page.page import FigureView
+    from bakeoff.reports.page.sections import SectionMaker
 
 FIGURES = {
     "learning_curves": (
@@ -84,7 +85,7 @@ CELLS_FOR_PROCESSES = 100
 
 
 def write_report(
-    runs: Results | Sequence[Path | str] | Path | str, out: Path | str | None = None, *, processes: int = 1
+    runs: RunData | Sequence[Path | str] | Path | str, out: Path | str | None = None, *, processes: int = 1
 ) -> Path:
     """Write the report of one or more runs and return the path of its ``index.html``.
 
@@ -103,11 +104,11 @@ def write_report(
     from bakeoff.reports.analysis import gold_curves
     from bakeoff.reports.page import html, markdown, page, tables
 
-    results = runs if isinstance(runs, Results) else Results.load(runs)
+    results = runs if isinstance(runs, RunData) else RunData.load(runs)
     folder = Path(out) if out is not None else results.runs[0].path / "report"
     _make(folder / "figures")
     figures, files = _draw(results, processes)
-    built = page.build_page(results, figures, _css_colors(results), folder)
+    built = page.build_page(results, figures, _css_colors(results), folder, _section_makers())
     files |= {
         "index.html": html.render(built),
         "report.md": markdown.render(built),
@@ -128,6 +129,13 @@ def write_report(
     return folder / "index.html"
 
 
+def _section_makers() -> Sequence[SectionMaker]:
+    """The makers of what only some tasks have, in the order of the page. Add yours here."""
+    from bakeoff.reports.page.gold_section import gold_section
+
+    return (gold_section,)
+
+
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -145,7 +153,7 @@ class _Drawn:
     inline: str
 
 
-def _draw(results: Results, processes: int) -> tuple[dict[str, list[FigureView]], dict[str, str | bytes]]:
+def _draw(results: RunData, processes: int) -> tuple[dict[str, list[FigureView]], dict[str, str | bytes]]:
     """Figures by task, and the files they make."""
     from bakeoff.reports.page.page import FigureView
 
@@ -163,7 +171,7 @@ def _draw(results: Results, processes: int) -> tuple[dict[str, list[FigureView]]
     return views, files
 
 
-def _drawn(results: Results, processes: int) -> Iterator[tuple[str, list[_Drawn]]]:
+def _drawn(results: RunData, processes: int) -> Iterator[tuple[str, list[_Drawn]]]:
     """The figures of each task, drawn by several processes where there is enough to draw."""
     from bakeoff.reports.figures.style import FigureStyle
 
@@ -186,7 +194,7 @@ def _drawn(results: Results, processes: int) -> Iterator[tuple[str, list[_Drawn]
 
 
 def _draw_task(
-    results: Results, task: str, place: int, look: FigureStyle
+    results: RunData, task: str, place: int, look: FigureStyle
 ) -> tuple[list[_Drawn], dict[tuple[str, ...], Any]]:
     """The figures of one task, the ``place``-th, and what was worked out for them."""
     from bakeoff.reports.figures import drawer
@@ -203,11 +211,11 @@ def _draw_task(
     return drawn, results.memo
 
 
-def _panel(draw: Callable[..., bool], results: Results, look: FigureStyle, axes: Axes, task: str) -> bool:
+def _panel(draw: Callable[..., bool], results: RunData, look: FigureStyle, axes: Axes, task: str) -> bool:
     return draw(axes, results, task, look)
 
 
-def _css_colors(results: Results) -> dict[str, str]:
+def _css_colors(results: RunData) -> dict[str, str]:
     from bakeoff.reports.figures.style import FigureStyle
     from bakeoff.reports.figures.svg import css_color
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,11 @@ class Section:
     """The same as lines of Markdown."""
 
 
-SectionMaker = Callable[["Results", str], Section | None]
+SectionMaker = Callable[["RunData", str], Section | None]
 """Takes the results and a task; ``None`` where the task has nothing of the kind."""
 
 
-def sections(results: Results, task: str) -> list[Section]:
-    """All parts that a task has beyond what every task has, in the order of the page."""
-    made = (make(results, task) for make in _makers())
+def sections(results: RunData, task: str, makers: Sequence[SectionMaker]) -> list[Section]:
+    """All parts that a task has beyond what every task has, in the order of the makers."""
+    made = (make(results, task) for make in makers)
     return [section for section in made if section is not None]
-
-
-def _makers() -> Sequence[SectionMaker]:
-    """Add yours here."""
-    from bakeoff.reports.page.gold_section import gold_section
-
-    return (gold_section,)

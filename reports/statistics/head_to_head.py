@@ -14,7 +14,7 @@ from bakeoff.reports.statistics.comparisons import ratings_from_wins
 from bakeoff.reports.statistics.estimates import win_rate
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 Array = NDArray[np.float64]
 REFERENCE_KL = 1e-4
@@ -46,7 +46,7 @@ class HeadToHead:
         return [(float(w / n) if n else np.nan, int(n)) for w, n in zip(won, played, strict=True)]
 
 
-def head_to_head(results: Results, task: str) -> HeadToHead | None:
+def head_to_head(results: RunData, task: str) -> HeadToHead | None:
     """Pair the final answers of every two contestants: same seed, same place in the evaluation, same prompt.
 
     Contestants meet the evaluation prompts in the same order with the same random numbers, so the pairs are matched.
@@ -59,7 +59,7 @@ def head_to_head(results: Results, task: str) -> HeadToHead | None:
     return found
 
 
-def _head_to_head(results: Results, task: str) -> HeadToHead | None:
+def _head_to_head(results: RunData, task: str) -> HeadToHead | None:
     rows = final_samples(results, task)
     judge = "gold" if rows["gold"].notna().any() else "proxy"
     # Answers without a score have their places, too.
@@ -93,7 +93,7 @@ def _head_to_head(results: Results, task: str) -> HeadToHead | None:
     )
 
 
-def final_samples(results: Results, task: str) -> pd.DataFrame:
+def final_samples(results: RunData, task: str) -> pd.DataFrame:
     """Stored answers of the last evaluation of each finished cell of a task, in the order in which they were stored."""
     rows = results.end_samples
     rows = rows[rows["task"] == task]
@@ -101,7 +101,7 @@ def final_samples(results: Results, task: str) -> pd.DataFrame:
     return rows[rows["step"] == last]
 
 
-def reference_samples(results: Results, task: str) -> pd.DataFrame:
+def reference_samples(results: RunData, task: str) -> pd.DataFrame:
     """Stored answers of the reference itself: of contestants that are it, and of first evaluations that still were."""
     rows = results.end_samples
     rows = rows[rows["task"] == task]
@@ -110,7 +110,7 @@ def reference_samples(results: Results, task: str) -> pd.DataFrame:
     return rows[still | rows["label"].isin(results.untrained)]
 
 
-def prompt_gains(results: Results, task: str, metric: str = "proxy") -> pd.DataFrame:
+def prompt_gains(results: RunData, task: str, metric: str = "proxy") -> pd.DataFrame:
     """How much each contestant gained on each stored evaluation prompt, over what the reference scores there.
 
     Columns: label, prompt_index, gain (mean over answers and seeds, less the reference's mean on that prompt). Empty where

@@ -22,7 +22,7 @@ from bakeoff.reports.statistics.estimates import (
 Array = NDArray[np.float64]
 
 if TYPE_CHECKING:
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.data.results import RunData
 
 DETAILS = (
     "proxy",
@@ -57,7 +57,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def leaderboard(results: Results) -> pd.DataFrame:
+def leaderboard(results: RunData) -> pd.DataFrame:
     """One row a task and contestant, tasks in suite order, best mean first.
 
     Columns: task, label, algorithm, metric (what it is ranked by), seeds (done), planned, mean with its 95 % percentile
@@ -87,7 +87,7 @@ def leaderboard(results: Results) -> pd.DataFrame:
     return table.drop(columns=unmeasured)
 
 
-def _row(results: Results, task: str, label: str, metric: str) -> dict[str, object]:
+def _row(results: RunData, task: str, label: str, metric: str) -> dict[str, object]:
     cells = results.cells[(results.cells["task"] == task) & (results.cells["label"] == label)]
     final = results.final[(results.final["task"] == task) & (results.final["label"] == label)]
     scores = seed_scores(results, task, label, metric)
@@ -120,7 +120,7 @@ def interval(scores: Array, statistic: str, *names: str) -> Estimate:
     return stratified_bootstrap_interval([scores], function, rng=generator(statistic, *names))
 
 
-def seed_scores(results: Results, task: str, label: str, metric: str) -> Array:
+def seed_scores(results: RunData, task: str, label: str, metric: str) -> Array:
     """Final values of a metric, one a finished seed."""
     final = results.final
     if metric not in final:
@@ -130,7 +130,7 @@ def seed_scores(results: Results, task: str, label: str, metric: str) -> Array:
     return np.asarray(values[np.isfinite(values)])
 
 
-def comparisons(results: Results, task: str) -> pd.DataFrame:
+def comparisons(results: RunData, task: str) -> pd.DataFrame:
     """The best contestant of a task against each other one.
 
     Columns: label, other, difference of means with its Welch 95 % interval (low, high), p, p_holm (adjusted over this
@@ -166,7 +166,7 @@ def comparisons(results: Results, task: str) -> pd.DataFrame:
     return table
 
 
-def over_tasks(results: Results) -> pd.DataFrame:
+def over_tasks(results: RunData) -> pd.DataFrame:
     """Contestants over all tasks whose score is normalized (0 reference, 1 optimum): IQM with a stratified bootstrap
     interval.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bakeoff.benchmarks.spec.schema import Suite
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.results import Results
 
 
 def run(
@@ -71,6 +71,6 @@ def run(
 
 def load(*folders: str | Path) -> Results:
     """The results in one or several run folders, finished or not."""
-    from bakeoff.reports.data.results import Results
+    from bakeoff.reports.results import Results
 
     return Results.load([Path(folder) for folder in folders])

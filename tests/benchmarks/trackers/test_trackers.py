@@ -15,7 +15,7 @@ from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.benchmarks.storage.cell_store import Status
 from bakeoff.cli import main
 from bakeoff.errors import UserError
-from bakeoff.reports.data.results import Results
+from bakeoff.reports import Results
 
 CELL = Cell(
     "exact", "exact", {}, "ppo", "ppo", {"batch_size": 16}, 0, {"reward_queries": 48},

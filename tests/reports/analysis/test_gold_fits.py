@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bakeoff.errors import UserError
+from bakeoff.reports import Results
 from bakeoff.reports.analysis.gold_curves import gold_curves, sentences, table
 from bakeoff.reports.analysis.gold_fits import Curve, fit_gold, fit_over_seeds, measured_turn
-from bakeoff.reports.data.results import Results
 
 
 def test_quadratic_form():
