@@ -1,8 +1,8 @@
-"""What algorithms wrote on their way (``records.jsonl``): chains of critique and revision, choices between pairs, and whether the
-critic was any good.
+"""Texts that algorithms wrote during training (``records.jsonl``): chains of critique and revision, choices between pairs, and how
+good the critic was.
 
-Everything is told against a control: a revision against answering the same prompt once more, a choice against what the task's judge
-says. Intervals are over prompts, since chains of one prompt are alike.
+Everything is compared with a control: a revision with a second answer to the same prompt, a choice with the score of the task's
+judge. Intervals are over prompts, because chains of one prompt are alike.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ChainCard:
     prompt: Folded
     response: Folded
     score: float
-    """What the judge says of the response; NaN where unknown."""
+    """The judge's score of the response; NaN where unknown."""
     rounds: Sequence[tuple[str, Folded, Folded, float]]
     """Principle, critique, revision, and the judge's score of it."""
 
@@ -41,14 +41,14 @@ class ChainView:
 
     label: str
     judge: str
-    """The judge that critic and revisions are held against; empty where there is none."""
+    """The judge that critic and revisions are compared with; empty where there is none."""
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     """A table: each kind of text under each judge."""
     facts: Sequence[str]
     """What was measured, in sentences."""
     warnings: Sequence[str]
-    """What is wrong with the critic."""
+    """Faults of the critic."""
     cards: Sequence[ChainCard]
 
 
@@ -74,7 +74,7 @@ def _view(label: str, rows: Sequence[Mapping[str, Any]], queries: float) -> Chai
     names = list(dict.fromkeys(name for row in chains for name in _mapping(row, "texts")))
     judges = sorted(known, key=lambda name: (name != judge, name))
     table = [[name.replace("_", " "), *(_cell(chains, one, name) for one in judges)] for name in names]
-    facts, warnings = [f"Reward queries while it learned: {number(queries, 0)}."], list[str]()
+    facts, warnings = [f"Reward queries during training: {number(queries, 0)}."], list[str]()
     for part, given in ((_revisions, chains), (_critique, chains), (_choices, choices), (_order, choices)):
         if given:
             more, bad = part(given, judge)
@@ -103,21 +103,21 @@ def _revisions(chains: Sequence[Mapping[str, Any]], judge: str) -> tuple[list[st
     if judge and rounds:
         gain = _by_prompt(chains, lambda row: _score(row, judge, last) - _score(row, judge, "resampled"))
         if np.isfinite(gain[0]):
-            facts.append(f"The last revision against answering once more, {judge}: {_with_error(*gain)}.")
+            facts.append(f"The last revision compared with a second answer, {judge}: {_with_error(*gain)}.")
         low = [row for row in chains if _score(row, judge, "response") < _middle(chains, judge)]
         revised = _by_prompt(low, lambda row: _score(row, judge, last) - _score(row, judge, "response"))
         again = _by_prompt(low, lambda row: _score(row, judge, "resampled") - _score(row, judge, "response"))
         if np.isfinite(again[0]) and np.isfinite(revised[0]):
             facts.append(
-                f"On responses below the median a revision gains {_with_error(*revised)}, answering once more "
+                f"On responses below the median a revision gains {_with_error(*revised)}, a second answer "
                 f"{_with_error(*again)}."
             )
         if np.isfinite(gain[0]) and gain[0] - 2 * gain[1] < 0:
-            warnings.append("Revisions do not beat answering once more by two standard errors.")
+            warnings.append("Revisions do not beat a second answer by two standard errors.")
     own = [float(row["revision_preferred"]) for row in chains if isinstance(row.get("revision_preferred"), float)]
     if own:
         facts.append(
-            f"The critic itself gives the last revision a probability of {np.mean(own):.2f} to be the better one."
+            f"The critic itself gives the last revision a probability of {np.mean(own):.2f} of being the better one."
         )
     return facts, warnings
 
@@ -137,11 +137,10 @@ def _critique(chains: Sequence[Mapping[str, Any]], judge: str) -> tuple[list[str
 
 def _choices(choices: Sequence[Mapping[str, Any]], judge: str) -> tuple[list[str], list[str]]:
     margins = [abs(float(row["preference"]) - 0.5) for row in choices if isinstance(row.get("preference"), float)]
-    facts = (
-        [f"Choices: {len(choices)} pairs, probability {np.mean(margins):.3f} away from one half on average."]
-        if margins
-        else []
-    )
+    facts = []
+    if margins:
+        pairs = "pair" if len(choices) == 1 else "pairs"
+        facts = [f"Choices: {len(choices)} {pairs}, probability {np.mean(margins):.3f} away from one half on average."]
     warnings = (
         ["The critic is undecided: its choices are at chance."] if margins and np.mean(margins) < AT_CHANCE else []
     )
@@ -155,7 +154,7 @@ def _choices(choices: Sequence[Mapping[str, Any]], judge: str) -> tuple[list[str
 
     share = _by_prompt(choices, right) if judge else (np.nan, np.nan)
     if np.isfinite(share[0]):
-        facts.append(f"Choices that {judge} shares: {_with_error(*share)} (chance 0.5).")
+        facts.append(f"Choices that agree with {judge}: {_with_error(*share)} (chance 0.5).")
         if share[0] - 2 * share[1] < 0.5:
             warnings.append("Choices do not agree with the judge beyond chance.")
     return facts, warnings
@@ -168,12 +167,13 @@ def _order(choices: Sequence[Mapping[str, Any]], judge: str) -> tuple[list[str],
     both = np.asarray(places, dtype=np.float64)
     bias, flips = float(both.mean()) - 0.5, float(((both[:, 0] > 0.5) == (both[:, 1] > 0.5)).mean())
     facts = [
-        f"Position bias {number(bias)} towards the answer shown first; with the order the winner changes in {flips:.0%} of choices."
+        f"Position bias {number(bias)} toward the answer shown first; "
+        f"swapping the order changes the winner in {flips:.0%} of choices."
     ]
     warnings = []
     if flips > MANY_FLIPS or abs(bias) > MUCH_BIAS:
         warnings.append(
-            "Choices depend on the order in which answers are shown; both orders are averaged, what is left is weak."
+            "Choices depend on the order in which answers are shown; both orders are averaged, so the remaining signal is weak."
         )
     return facts, warnings
 
@@ -214,7 +214,7 @@ def _with_error(mean: float, error: float) -> str:
 
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A few of them, evenly from first to last: never picked by outcome."""
+    """A few rows, evenly from first to last, never picked by outcome."""
     count = min(MOST_CARDS, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
 

@@ -1,4 +1,4 @@
-"""What a reader has to know before believing a comparison: who was tuned and how, and who spent outside the meter."""
+"""What a comparison depends on: which contestants were tuned and how, and which spent outside the meter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def tuning(results: RunData, labels: Sequence[str]) -> list[str]:
-    """One sentence a run whose suite came from ``bakeoff tune``, about those of its contestants that are shown."""
+    """One sentence per run whose suite came from ``bakeoff tune``, about those of its contestants that are shown."""
     sentences = []
     for run in results.runs:
         suite = run.manifest.get("suite")
@@ -42,13 +42,11 @@ def tuning(results: RunData, labels: Sequence[str]) -> list[str]:
 
 
 def _apart(run: StoredRun, seeds: Any) -> str:
-    """Whether any figure here is of a seed that was tuned on."""
+    """Says whether a number of this report is of a seed that was used for tuning."""
     shared = sorted({cell.seed for cell in run.cells} & set(seeds if isinstance(seeds, list) else ()))
     if not shared:
-        return "which no figure here uses"
-    return (
-        f"of which {', '.join(map(str, shared[:4]))} {'is' if len(shared) == 1 else 'are'} in the figures here as well"
-    )
+        return "none of which is in this report"
+    return f"of which {', '.join(map(str, shared[:4]))} {'is' if len(shared) == 1 else 'are'} in this report as well"
 
 
 def _unused(found: Mapping[str, Any], used: Any) -> str:
@@ -65,8 +63,8 @@ def _found(entry: Mapping[str, Any]) -> str:
     pairs = settings.items() if isinstance(settings, dict) else ()
     text = ", ".join(f"{key} = {f'{value:.3g}' if isinstance(value, float) else value}" for key, value in pairs)
     failed = entry.get("failed")
-    lost = f", {failed} trials failed" if isinstance(failed, int) and failed > 0 else ""
-    return (one_line(text, 120) or "nothing was better than its own settings") + lost
+    lost = f", {failed} {'trial' if failed == 1 else 'trials'} failed" if isinstance(failed, int) and failed > 0 else ""
+    return (one_line(text, 120) or "no trial was better than its own settings") + lost
 
 
 def outside_the_meter(results: RunData) -> list[str]:
@@ -84,10 +82,9 @@ def outside_the_meter(results: RunData) -> list[str]:
     each = []
     for label, totals in spent.items():
         parts = [f"{value} {titles[name]}" for name, value in totals.items() if name in titles]
-        parts += ["set its meter back"] if "lowered" in totals else []
+        parts += ["lowered its meter"] if "lowered" in totals else []
         each.append(f"{label} ({one_line(', '.join(parts), 120)})")
     return [
-        "Spent outside the meter, at most in one cell, so the budget did not hold for them and their rank is not earned: "
-        + "; ".join(each)
-        + "."
+        "Spent outside the meter (the largest amount in one cell), so the budget did not limit them and "
+        "their rank is not comparable: " + "; ".join(each) + "."
     ]

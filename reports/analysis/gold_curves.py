@@ -1,4 +1,4 @@
-"""Gold over distance for every contestant of a task, read off the store: the rows of the over-optimization table."""
+"""Gold over distance for every contestant of a task: the rows of the over-optimization table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GoldCurve(NamedTuple):
     name: str
     """Its label; for a group of contestants that do not learn, their algorithm."""
     labels: tuple[str, ...]
-    """Whose evaluations these are."""
+    """Contestants whose evaluations these are."""
     form: Form
     curves: Mapping[int, Curve]
     """By seed."""
@@ -96,7 +96,7 @@ def _points(cells: pd.DataFrame, kl: str, fixed: bool) -> Curve:
 
 
 def table(results: RunData) -> pd.DataFrame:
-    """One row a task and contestant: the measured peak and what lies past it, both coefficients with intervals, R², words."""
+    """One row per task and contestant: measured peak and fall, both coefficients with intervals, R², a statement."""
     rows = []
     for task in results.task_names():
         for curve in gold_curves(results, task):
@@ -123,18 +123,18 @@ def table(results: RunData) -> pd.DataFrame:
 
 
 def statement(curve: GoldCurve) -> str:
-    """What the fit says, or why there is none."""
+    """What the fit supports, or why there is none."""
     return "too few evaluations away from the reference to fit" if curve.fit is None else curve.fit.statement
 
 
 def sentences(results: RunData, task: str) -> list[str]:
-    """Whose gold fell past its peak, by how much, and whose did not; nothing where the task has no gold."""
+    """Contestants whose gold fell past its peak, by how much, and those whose did not; empty where the task has no gold."""
     fell, held = [], []
     for curve in gold_curves(results, task):
         turn = curve.turn
         if turn is None:
             continue
-        # With an interval it has to exclude zero; a single seed cannot tell.
+        # The interval has to exclude zero; a single seed has none.
         if turn.fall.low > 0:
             fell.append(
                 f"{curve.name} (peak +{number(turn.gain)} at √KL {number(turn.distance)}, then down by "

@@ -1,4 +1,4 @@
-"""The task's further judges, each on its own: no single number stands for what they measure together."""
+"""The task's further judges, each on its own: they are not combined into one number."""
 
 from __future__ import annotations
 

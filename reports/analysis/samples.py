@@ -1,4 +1,4 @@
-"""The same prompts answered by every contestant, side by side, each token colored by how far it is from the reference."""
+"""Answers of every contestant to the same prompts, side by side, each token colored by its log-ratio to the reference."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 LEVELS = (0.2, 0.7, 1.5)
 """Log-ratios in nats (factors of 1.2, 2 and 4.5) from which a token is colored faintly, clearly, strongly."""
 ANSWERS = 600
-"""Answers on a page at most, whatever the number of contestants and tasks."""
+"""Most answers on a page, for any number of contestants and tasks."""
 CHARACTERS = 1_000_000
-"""Characters of answers on a page at most."""
+"""Most characters of answers on a page."""
 _ALL = 1 << 40
 
 
@@ -34,7 +34,7 @@ class Token(NamedTuple):
     ratio: float
     """The log-ratio itself; NaN where unknown."""
     special: bool
-    """A token that is no text, such as the end of sequence."""
+    """A token without text, such as the end of sequence."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Answer:
     kl: float
     length: float
     shown: Sequence[Token] = ()
-    """``text.shown`` token by token; empty where the store does not tell."""
+    """``text.shown`` token by token; empty where the store has no tokens."""
     rest: Sequence[Token] = ()
     """``text.rest`` token by token."""
     suspicion: float = np.nan
@@ -57,7 +57,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class PromptCard:
-    """One prompt and everyone's answers."""
+    """One prompt and all contestants' answers."""
 
     prompt: Folded
     answers: Sequence[Answer]
@@ -70,7 +70,7 @@ class PromptCard:
 
     @property
     def colored(self) -> bool:
-        """Some answer tells its tokens."""
+        """Some answer has tokens."""
         return any(answer.shown for answer in self.answers)
 
 
@@ -154,7 +154,7 @@ def _answer(label: str, row: pd.Series, kept: int) -> Answer:
 
 
 def split_tokens(completion: str, pieces: Any, ratios: Any) -> list[Token]:
-    """A completion as the store's tokens, nothing of it lost or added but special tokens; empty where it tells no ratios.
+    """A completion as the store's tokens; only special tokens are added, nothing is lost. Empty where ratios are not stored.
 
     What the store says is not trusted: a piece that does not come next in the text is shown as a special token, and text
     that no piece covers follows at the end, without color.
@@ -203,7 +203,7 @@ def _fold_tokens(tokens: Sequence[Token], shown: int, kept: int) -> tuple[list[T
 
 
 class _Scale(NamedTuple):
-    """How much the reference's own scores scatter; NaN where unknown or not at all."""
+    """Standard deviations of the reference's own scores; NaN where unknown or zero."""
 
     proxy: float
     gold: float

@@ -1,4 +1,4 @@
-"""The answer in words, and no more than the numbers support."""
+"""The verdict in sentences, which claim no more than the numbers support."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCORE_NAMES = {
 
 @dataclass(frozen=True)
 class TaskAnswer:
-    """What can be said of one task."""
+    """The verdict on one task."""
 
     task: str
     headline: str
@@ -41,7 +41,7 @@ class TaskAnswer:
 
 
 def answers(results: RunData, board: pd.DataFrame) -> list[TaskAnswer]:
-    """One answer a task, from the leaderboard."""
+    """One answer per task, from the leaderboard."""
     return [_answer(results, task, board[board["task"] == task]) for task in results.task_names()]
 
 
@@ -63,22 +63,22 @@ def _answer(results: RunData, task: str, board: pd.DataFrame) -> TaskAnswer:
             f"{best['label']} scored highest, ahead of {_all(len(versus))} by more than seed noise explains: {mean}."
         )
     elif len(unknown) == len(versus):
-        headline = f"{best['label']} scored highest: {mean}. With one seed nobody can say whether that is luck."
+        headline = f"{best['label']} scored highest: {mean}. With one seed, chance cannot be ruled out."
     elif level.empty:
         headline = f"{best['label']} scored highest: {mean}."
     else:
         tied = _names(level["other"])
         headline = f"{best['label']} scored highest, but its lead over {tied} could be seed noise: {mean}."
     absent = board.loc[board["seeds"] == 0, "label"]
-    details = [f"Not compared, since no cell of theirs counts: {_names(absent)}."] if len(absent) else []
+    details = [f"Not compared, because none of their cells counts: {_names(absent)}."] if len(absent) else []
     partly = ranked[ranked["seeds"] < ranked["planned"]]
     if len(partly):
         counted = _names(f"{row['label']} ({row['seeds']} of {row['planned']})" for _, row in partly.iterrows())
-        details.append(f"Not every seed counts: {counted}; leaving out what failed may flatter them.")
+        details.append(f"Not every seed counts: {counted}; excluding failed runs may bias them upward.")
     if not ahead.empty:
         details.append("Beyond seed noise: ahead of " + _differences(ahead) + ".")
     if not level.empty:
-        details.append("Not told apart: " + _differences(level) + ".")
+        details.append("No clear difference: " + _differences(level) + ".")
     if not unknown.empty and len(unknown) < len(versus):
         details.append(f"No interval with a single seed: {_names(unknown['other'])}.")
     details += _frontier_and_cost(ranked)
@@ -123,18 +123,21 @@ def _frontier_and_cost(ranked: pd.DataFrame) -> list[str]:
     if "on_frontier" in ranked and {"proxy", "kl"} <= set(ranked):
         front = ranked[ranked["on_frontier"].astype(bool)].sort_values("kl")
         if len(front) == len(ranked):
-            sentences.append("All of them are on the reward-KL frontier by their means: more KL, more reward.")
+            sentences.append("All contestants are on the reward-KL frontier by their means: more KL, more reward.")
         elif len(front):
             names = _names(f"{row['label']} ({number(row['kl'], 2)} nats)" for _, row in front.iterrows())
-            sentences.append(f"On the reward-KL frontier by their means (nobody has more reward for less KL): {names}.")
+            sentences.append(
+                f"On the reward-KL frontier by their means (no other contestant has more reward for less KL): {names}."
+            )
     best = ranked.iloc[0]
     spent = [f"{row['label']} {cost}" for _, row in ranked.iterrows() if (cost := _spent(row))]
     if spent:
         more = [f"{len(spent) - 5} more in the table below"] if len(spent) > 5 else []
-        sentences.append(f"What a seed cost: {'; '.join(spent[:5] + more)}.")
-    asking = best.get("queries_per_answer", np.nan)
-    if asking > 1:
-        sentences.append(f"In use it needs {number(asking, 0)} reward queries for every answer, which learners do not.")
+        sentences.append(f"Cost per seed: {'; '.join(spent[:5] + more)}.")
+    queries = best.get("queries_per_answer", np.nan)
+    if queries > 1:
+        needed = f"{best['label']} needs {number(queries, 0)} reward queries per answer at inference"
+        sentences.append(f"{needed}; contestants that learn need none.")
     return sentences
 
 
@@ -153,7 +156,7 @@ def _spending(value: float, title: str) -> str:
 
 
 def settings_of(results: RunData, label: str) -> Mapping[str, Any] | None:
-    """What the suite sets for a contestant beyond the algorithm's defaults, the sweep included; ``None`` if unknown."""
+    """Settings of a contestant that differ from the algorithm's defaults, with its point in a sweep; ``None`` if unknown."""
     entry = next(entry for entry in results.entries if entry.label == label)
     run = next(run for run in results.runs if entry.cell in run.cells)
     suite = run.manifest.get("suite")
@@ -191,18 +194,18 @@ def _pairs(settings: Mapping[str, Any]) -> str:
 
 
 def suspicions(results: RunData, task: str) -> list[str]:
-    """What looks like reward hacking: gold falling while the proxy rises, or text collapsing.
+    """Signs of reward hacking: gold falls while the proxy rises, or the text collapses.
 
-    Text is not judged on enumerable tasks, whose completions are no language.
+    The text of enumerable tasks is not judged, because their completions are not language.
     """
     found = summaries(results, task)
     if len(found) > 5:
         found = [*found[:5], f"{len(found) - 5} more"]
-    return [f"Signs of reward hacking, read the samples: {'; '.join(found)}."] if found else []
+    return [f"Signs of reward hacking (read the samples): {'; '.join(found)}."] if found else []
 
 
 def caveats(results: RunData) -> list[str]:
-    """What the data cannot say: cells that are not in any mean, too few seeds, damaged files."""
+    """Limits of the data: cells that are not in any mean, too few seeds, damaged files."""
     notes = []
     cells = results.cells
     for status, words in (
@@ -229,20 +232,22 @@ def caveats(results: RunData) -> list[str]:
     sizes = results.final.groupby(["task", "label"], observed=True).size()
     few = sorted({int(size) for size in sizes if size < 10})
     if 1 in few:
-        notes.append("Some contestants have one seed: no interval, and no telling luck from merit.")
+        notes.append("Some contestants have one seed: there is no interval, and chance cannot be ruled out.")
     shares = " and ".join(f"{100 * coverage_at(n):.0f} % at {n} seeds" for n in few if n > 1)
     if shares:
         notes.append(
             "With so few seeds a nominal 95 % bootstrap interval contains the true mean less often than that: about "
-            f"{shares} (measured on simulated normal scores), so read the intervals as too narrow. “Beyond seed noise” "
-            "rests on Welch's t intervals instead, Holm-adjusted within a task."
+            f"{shares} (measured on simulated normal scores), so the intervals are too narrow. “Beyond seed noise” "
+            "uses Welch's t intervals instead, Holm-adjusted within a task."
         )
-    notes.append("Intervals are over seeds; prompts are the same for all, so they say nothing about other prompts.")
+    notes.append(
+        "Intervals are over seeds. All contestants get the same prompts, so intervals say nothing about other prompts."
+    )
     return notes
 
 
 def _changed_versions(results: RunData) -> list[str]:
-    """Runs that went on with other versions of what they use than they were begun with."""
+    """Runs that were resumed with other versions of their dependencies than they started with."""
     notes = []
     for run in results.runs:
         begun = {"bakeoff": run.manifest.get("bakeoff"), **(run.manifest.get("versions") or {})}
@@ -253,7 +258,7 @@ def _changed_versions(results: RunData) -> list[str]:
         }
         if changed:
             listed = _names(f"{name} ({change})" for name, change in changed.items())
-            notes.append(f"Run {run.name} went on with other versions than it was begun with: {listed}.")
+            notes.append(f"Run {run.name} was resumed with other versions than it started with: {listed}.")
     return notes
 
 
@@ -266,7 +271,7 @@ def _unscored(results: RunData) -> list[str]:
         lacking = rows if metric not in rows else rows[~np.isfinite(rows[metric].astype(float))]
         if len(lacking):
             who = _names(f"{row.label} / seed {row.seed}" for row in lacking.itertuples())
-            notes.append(f"On {task} these finished without a finite {metric} and are in no average: {who}.")
+            notes.append(f"On {task} these cells finished without a finite {metric} and are in no average: {who}.")
     return notes
 
 

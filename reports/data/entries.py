@@ -1,4 +1,4 @@
-"""Which cells belong together when several runs are read at once, and what each contestant is called."""
+"""Which cells belong together when several runs are read at once, and the display names of contestants."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _task_identity(run: StoredRun, task: str) -> str:
 
 
 def _brought(run: StoredRun, kind: str, names: Sequence[Any]) -> list[str]:
-    """The sums of those of a run's plugin files that have brought one of the names."""
+    """Checksums of the run's plugin files that registered one of the names."""
     found = []
     for plugin in run.manifest.get("plugins") or ():
         brought = plugin.get("names") if isinstance(plugin, dict) else None

@@ -1,4 +1,4 @@
-"""One or more runs as tidy pandas frames: what every table, figure and page is made from."""
+"""One or more runs as tidy pandas frames, the source of every table, figure and page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RunData:
         self.entries, self.tasks = name_entries(self.runs)
         """Every planned cell under its display names, and what is known of each task."""
         self.memo: dict[tuple[str, ...], Any] = {}
-        """What is slow to work out and asked for more than once, by the name of what it is and the task."""
+        """Slow results that are needed more than once, by name and task."""
 
     @classmethod
     def load(cls, paths: Sequence[Path | str] | Path | str) -> Self:
@@ -52,7 +52,7 @@ class RunData:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """One row a planned cell: keys, status, error, attempts, seconds of wall clock, torn lines, folder."""
+        """One row per planned cell: keys, status, error, attempts, seconds of wall clock, torn lines, folder."""
         rows = [
             {
                 **self._keys(index),
@@ -70,7 +70,7 @@ class RunData:
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
-        """Wide: one row an evaluation of a cell that is done, a column a metric."""
+        """Wide: one row per evaluation of a done cell, one column per metric."""
         done = [
             (i, row)
             for i, entry in enumerate(self.entries)
@@ -81,7 +81,7 @@ class RunData:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """Tidy: one row a metric of an evaluation or update, of every cell whatever its status.
+        """Tidy: one row per metric of an evaluation or update, of every cell of any status.
 
         Columns: run, task, label, algorithm, seed, phase, step, the four meters, metric, value.
         """
@@ -94,7 +94,7 @@ class RunData:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """One row a stored sample, of every cell: keys, step, prompt, completion, proxy, gold, kl, length and what
+        """One row per stored sample, of every cell: keys, step, prompt, completion, proxy, gold, kl, length and what
         else was stored.
         """
         return self._sample_frame(ends_only=False)
@@ -138,14 +138,14 @@ class RunData:
 
     @cached_property
     def untrained(self) -> frozenset[str]:
-        """Contestants that did not train and did not leave the reference: the reference under whatever name."""
+        """Contestants that did not train and did not leave the reference: the reference under any name."""
         if "kl" not in self.final:
             return frozenset()
         kl = self.final.groupby("label", observed=True)["kl"].max()
         return frozenset(label for label in self.not_learning if label in kl and abs(float(kl[label])) < 1e-4)
 
     def of_task(self, task: str) -> RunData:
-        """What drawing one task takes; who trains and who does not stays as it is known from all tasks.
+        """The part that drawing one task needs; which contestants train stays as known from all tasks.
 
         It names no run folders, so it cannot be reported by itself.
         """

@@ -53,7 +53,7 @@ class StoredCell:
         return _read_metrics(self.path / "metrics.jsonl", evaluations_only=False)[0]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Rows of ``records.jsonl``, what the algorithm wrote on its way; none where it keeps no such record."""
+        """Rows of ``records.jsonl``, what the algorithm wrote during training; none where it keeps no records."""
         return (row for row in _json_lines(self.path / "records.jsonl") if isinstance(row, dict))
 
     def samples(self, *, ends_only: bool = False) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Text that a model wrote, made safe to look at: nothing hidden, nothing that reorders or breaks the page.
+"""Model text made safe to show: nothing hidden, nothing that reorders or breaks the page.
 
 Escaping for HTML is the template's job (autoescape); this file deals with what escaping leaves alone: control
 characters, bidirectional overrides, invisible characters, lone surrogates and endless lines.
@@ -42,7 +42,7 @@ class Folded(NamedTuple):
     """A text cut for display."""
 
     shown: str
-    """What stands on the page at once."""
+    """What the page shows at once."""
     rest: str
     """What a click unfolds; empty when all is shown."""
     left_out: int
@@ -63,7 +63,7 @@ def one_line(text: str, limit: int = 200) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: about ``digits`` significant digits, thousands grouped, a true minus sign, ``–`` for none.
+    """A number for readers: about ``digits`` significant digits, thousands grouped, a true minus sign, ``–`` for none.
 
     Numbers below 10 keep ``digits`` decimals, so that a column lines up, unless they would be 0 then.
     """
@@ -89,7 +89,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def count(value: float | None) -> str:
-    """A count for people: 950, 12.3k, 4.56M; ``–`` for none."""
+    """A count for readers: 950, 12.3k, 4.56M; ``–`` for none."""
     if value is None or value != value:
         return "–"
     rounded = float(f"{value:.3g}")

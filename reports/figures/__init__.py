@@ -1,4 +1,4 @@
-"""One file per kind of figure, each a function that draws one task onto one axes; this file puts panels together."""
+"""One file per kind of figure, with a function that draws one task onto one axes; this file assembles the panels."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 KINDS: Mapping[str, str] = {
     "learning_curves": "score against what was spent; options metric=, meter=",
     "frontier": "reward against KL to the reference: the contestants, best of n, and the optimum where it is known",
-    "cost": "what each contestant spent, a bar a seed mean",
+    "cost": "what each contestant spent, one bar per contestant (mean over seeds)",
     "drift": "length, entropy, diversity against KL: how the text changed",
     "win_rate": "win rate over the reference on the same prompts",
     "improvement": "probability that a run of one contestant beats a run of another",
     "win_rate_matrix": "win rate of every contestant over every other on the same prompts, with standard errors",
-    "gains": "gain over the reference prompt by prompt; option metric=",
+    "gains": "gain over the reference on each prompt; option metric=",
     "overoptimization": "gold against proxy reward over the square root of KL",
     "profile": "share of runs above each normalized score",
 }
-"""Every kind of figure that :func:`plot` draws, with a line on what it shows."""
+"""Every kind of figure that :func:`plot` draws, with a line that describes it."""
 
 
 def drawer(kind: str) -> Callable[..., Any]:
@@ -60,7 +60,7 @@ def plot(results: RunData, kind: str, *, task: str | None = None, style: Any = N
         results: what to draw.
         kind: one of :data:`KINDS`.
         task: only this task.
-        style: anything ``matplotlib.style.use`` takes, in place of the report's own.
+        style: anything ``matplotlib.style.use`` takes, instead of the report's own.
         **options: passed to the drawing function.
 
     Raises:
@@ -107,7 +107,7 @@ def write_figure(
     style: Any = None,
     **options: Any,
 ) -> Path:
-    """Draw one figure into a file and return its path; the ending says the format (svg, png, pdf).
+    """Draw one figure into a file and return its path; the file name's ending chooses the format (svg, png, pdf).
 
     Arguments are those of :func:`plot`.
 
@@ -118,7 +118,7 @@ def write_figure(
     """
     from bakeoff.reports.figures.svg import check_format, save
 
-    drawer(kind)  # a wrong kind is told before anything is read
+    drawer(kind)  # a wrong kind is reported before any folder is read
     results = runs if isinstance(runs, RunData) else RunData.load(runs)
     check_format(Path(out))
     return save(plot(results, kind, task=task, style=style, **options), Path(out))

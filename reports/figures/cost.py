@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def draw_cost(
     axes: Axes, results: RunData, task: str, look: FigureStyle, *, meters: tuple[str, ...] | None = None
 ) -> bool:
-    """A column of bars for each meter, a bar for each contestant: the mean over seeds, a whisker from least to most."""
+    """A column of bars per meter, a bar per contestant: the mean over seeds, a whisker from least to most."""
     rows = results.final[results.final["task"] == task]
     shown = [meter for meter in meters or METER_NAMES if meter in rows and float(rows[meter].max() or 0) > 0]
     labels = [label for label in results.labels(task) if (rows["label"] == label).any()]

@@ -26,17 +26,17 @@ METRIC_NAMES = {
     "proxy": "proxy reward",
     "exact_reward": "exact reward",
     "gold": "gold reward",
-    "kl": "KL to the reference (nats a completion)",
-    "exact_kl": "exact KL to the reference (nats a completion)",
+    "kl": "KL to the reference (nats per completion)",
+    "exact_kl": "exact KL to the reference (nats per completion)",
     "win_rate": "win rate over the reference",
-    "entropy": "entropy (nats a token)",
+    "entropy": "entropy (nats per token)",
     "length": "length (tokens)",
     "distinct_1": "distinct words",
     "distinct_2": "distinct word pairs",
     "repetition": "repetition",
-    "reference_nll": "reference surprise (nats a token)",
+    "reference_nll": "negative log-likelihood under the reference (nats per token)",
 }
-"""Axis titles; a metric that is not here goes by its own name."""
+"""Axis titles; a metric that is not listed keeps its own name."""
 METER_NAMES = {
     "reward_queries": "reward queries",
     "generated_tokens": "generated tokens",

@@ -1,4 +1,4 @@
-"""How the text changed on the way: length, entropy and diversity against KL."""
+"""How the text changed during training: length, entropy and diversity against KL."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 DRIFTING = ("length", "entropy", "distinct_2")
 
 MOST_NAMES = 5
-"""Names beside the points of the first panel at most."""
+"""Most names beside the points of the first panel."""
 MOST_POINTS = 60
-"""Points of a line at most; more cannot be told apart in a panel of this width."""
+"""Most points of a line; more are indistinguishable in a panel of this width."""
 
 
 def thinned(path: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -81,7 +81,7 @@ def draw_drift(
 
 
 def _key_below(axes: Axes, labels: Sequence[str], look: FigureStyle) -> None:
-    """Names under the panels: a panel this small holds no more than a few."""
+    """Names under the panels, which are too small for more than a few."""
     marks = {
         family(label): mark for label, mark in look.marks.items()
     } | look.marks  # a sweep goes by its family's name

@@ -1,6 +1,4 @@
-"""Reward against KL to the reference, with what best-of-n buys and, where it is known, the best that any policy can
-do.
-"""
+"""Reward against KL to the reference, with the best-of-n curve and, where it is known, the optimum at each KL."""
 
 from __future__ import annotations
 
@@ -146,7 +144,7 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
     Where each prompt has at least 8 samples the maximum is taken within prompts, for n up to the fewest of them. Where it
     has 2 to 7, scores are taken as a prompt's level plus scatter that is alike for all prompts: the pooled scatter, scaled
     by sqrt(m / (m - 1)) for the level that was estimated with it, gives n up to a quarter of the samples. ``None`` where
-    samples are fewer than ``fewest`` or one a prompt (the best of several prompts is not the best of n answers), or where
+    samples are fewer than ``fewest`` or one per prompt (the best of several prompts is not the best of n answers), or where
     the first policy was not the reference (its KL is above zero). n = 1 is set to the reference's mean over the whole first
     evaluation.
     """
@@ -158,9 +156,9 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
     rows = samples[samples["task"] == task].astype({"run": object, "label": object})
     rows = rows.merge(at_reference[keys].astype({"run": object, "label": object}), on=keys)
     rows = rows.dropna(subset=["proxy"])
-    # Contestants of one seed share their first samples, in other runs too, so one contestant a seed stands for all.
-    who = rows["run"].astype(str) + "\n" + rows["label"].astype(str)
-    rows = rows[who == who.groupby(rows["seed"]).transform("first")]
+    # Contestants of one seed share their first samples, in other runs too, so one contestant per seed represents all.
+    owner = rows["run"].astype(str) + "\n" + rows["label"].astype(str)
+    rows = rows[owner == owner.groupby(rows["seed"]).transform("first")]
     scores = [group["proxy"].to_numpy(dtype=np.float64) for _, group in rows.groupby("prompt", sort=True)]
     total = sum(map(len, scores))
     fewest_a_prompt = min(map(len, scores), default=0)

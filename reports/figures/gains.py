@@ -1,4 +1,4 @@
-"""What each contestant gained, prompt by prompt: a mean can hide that half of the prompts got worse."""
+"""What each contestant gained on each prompt: a mean can hide that half of the prompts got worse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def draw_gains(axes: Axes, results: RunData, task: str, look: FigureStyle, *, metric: str = "proxy") -> bool:
-    """A dot a prompt (mean over seeds), the mean over prompts with its 95 % bootstrap interval, and how many went up."""
+    """A dot per prompt (mean over seeds), the mean over prompts with its 95 % bootstrap interval, and how many went up."""
     gains = prompt_gains(results, task, metric)
     by_label = {
         str(label): rows["gain"].to_numpy(dtype=np.float64) for label, rows in gains.groupby("label", observed=True)
@@ -34,15 +34,15 @@ def draw_gains(axes: Axes, results: RunData, task: str, look: FigureStyle, *, me
         if np.isfinite(mean.low):
             axes.plot([mean.low, mean.high], [place, place], color=mark.color, lw=2.2, solid_capstyle="round")
         axes.scatter([mean.value], [place], color=mark.color, marker=mark.marker, s=52, zorder=3, edgecolors="white")
-        told = f"{int((values > 0).sum())} of {len(values)} up"
+        risen = f"{int((values > 0).sum())} of {len(values)} up"
         axes.annotate(
-            told, (1.0, place), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
+            risen, (1.0, place), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
             fontsize=8.5, annotation_clip=False,
         )  # fmt: skip
     axes.axvline(0, color=BASELINE, lw=1, ls=(0, (3, 2)))
     axes.set_yticks(range(len(ranked)), [label_text(label, 26) for label in ranked])
     axes.set_ylim(len(ranked) - 0.4, -0.6)
-    axes.set_xlabel("above the reference's answer; a dot a prompt")
+    axes.set_xlabel("above the reference's answer; one dot per prompt")
     axes.set_title(f"gain on each prompt: {METRIC_NAMES.get(metric, metric)}", loc="left")
     fit_height(axes, len(ranked))
     return True

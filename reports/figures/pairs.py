@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData
 
 ON_COLOR = "#1c1b1f"
-"""Type on colored squares: dark in both themes, since the squares keep their colors (so not the themed ink)."""
+"""Text on colored squares: dark in both themes, because the squares keep their colors."""
 
 
 def draw_win_rate(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
@@ -73,8 +73,8 @@ def draw_win_rate_matrix(axes: Axes, results: RunData, task: str, look: FigureSt
     found = head_to_head(results, task)
     if found is None:
         return False
-    told = [_with_error(rate, error) for rate, error in zip(found.rates.flat, found.errors.flat, strict=True)]
-    texts = np.array(told).reshape(found.rates.shape)
+    cells = [_with_error(rate, error) for rate, error in zip(found.rates.flat, found.errors.flat, strict=True)]
+    texts = np.array(cells).reshape(found.rates.shape)
     _draw_matrix(axes, found.rates, texts, found.labels, row_height=0.5)
     axes.set_title(f"prompts won by the row ({found.judge})", loc="left")
     return True

@@ -1,4 +1,4 @@
-"""A reward model's calibration: how sure it was against how often it was right."""
+"""A reward model's calibration: confidence against accuracy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How every figure looks: one color a contestant everywhere, readable type, labels that do not overlap, SVG that
-repeats.
+"""The style of every figure: one color per contestant everywhere, readable type, labels that do not overlap, the same
+SVG bytes each time.
 
-The palette is Okabe and Ito's (2008), without its yellow (too faint on white), plus a brown; told apart by people with
+The palette is Okabe and Ito's (2008), without its yellow (too faint on white), plus a brown; distinguishable with
 any common color blindness. Past its end colors repeat with another marker and dash.
 """
 
@@ -32,7 +32,7 @@ BASELINE = "#6b6b70"
 """Color of an untrained reference, and of bounds."""
 INK, FAINT, PAPER = "#1b1b1f", "#d8d8dc", "#ffffff"
 DPI = 160
-"""Pixels an inch, of PNG and of all measuring of text: with another number it would be measured again for every format."""
+"""Pixels per inch, of PNG and of text measurement: with two values, text would be measured again for every format."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 

@@ -1,4 +1,4 @@
-"""Figures into files and into the page: SVG whose bytes repeat, and whose colors follow the page's theme."""
+"""Figures as files and in the page: SVG with the same bytes each time and with colors that follow the page's theme."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def gold_section(results: RunData, task: str) -> Section | None:
-    """A table, one row a contestant; ``None`` where the task has no gold or nobody left the reference."""
+    """A table, one row per contestant; ``None`` where the task has no gold or no contestant left the reference."""
     rows = table_rows(results, task)
     if not rows:
         return None

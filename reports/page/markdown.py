@@ -22,7 +22,7 @@ def render(page: Page) -> str:
         lines += [_inline(page.description), ""]
     for view in page.tasks:
         lines += [f"- **{_inline(view.name)}**: {_inline(view.answer.headline)}"]
-    lines += ["", "**What the data cannot say**", "", *(f"- {_inline(note)}" for note in page.caveats), ""]
+    lines += ["", "**Limits of the data**", "", *(f"- {_inline(note)}" for note in page.caveats), ""]
     if page.over_tasks:
         lines += ["## Over all tasks with a normalized score", ""]
         head = ["contestant", "tasks", "seeds", "IQM (95 % interval)", "optimality gap"]
@@ -67,15 +67,20 @@ def _task(view: TaskView) -> list[str]:
     )
     lines += table(head, rows)
     if view.costs:
-        lines += ["What one run spent (mean over seeds):", ""]
+        lines += ["Cost per run (mean over seeds):", ""]
         lines += table(
             ["contestant", *(COST_TITLES[name] for name in view.costs)],
             ([row["label"], *row["costs"].values()] for row in view.rows),
         )
     if view.versus:
-        lines += [f"{_inline(view.versus[0]['label'])} against each other contestant:", ""]
+        lines += [f"{_inline(view.versus[0]['label'])} compared with each other contestant:", ""]
         lines += table(
-            ["against", "difference (95 % interval, Welch)", "p (Holm)", "probability of improvement (95 % interval)"],
+            [
+                "compared with",
+                "difference (95 % interval, Welch)",
+                "p (Holm)",
+                "probability of improvement (95 % interval)",
+            ],
             (
                 [
                     row["other"],
@@ -87,7 +92,10 @@ def _task(view: TaskView) -> list[str]:
             ),
         )
     if view.pairwise:
-        lines += [f"Final answers to the same stored prompts, judged by {view.pairwise.judge}, ties one half:", ""]
+        lines += [
+            f"Pairwise win rates: final answers to the same stored prompts, judged by {view.pairwise.judge}, ties one half:",
+            "",
+        ]
         lines += table(
             ["contestant", "rating (Bradley-Terry log-odds)", "win rate over all others", "pairs of answers"],
             (
@@ -102,7 +110,7 @@ def _task(view: TaskView) -> list[str]:
     for chains in view.chains:
         lines += _chains(chains)
     if view.cards:
-        lines += ["### The same prompts under every contestant", ""]
+        lines += ["### Answers of every contestant to the same prompts", ""]
     for card in view.cards:
         lines += _card(card)
     for section in view.sections:
@@ -111,7 +119,7 @@ def _task(view: TaskView) -> list[str]:
 
 
 def _chains(view: ChainView) -> list[str]:
-    lines = [f"### What {_inline(view.label)} wrote on its way", ""]
+    lines = [f"### What {_inline(view.label)} wrote during training", ""]
     lines += [*(f"- {_inline(fact)}" for fact in view.facts), *(f"- **{_inline(bad)}**" for bad in view.warnings), ""]
     lines += table(view.head, view.rows) if view.rows else []
     for card in view.cards:
@@ -167,7 +175,7 @@ def _provenance(page: Page) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """The lines of a table, whatever its cells hold, and an empty one."""
+    """The lines of a table, its cells escaped, and an empty line."""
     lines = ["| " + " | ".join(_inline(cell) for cell in head) + " |", "|" + " --- |" * len(head)]
     lines += ["| " + " | ".join(_inline(str(cell)) for cell in row) + " |" for row in rows]
     return [*lines, ""]

@@ -1,6 +1,4 @@
-"""Everything the page shows, gathered; the template only places it. Every string is escaped and made visible on
-output.
-"""
+"""Gathers everything that the page shows; the template only places it. Every string is escaped on output."""
 
 from __future__ import annotations
 
@@ -60,18 +58,18 @@ class TaskView:
     facts: Sequence[tuple[str, str]]
     metric: str
     rows: Sequence[Mapping[str, Any]]
-    """Leaderboard rows as dicts, with ``color``, ``strip`` (interval positions in percent) and formatted columns."""
+    """Leaderboard rows as dicts, with ``color``, ``interval_bar`` (positions in percent) and formatted columns."""
     columns: Sequence[str]
     """What was measured beside the score."""
     costs: Sequence[str]
-    """Meters that anybody moved."""
+    """Meters that some contestant used."""
     versus: Sequence[Mapping[str, Any]]
     pairwise: PairwiseTable | None
     cards: Sequence[PromptCard]
     sections: Sequence[Section] = field(default_factory=tuple)
     figures: Sequence[FigureView] = field(default_factory=tuple)
     chains: Sequence[ChainView] = field(default_factory=tuple)
-    """What contestants wrote on their way."""
+    """What contestants wrote during training."""
     measures: MeasureTable = field(default_factory=lambda: MeasureTable([], []))
     """The task's further judges."""
 
@@ -107,7 +105,7 @@ COST_TITLES = {
     "generated_tokens": "generated tokens",
     "trained_tokens": "trained tokens",
     "seconds": "seconds",
-    "queries_per_answer": "queries an answer in use",
+    "queries_per_answer": "queries per answer at inference",
 }
 """Columns of the cost table."""
 
@@ -126,7 +124,7 @@ def build_page(
         figures: figures by task.
         colors: CSS color of each contestant.
         folder: where the report will lie, for links to the files behind its numbers.
-        makers: of the sections that only some tasks have.
+        makers: makers of the sections that only some tasks have.
     """
     board = leaderboard(results)
     tasks = [
@@ -178,7 +176,7 @@ def _task_view(
         row["settings"] = _settings_text(results, str(record["label"]))
         row["cells"] = {name: number(record[name]) for name in columns}
         row["costs"] = {name: count(record[name]) for name in costs}
-        row["strip"] = _strip(record, low, high)
+        row["interval_bar"] = _interval_bar(record, low, high)
         rows.append(row)
     versus = comparisons(results, answer.task)
     return TaskView(
@@ -201,7 +199,7 @@ def _task_view(
 
 
 def cells_anchor(results: RunData, task: str, label: str) -> str:
-    """Where the page lists the cells of a contestant: by number, since two names may differ only in what no id can hold."""
+    """Anchor of a contestant's cells: by number, because names may differ only in characters that an id cannot hold."""
     return f"cells-{results.task_names().index(task)}-{results.labels().index(label)}"
 
 
@@ -216,7 +214,7 @@ def _pairwise(results: RunData, task: str) -> PairwiseTable | None:
     return PairwiseTable(found.judge, rows)
 
 
-def _strip(record: Mapping[str, Any], low: float, high: float) -> dict[str, float] | None:
+def _interval_bar(record: Mapping[str, Any], low: float, high: float) -> dict[str, float] | None:
     """Mean and interval as percent of the task's range, for a small chart in the table."""
     span = high - low or 1.0
     mean = float(record.get("mean", np.nan))
@@ -252,7 +250,7 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         "parameters": "parameters",
         "proxy": "reward that is optimized (proxy)",
         "gold": "gold reward (seen by no contestant)",
-        "kl_coef": "β, the price of a nat",
+        "kl_coef": "β (KL coefficient)",
         "max_new_tokens": "longest completion",
         "j_reference": "objective of the reference",
         "j_optimum": "best possible objective",

@@ -41,7 +41,7 @@ class CellView:
 
 
 def run_view(results: RunData, index: int) -> dict[str, Any]:
-    """What a run's manifest says of how it was made."""
+    """How a run was made, from its manifest."""
     run = results.runs[index]
     manifest = run.manifest
     versions = manifest.get("versions")

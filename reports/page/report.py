@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 FIGURES = {
     "learning_curves": (
         "Learning curves",
-        "Mean over seeds with its 95 % bootstrap band; faint lines are single seeds. Level dashed lines do not learn.",
+        "Mean over seeds with its 95 % bootstrap band; faint lines are single seeds. Level dashed lines are "
+        "contestants that do not learn.",
     ),
     "frontier": (
         "Reward against KL",
         "Upper left is better: more reward, closer to the reference. Faint points are seeds, bars 95 % bootstrap "
-        "intervals, rings mark contestants that no other beats in both.",
+        "intervals, a ring marks a contestant that no other beats in both.",
     ),
     "win_rate": (
         "Win rate",
@@ -44,21 +45,21 @@ FIGURES = {
     "improvement": (
         "Probability of improvement",
         "The chance that a run of the row's contestant beats a run of the column's, from the seeds of both, ties one "
-        "half. With few seeds it can only take few values.",
+        "half. With few seeds only a few values are possible; contestants with one seed are left out.",
     ),
     "win_rate_matrix": (
         "Win rates on the same prompts",
         "How often the row's final answer beats the column's on the same stored prompts and seeds, ties one half, with the "
-        "standard error over those pairs (it knows nothing of other seeds or prompts).",
+        "standard error over those pairs (other seeds or prompts are not covered).",
     ),
     "gains": (
-        "Gains prompt by prompt",
-        "Each dot is a stored evaluation prompt, mean over seeds: what the final answer scores above the reference's. The "
-        "large mark is the mean over prompts with its 95 % bootstrap interval.",
+        "Gains per prompt",
+        "Each dot is a stored evaluation prompt, mean over seeds: how much higher the final answer scores than the reference's. "
+        "The large mark is the mean over prompts with its 95 % bootstrap interval.",
     ),
     "profile": (
         "Performance profile",
-        "The share of runs whose normalized score is above the value on the horizontal axis: higher is better, everywhere.",
+        "The share of runs whose normalized score is above the value on the horizontal axis: higher is better.",
     ),
     "overoptimization": (
         "Gold against proxy",
@@ -69,19 +70,19 @@ FIGURES = {
     ),
     "drift": (
         "How the text changed",
-        "Length in tokens, entropy in nats a token, share of distinct word pairs: means over seeds along training, "
+        "Length in tokens, entropy in nats per token, share of distinct word pairs: means over seeds along training, "
         "against KL to the reference. The marker is where training ended.",
     ),
     "cost": (
         "Cost",
-        "Mean over seeds of what one run spent; a thin line runs from the least to the most. Evaluation is not in it.",
+        "Mean over seeds of what one run spent; a thin line runs from the least to the most. Evaluation is not included.",
     ),
 }
 """Figures of the page in order, with title and caption."""
 
 
 CELLS_FOR_PROCESSES = 100
-"""Cells from which on starting processes to draw with is worth its second or two."""
+"""From this many cells on, starting processes to draw with is worth its second or two."""
 
 
 def write_report(
@@ -95,7 +96,7 @@ def write_report(
     Args:
         runs: run folders, or what was loaded from them.
         out: folder to write into; ``report/`` in the first run folder by default.
-        processes: how many may draw the figures of a large run. They are started anew, so a script that asks for more than one
+        processes: how many processes may draw the figures of a large run. They are spawned, so a script with more than one
             needs the usual ``if __name__ == "__main__"``.
 
     Raises:
@@ -130,7 +131,7 @@ def write_report(
 
 
 def _section_makers() -> Sequence[SectionMaker]:
-    """The makers of what only some tasks have, in the order of the page. Add yours here."""
+    """Makers of the sections that only some tasks have, in the order of the page. Add yours here."""
     from bakeoff.reports.page.gold_section import gold_section
 
     return (gold_section,)
@@ -223,7 +224,7 @@ def _css_colors(results: RunData) -> dict[str, str]:
 
 
 def _make(folder: Path) -> None:
-    """Make the folder first: to learn that it cannot be written after the drawing would waste the reader's time."""
+    """Make the folder first, so that an unwritable one is reported before the figures are drawn."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -18,8 +18,8 @@ class Section:
 
     title: str
     html: Markup
-    """What stands under the title. Whoever makes it has escaped all model text: render a template of this package with
-    :func:`bakeoff.reports.page.html.environment`, which does."""
+    """What stands under the title, with all model text escaped. A template rendered with
+    :func:`bakeoff.reports.page.html.environment` escapes it."""
     markdown: Sequence[str]
     """The same as lines of Markdown."""
 

@@ -31,7 +31,7 @@ def csv(board: pd.DataFrame) -> str:
 
 
 def latex(board: pd.DataFrame) -> str:
-    """One ``tabular`` a task: contestant, seeds, mean with its interval, IQM, KL, reward queries. Needs ``booktabs``."""
+    """One ``tabular`` per task: contestant, seeds, mean with its interval, IQM, KL, reward queries. Needs ``booktabs``."""
     parts = ["% needs \\usepackage{booktabs}"]
     for task, rows in board.groupby("task", sort=False) if len(board) else ():
         score = _tex(str(rows["metric"].iloc[0]))

@@ -57,7 +57,7 @@ def stratified_bootstrap_interval(
     """``statistic`` of all seeds pooled, with a bootstrap interval that resamples seeds within each stratum.
 
     Args:
-        strata: one 1-D array of seeds a task; a single 1-D array is one task.
+        strata: one 1-D array of seeds per task; a single 1-D array is one task.
         statistic: reduces the last axis, e.g. ``numpy.mean`` or :func:`interquartile_mean`.
         rng: draws the resamples.
         confidence: nominal coverage. The real one is lower at few seeds: see docs/reports.md.
@@ -164,7 +164,7 @@ def win_rate(outcomes: ArrayLike) -> WinRate:
 
 
 def _strata(strata: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
-    """A list of 1-D float arrays, one a task, checked."""
+    """A list of 1-D float arrays, one per task, checked."""
     rows: list[Any] = list(strata) if isinstance(strata, Sequence | np.ndarray) else [strata]
     if rows and all(np.ndim(row) == 0 for row in rows):
         rows = [rows]

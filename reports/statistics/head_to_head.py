@@ -1,4 +1,4 @@
-"""Contestant against contestant on the same prompts: whose stored answers the judge prefers, and a rating from that."""
+"""Pairwise win rates: which contestant's stored answers to the same prompts the judge prefers, and ratings from that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 REFERENCE_KL = 1e-4
-"""A policy that is nearer to the reference than this, in nats, is taken for the reference."""
+"""A policy with a smaller KL than this, in nats, counts as the reference."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class HeadToHead:
     """All pairs of a task's contestants, K of them, best rating first."""
 
     labels: Sequence[str]
-    """Who plays."""
+    """The contestants."""
     judge: str
     """``gold`` where the task has such a reward, else ``proxy``."""
     rates: Array
-    """How often the row's contestant beats the column's, ties one half, shape (K, K); NaN where they never met."""
+    """How often the row's contestant beats the column's, ties one half, shape (K, K); NaN where they have no prompt in common."""
     errors: Array
     """Standard errors over the pairs of answers, shape (K, K)."""
     games: NDArray[np.int64]
@@ -49,7 +49,7 @@ class HeadToHead:
 def head_to_head(results: RunData, task: str) -> HeadToHead | None:
     """Pair the final answers of every two contestants: same seed, same place in the evaluation, same prompt.
 
-    Contestants meet the evaluation prompts in the same order with the same random numbers, so the pairs are matched.
+    Contestants get the evaluation prompts in the same order with the same random numbers, so the pairs are matched.
     ``None`` with fewer than two contestants that have scored answers.
     """
     key = ("head_to_head", task)

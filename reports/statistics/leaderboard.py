@@ -1,4 +1,4 @@
-"""Tables that everything else quotes: the leaderboard, comparisons with the best, the score over all tasks."""
+"""The tables behind the report: the leaderboard, comparisons with the best, the score over all tasks."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ DETAILS = (
     "repetition",
     "queries_per_answer",
 )
-"""Metrics whose means stand in the leaderboard beside the one it is ranked by, where they were measured."""
+"""Metrics whose means the leaderboard shows beside the ranked one, where they were measured."""
 EXACT = {"proxy": "exact_reward", "kl": "exact_kl", "objective": "exact_objective"}
 """Exact counterparts, preferred where they are known: they carry no sampling noise."""
 
 
 def generator(*names: str) -> np.random.Generator:
-    """A numpy generator that depends on names alone, so a report repeats whatever else it holds."""
+    """A numpy generator that depends on names alone, so a number does not depend on what else the report holds."""
     return np.random.default_rng([zlib.crc32(name.encode("utf-8", "replace")) for name in names])
 
 
@@ -58,7 +58,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def leaderboard(results: RunData) -> pd.DataFrame:
-    """One row a task and contestant, tasks in suite order, best mean first.
+    """One row per task and contestant, tasks in suite order, best mean first.
 
     Columns: task, label, algorithm, metric (what it is ranked by), seeds (done), planned, mean with its 95 % percentile
     bootstrap interval over seeds (mean_low, mean_high), iqm with its own (iqm_low, iqm_high), sd; ``on_frontier`` (no
@@ -121,7 +121,7 @@ def interval(scores: Array, statistic: str, *names: str) -> Estimate:
 
 
 def seed_scores(results: RunData, task: str, label: str, metric: str) -> Array:
-    """Final values of a metric, one a finished seed."""
+    """Final values of a metric, one per finished seed."""
     final = results.final
     if metric not in final:
         return np.empty(0)
@@ -131,7 +131,7 @@ def seed_scores(results: RunData, task: str, label: str, metric: str) -> Array:
 
 
 def comparisons(results: RunData, task: str) -> pd.DataFrame:
-    """The best contestant of a task against each other one.
+    """The best contestant of a task compared with each other one.
 
     Columns: label, other, difference of means with its Welch 95 % interval (low, high), p, p_holm (adjusted over this
         table), improvement (probability that a run of ``label`` beats one of ``other``) with its bootstrap interval.

@@ -263,7 +263,7 @@ def test_nothing_is_lost_of_a_folder_by_a_mistake(tmp_path: Path, capsys: pytest
         suite = load_suite(path)
         now = run_folder.open_folder(out, suite, 1, "command")
         assert [list(change["versions"]) for change in now["later_versions"]] == [["torch"]]
-    assert any("went on with other versions" in note and "torch (0.0 to" in note for note in caveats(Results.load(out)))
+    assert any("resumed with other versions" in note and "torch (0.0 to" in note for note in caveats(Results.load(out)))
 
     # What the disk refuses is one line.
     capsys.readouterr()

@@ -48,7 +48,7 @@ def test_a_revision_is_held_against_answering_once_more(view_of) -> None:
     (view,) = chain_views(view_of(rows), "reviews")
     assert view.head == ["text", "proxy"]
     # By prompt: .4 and .3, so .35 with a standard error of .05; the two chains of prompt 1 count as one.
-    assert any("against answering once more, proxy: 0.350 ± 0.050" in fact for fact in view.facts)
+    assert any("compared with a second answer, proxy: 0.350 ± 0.050" in fact for fact in view.facts)
     assert [row[0] for row in view.rows] == ["response", "resampled", "revision 1"]
     assert view.rows[0][1].startswith("0.000 ± 0.500")
     assert "Round 1: 100% of the revisions differ from the text before them." in view.facts
@@ -69,7 +69,7 @@ def test_degenerate_critics_are_named(view_of) -> None:
         "order in which answers",
     ):
         assert expected in text
-    assert any("Position bias 0.390" in fact and "changes in 100% of choices" in fact for fact in view.facts)
+    assert any("Position bias 0.390" in fact and "changes the winner in 100% of choices" in fact for fact in view.facts)
 
 
 def test_a_sound_critic_is_not_accused(view_of) -> None:
@@ -78,7 +78,7 @@ def test_a_sound_critic_is_not_accused(view_of) -> None:
     (view,) = chain_views(view_of(rows), "reviews")
     assert view.warnings == []
     assert any("Verdicts against the sign of proxy: area under the ROC curve 1.000" in fact for fact in view.facts)
-    assert any("Choices that proxy shares: 1.000" in fact for fact in view.facts)
+    assert any("Choices that agree with proxy: 1.000" in fact for fact in view.facts)
 
 
 def test_the_area_under_the_curve_by_hand() -> None:
@@ -94,11 +94,11 @@ def test_the_page_shows_chains_and_obeys_none_of_their_text(view_of, synthetic) 
     rows.append({"kind": "chain", "rounds": [None, {"critique": 3}], "texts": None, "scores": {"proxy": 3}})
     path = write_report(view_of(rows))
     page = path.read_text(encoding="utf-8")
-    assert "Some chains: before, critique, after" in page
+    assert "Examples: before, critique, after" in page
     assert "<script>window" not in page
     assert "<img src=x" not in page
     assert "\u202e" not in page
-    assert "wrote on its way" in (path.parent / "report.md").read_text(encoding="utf-8")
+    assert "wrote during training" in (path.parent / "report.md").read_text(encoding="utf-8")
 
 
 def test_measures_stand_beside_each_other_and_are_not_summed(tmp_path, synthetic) -> None:
@@ -119,4 +119,4 @@ def test_measures_stand_beside_each_other_and_are_not_summed(tmp_path, synthetic
 
 def test_no_chains_no_section(results, report) -> None:
     assert chain_views(results, "reviews") == []
-    assert "wrote on its way" not in (report / "index.html").read_text(encoding="utf-8")
+    assert "wrote during training" not in (report / "index.html").read_text(encoding="utf-8")

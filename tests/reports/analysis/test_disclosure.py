@@ -22,10 +22,10 @@ def test_report_discloses_tuning_and_unmetered_spending(tmp_path: Path, syntheti
     value = json.loads(config.read_text())
     config.write_text(json.dumps({**value, "outside_meter": {"reward_queries": 640, "lowered": 1}}))
     text = (write_report(Results.load(run)).parent / "report.md").read_text().replace("\\_", "_")
-    assert "12 trials for each on seed 1000000, which no figure here uses" in text
+    assert "12 trials for each on seed 1000000, none of which is in this report" in text
     assert "ppo: learning_rate = 0.0031, epochs = 2" in text
-    assert "dpo: nothing was better than its own settings, 3 trials failed" in text
-    assert "ppo (640 reward queries, set its meter back)" in text
+    assert "dpo: no trial was better than its own settings, 3 trials failed" in text
+    assert "ppo (640 reward queries, lowered its meter)" in text
 
 
 def test_damaged_disclosures_are_passed_over(tmp_path: Path, synthetic) -> None:

@@ -16,7 +16,7 @@ def test_a_figure_into_a_file(run, tmp_path, capsys):
     assert main(["plot", str(run), "--kind", "learning_curves", "--out", str(out), *options]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     texts = {"".join(e.itertext()).strip() for e in ElementTree.parse(out).getroot().iter() if e.tag.endswith("text")}
-    assert {"generated tokens", "KL to the reference (nats a completion)", "ppo"} <= texts
+    assert {"generated tokens", "KL to the reference (nats per completion)", "ppo"} <= texts
 
 
 def test_the_kinds_are_listed(capsys):

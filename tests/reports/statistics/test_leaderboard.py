@@ -92,7 +92,7 @@ def test_the_answer_says_what_the_numbers_support(results, board):
     assert any(
         line == "Not at default settings: best_of_n (n = 8); at defaults: ppo and dpo." for line in exact.details
     )
-    assert "Not every seed counts: dpo (2 of 3); leaving out what failed may flatter them." in exact.details
+    assert "Not every seed counts: dpo (2 of 3); excluding failed runs may bias them upward." in exact.details
     assert suspicions(results, "exact") == []  # its completions are no language
     assert "ppo: gold fell from 0.400 to 0.112 while the proxy rose" in " ".join(reviews.details)
 
@@ -118,7 +118,7 @@ def test_one_seed_claims_nothing(tmp_path, synthetic):
     synthetic.write_manifest(tmp_path, suite={}, planned=[("exact", "a", 0), ("exact", "b", 0)], tasks={})
     results = Results.load(tmp_path)
     (answer,) = answers(results, results.leaderboard())
-    assert "With one seed nobody can say whether that is luck." in answer.headline
+    assert "With one seed, chance cannot be ruled out." in answer.headline
 
 
 def test_nothing_finished_says_so(tmp_path, synthetic):
@@ -138,7 +138,9 @@ def test_a_cell_without_a_finite_score_is_not_averaged(tmp_path, synthetic):
     board = results.leaderboard()
     assert board[["seeds", "planned", "mean"]].to_numpy().tolist() == [[1, 2, 0.5]]
     assert board[["proxy", "kl"]].to_numpy().tolist() == [[0.5, 1.0]]  # of the same seeds
-    assert "On reviews these finished without a finite objective and are in no average: a / seed 1." in caveats(results)
+    assert "On reviews these cells finished without a finite objective and are in no average: a / seed 1." in caveats(
+        results
+    )
 
 
 def test_a_setting_that_is_null_is_no_default(tmp_path, synthetic):
