@@ -142,7 +142,7 @@ class _Patient:
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
-    shown = [f"{name} {metrics[name]:.3f}" for name in _SHOWN if name in metrics]
+    shown = [f"{name} {metrics[name]:z.3f}" for name in _SHOWN if name in metrics]
     return f"  {', '.join(shown)}" if shown else ""
 
 

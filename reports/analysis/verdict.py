@@ -110,12 +110,12 @@ def _difference(row: pd.Series) -> str:
     if row["low"] == row["high"]:
         return f"{row['other']} by {number(row['difference'])} (no seed noise on either side)"
     p = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.2g}"
-    chance = (
-        f"probability of improvement {number(row['improvement'], 2)} "
-        f"[{number(row['improvement_low'], 2)}, {number(row['improvement_high'], 2)}]"
-    )
+    chance = ""
+    if np.isfinite(row["improvement"]):
+        bounds = f"[{number(row['improvement_low'], 2)}, {number(row['improvement_high'], 2)}]"
+        chance = f"; probability of improvement {number(row['improvement'], 2)} {bounds}"
     interval = f"{number(row['low'])} to {number(row['high'])}"
-    return f"{row['other']} by {number(row['difference'])} ({interval}, {p}; {chance})"
+    return f"{row['other']} by {number(row['difference'])} ({interval}, {p}{chance})"
 
 
 def _frontier_and_cost(ranked: pd.DataFrame) -> list[str]:
@@ -219,8 +219,7 @@ def caveats(results: RunData) -> list[str]:
         if len(those):
             listed = [f"{row.task} / {row.label} / seed {row.seed}" for row in those.head(6).itertuples()]
             more = f" and {len(those) - 6} more" if len(those) > 6 else ""
-            told = sorted({one_line(error, 120) for error in those["error"] if isinstance(error, str)})
-            why = f" ({'; '.join(told[:2])}{'; …' * (len(told) > 2)})" if told and status != "missing" else ""
+            why = " (errors: see the table of cells)" if status in ("failed", "damaged") else ""
             word = "cell" if len(those) == 1 else "cells"
             notes.append(f"{len(those)} {word} {words}, in no average: {'; '.join(listed)}{more}{why}.")
     torn = int(cells["torn_lines"].sum())

@@ -29,6 +29,19 @@ KINDS: Mapping[str, str] = {
 """Every kind of figure that :func:`plot` draws, with a line that describes it."""
 
 
+NEEDS: Mapping[str, str] = {
+    "drift": "a task that reports KL",
+    "frontier": "a task that reports KL",
+    "win_rate": "a task that reports win_rate",
+    "improvement": "two contestants with two finished seeds each",
+    "win_rate_matrix": "stored samples of two contestants",
+    "gains": "stored samples of the reference and of a contestant",
+    "overoptimization": "a task with `gold:`",
+    "profile": "a task with a normalized score, such as exact",
+}
+"""What a kind of figure needs beyond a finished cell."""
+
+
 def drawer(kind: str) -> Callable[..., Any]:
     """The function behind a kind, imported when it is first asked for.
 
@@ -79,7 +92,8 @@ def plot(results: RunData, kind: str, *, task: str | None = None, style: Any = N
     shown = [task] if task is not None else tasks
     figure = panels(shown, lambda axes, name: draw(axes, results, name, look, **options), style=style)
     if figure is None:
-        raise UserError(f'figure "{kind}": no finished cell has what it shows; see KINDS, or run more of the suite')
+        needs = f"it needs {NEEDS[kind]}" if kind in NEEDS and not options else "run more of the suite"
+        raise UserError(f'figure "{kind}": no finished cell has what it shows; {needs}')
     return figure
 
 

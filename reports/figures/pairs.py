@@ -50,10 +50,13 @@ def draw_win_rate(axes: Axes, results: RunData, task: str, look: FigureStyle) ->
 
 
 def draw_improvement(axes: Axes, results: RunData, task: str, look: FigureStyle, *, metric: str | None = None) -> bool:
-    """Probability that a run of the row's contestant beats a run of the column's, from the seeds of both."""
+    """Probability that a run of the row's contestant beats a run of the column's, from the seeds of both.
+
+    Contestants with one seed are left out: of one seed each, it could only be 0, 0.5 or 1.
+    """
     metric = metric or results.primary_metric(task)
     scores = {label: seed_scores(results, task, label, metric) for label in results.labels(task)}
-    ranked = sorted((label for label in scores if len(scores[label])), key=lambda label: -scores[label].mean())
+    ranked = sorted((label for label in scores if len(scores[label]) > 1), key=lambda label: -scores[label].mean())
     if len(ranked) < 2:
         return False
     table = np.full((len(ranked), len(ranked)), np.nan)

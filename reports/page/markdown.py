@@ -66,6 +66,9 @@ def _task(view: TaskView) -> list[str]:
         for row in view.rows
     )
     lines += table(head, rows)
+    if "win_rate" in view.columns:
+        lines += ["Win rate: against a second draw of the reference's answers to the same prompts, ties one half, so the "
+                  "reference's own differs from 0.5 only by sampling noise.", ""]  # fmt: skip
     if view.costs:
         lines += ["Cost per run (mean over seeds):", ""]
         lines += table(
@@ -146,13 +149,13 @@ def _card(card: PromptCard) -> list[str]:
 def _provenance(page: Page) -> list[str]:
     lines = ["## Cells", ""]
     if page.unfinished:
-        lines += ["Not in any average:", ""]
+        lines += [page.completion, ""]
         lines += table(
             ["task", "contestant", "seed", "status", "why"],
             ([c.task, c.label, c.seed, c.status, one_line(c.error)] for c in page.unfinished),
         )
     else:
-        lines += [f"All {page.planned} planned cells have finished.", ""]
+        lines += [page.completion, ""]
     lines += table(
         ["task", "contestant", "seed", "score", "at step", "folder"],
         (

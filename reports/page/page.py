@@ -88,7 +88,8 @@ class Page:
     cells: Mapping[str, Sequence[CellView]]
     """By the anchor of their task and contestant, which table rows link to."""
     unfinished: Sequence[CellView]
-    planned: int
+    completion: str
+    """How many of the planned cells are in the averages, a sentence."""
     coverage: Mapping[int, float]
 
 
@@ -148,7 +149,7 @@ def build_page(
         runs=[run_view(results, index) for index in range(len(results.runs))],
         cells=grouped,
         unfinished=[cell for cell in cells if cell.status != "done"],
-        planned=len(cells),
+        completion=_completion(cells),
         coverage=COVERAGE,
     )
 
@@ -196,6 +197,14 @@ def _task_view(
         chains=chain_views(results, answer.task),
         measures=measure_table(results, answer.task),
     )
+
+
+def _completion(cells: Sequence[CellView]) -> str:
+    planned, missing = len(cells), sum(cell.status != "done" for cell in cells)
+    if missing == 0:
+        return "The planned cell has finished." if planned == 1 else f"All {planned} planned cells have finished."
+    of = f"{missing} of {planned} planned {'cell' if planned == 1 else 'cells'}"
+    return f"{of} {'is' if missing == 1 else 'are'} in no average:"
 
 
 def cells_anchor(results: RunData, task: str, label: str) -> str:

@@ -39,8 +39,8 @@ FIGURES = {
     ),
     "win_rate": (
         "Win rate",
-        "Against the reference's answers to the same prompts, ties one half; faint points are seeds, bars 95 % "
-        "bootstrap intervals. The dashed line is a draw.",
+        "Against a second draw of the reference's answers to the same prompts, ties one half; the reference's own differs from "
+        "0.5 only by sampling noise. Faint points are seeds, bars 95 % bootstrap intervals. The dashed line is a draw.",
     ),
     "improvement": (
         "Probability of improvement",

@@ -134,7 +134,8 @@ def comparisons(results: RunData, task: str) -> pd.DataFrame:
     """The best contestant of a task compared with each other one.
 
     Columns: label, other, difference of means with its Welch 95 % interval (low, high), p, p_holm (adjusted over this
-        table), improvement (probability that a run of ``label`` beats one of ``other``) with its bootstrap interval.
+        table), improvement (probability that a run of ``label`` beats one of ``other``) with its bootstrap interval, NaN where
+        either has one seed.
         Empty with fewer than two contestants that have a finished seed.
     """
     metric = results.primary_metric(task)
@@ -144,9 +145,10 @@ def comparisons(results: RunData, task: str) -> pd.DataFrame:
     for other in ranked[1:]:
         best = ranked[0]
         difference = welch_difference(scores[best], scores[other])
-        chance = probability_of_improvement(
-            [scores[best]], [scores[other]], rng=generator("improvement", task, best, other)
-        )
+        chance = Estimate(np.nan, np.nan, np.nan)
+        if min(len(scores[best]), len(scores[other])) > 1:  # of one seed it could only be 0, .5 or 1
+            rng = generator("improvement", task, best, other)
+            chance = probability_of_improvement([scores[best]], [scores[other]], rng=rng)
         rows.append(
             {
                 "label": best,

@@ -29,7 +29,8 @@ def test_long_text_is_folded_and_counted():
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.96, "0.960"), (-0.5, "−0.500"), (-0.0001, "−1.0e-04"), (12.345, "12.35"), (123.45, "123.5"), (20.0, "20"),
-     (1234.5, "1,234"), (0.0, "0.000"), (-0.0, "0.000"), (2e-17, "0.000"), (float("nan"), "–"), (None, "–"), (float("inf"), "∞")],
+     (1234.5, "1,234"), (0.0, "0.000"), (-0.0, "0.000"), (2e-17, "0.000"), (-1e-13, "0.000"),
+     (float("nan"), "–"), (None, "–"), (float("inf"), "∞")],
 )  # fmt: skip
 def test_numbers_for_people(value, text):
     assert number(value) == text

@@ -128,8 +128,25 @@ def test_what_did_not_finish_is_named(html, report):
         plain = text.replace("\\", "")
         assert "1 cell failed, in no average: exact / dpo / seed 1" in plain
         assert "1 cell never started, in no average: reviews / dpo / seed 2" in plain
-    assert "&lt;b&gt;bold&lt;/b&gt;" in html
+    assert html.count("&lt;b&gt;bold&lt;/b&gt;") == 1
     assert "<b>bold" not in html
+
+
+def test_the_reference_against_itself_is_explained(html, report):
+    for text in (html, (report / "report.md").read_text(encoding="utf-8")):
+        assert "differs from 0.5 only by sampling noise" in text.replace("\n", " ")
+
+
+def test_one_cell_and_one_seed(tmp_path, synthetic, few_figures):
+    synthetic.write_cell(tmp_path, "t", "a", 0, final={"proxy": 1.0, "objective": 1.0, "kl": 1.0})
+    synthetic.write_manifest(tmp_path, suite={}, planned=[("t", "a", 0)], tasks={})
+    assert "The planned cell has finished." in write_report(tmp_path).read_text(encoding="utf-8")
+    synthetic.write_cell(tmp_path, "t", "b", 0, final={"proxy": 0.5, "objective": 0.5, "kl": 1.0}, status="failed")
+    synthetic.write_cell(tmp_path, "t", "c", 0, final={"proxy": 0.2, "objective": 0.2, "kl": 1.0})
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "1 of 3 planned cells is in no average:" in html
+    assert "[–, –]" not in html
+    assert "1.00" not in html.partition("compared with each other contestant")[2].partition("</details>")[0]
 
 
 def test_provenance_is_complete(page):
@@ -210,7 +227,7 @@ def test_a_figure_of_every_task_in_one_file(run, tmp_path):
 def test_a_figure_without_data_says_so(tmp_path, synthetic):
     synthetic.write_cell(tmp_path, "exact", "a", 0, final={"proxy": 1.0})
     synthetic.write_manifest(tmp_path, suite={}, planned=[("exact", "a", 0)], tasks={})
-    with pytest.raises(UserError, match="no finished cell has what it shows"):
+    with pytest.raises(UserError, match="no finished cell has what it shows; it needs a task with `gold:`"):
         Results.load(tmp_path).plot("overoptimization")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bakeoff.errors import UserError
 from bakeoff.reports import Results
 from bakeoff.reports.analysis.verdict import answers, caveats, suspicions
 from bakeoff.reports.page.tables import csv, latex
@@ -119,6 +120,9 @@ def test_one_seed_claims_nothing(tmp_path, synthetic):
     results = Results.load(tmp_path)
     (answer,) = answers(results, results.leaderboard())
     assert "With one seed, chance cannot be ruled out." in answer.headline
+    assert comparisons(results, "exact")["improvement"].isna().all()
+    with pytest.raises(UserError, match="it needs two contestants with two finished seeds each"):
+        results.plot("improvement")
 
 
 def test_nothing_finished_says_so(tmp_path, synthetic):
