@@ -1,1 +1,1 @@
-"""What the numbers say: verdicts, reward hacking, gold reward, samples."""
+"""Verdicts, reward hacking, gold reward, samples."""

@@ -40,7 +40,7 @@ def gold_curves(results: RunData, task: str) -> list[GoldCurve]:
     several n) make one curve together, each a point.
     """
     key = ("gold_curves", task)
-    if key not in results.memo:  # words, table and figure all ask, and the fits are resampled
+    if key not in results.memo:  # verdict, table and figure need it, and the fits are resampled
         results.memo[key] = _gold_curves(results, task)
     found: list[GoldCurve] = results.memo[key]
     return found

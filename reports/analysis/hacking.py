@@ -72,7 +72,7 @@ def _gold_flags(evaluations: Sequence[Metrics]) -> list[Flag]:
             where = "" if start == 0 else " at its best"
             words = f"gold fell from {number(gold[start])}{where} to {number(gold[-1])} while the proxy rose"
             found.append(Flag(kind, float(gold[start]), float(gold[-1]), words))
-            break  # the second says nothing new then
+            break  # the second would add nothing
     return found
 
 

@@ -37,7 +37,7 @@ class TaskAnswer:
     headline: str
     """One sentence."""
     details: Sequence[str]
-    """Sentences on how sure, at what cost, and what looks suspicious."""
+    """Sentences on certainty, cost and signs of reward hacking."""
 
 
 def answers(results: RunData, board: pd.DataFrame) -> list[TaskAnswer]:

@@ -88,9 +88,9 @@ def plot(results: RunData, kind: str, *, task: str | None = None, style: Any = N
     tasks = results.task_names()
     if task is not None and task not in tasks:
         raise NotFoundError("task", task, tasks)
-    look = FigureStyle.of(results)
+    styles = FigureStyle.of(results)
     shown = [task] if task is not None else tasks
-    figure = panels(shown, lambda axes, name: draw(axes, results, name, look, **options), style=style)
+    figure = panels(shown, lambda axes, name: draw(axes, results, name, styles, **options), style=style)
     if figure is None:
         needs = f"it needs {NEEDS[kind]}" if kind in NEEDS and not options else "run more of the suite"
         raise UserError(f'figure "{kind}": no finished cell has what it shows; {needs}')

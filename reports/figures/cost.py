@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def draw_cost(
-    axes: Axes, results: RunData, task: str, look: FigureStyle, *, meters: tuple[str, ...] | None = None
+    axes: Axes, results: RunData, task: str, styles: FigureStyle, *, meters: tuple[str, ...] | None = None
 ) -> bool:
     """A column of bars per meter, a bar per contestant: the mean over seeds, a whisker from least to most."""
     rows = results.final[results.final["task"] == task]
@@ -35,7 +35,7 @@ def draw_cost(
             if not len(spent):
                 continue
             mean = float(spent.mean())
-            bars.barh(place, mean, color=look[label].color, height=0.62)
+            bars.barh(place, mean, color=styles[label].color, height=0.62)
             if np.ptp(spent) > 0.01 * largest:
                 bars.plot([spent.min(), spent.max()], [place, place], color=INK, lw=1)
             bars.annotate(

@@ -49,7 +49,7 @@ def draw_learning_curves(
     axes: Axes,
     results: RunData,
     task: str,
-    look: FigureStyle,
+    styles: FigureStyle,
     *,
     metric: str | None = None,
     meter: str = "reward_queries",
@@ -64,7 +64,7 @@ def draw_learning_curves(
     widest = float(rows[meter].max()) or 1.0
     ends = []
     for label in results.labels(task):
-        mark = look[label]
+        series = styles[label]
         seeds = [
             run.dropna(subset=[metric, meter]).sort_values(meter, kind="stable")
             for _, run in rows[rows["label"] == label].groupby(["run", "seed"], sort=False, observed=True)
@@ -75,16 +75,16 @@ def draw_learning_curves(
         if label in results.not_learning or all(float(np.ptp(run[meter])) == 0 for run in seeds):
             finals = np.array([run[metric].iloc[-1] for run in seeds], dtype=np.float64)
             grid, values = np.array([0.0, widest]), np.repeat(finals[:, None], 2, axis=1)
-            axes.plot(grid, values.mean(axis=0), color=mark.color, lw=1.6, ls=(0, (4, 2)))
+            axes.plot(grid, values.mean(axis=0), color=series.color, lw=1.6, ls=(0, (4, 2)))
         else:
             grid, values = on_common_grid(seeds, meter, metric)
             for line in values if 1 < len(values) <= 5 else []:
-                axes.plot(grid, line, color=mark.color, lw=0.7, alpha=0.35)
-            axes.plot(grid, values.mean(axis=0), color=mark.color, lw=2, ls=mark.dash)
+                axes.plot(grid, line, color=series.color, lw=0.7, alpha=0.35)
+            axes.plot(grid, values.mean(axis=0), color=series.color, lw=2, ls=series.dash)
         if len(values) > 1:
             low, high = band(values, task, label, metric)
-            axes.fill_between(grid, low, high, color=mark.color, alpha=0.16, lw=0)
-        ends.append((label, float(grid[-1]), float(values.mean(axis=0)[-1]), mark.color))
+            axes.fill_between(grid, low, high, color=series.color, alpha=0.16, lw=0)
+        ends.append((label, float(grid[-1]), float(values.mean(axis=0)[-1]), series.color))
     set_height(axes, max(3.6, 0.19 * len(ends) + 0.8))
     axes.set_xlim(0, widest)
     axes.margins(y=0.08)
@@ -125,7 +125,7 @@ def band(values: NDArray[np.float64], *names: str) -> tuple[NDArray[np.float64],
     return low, high
 
 
-def draw_profile(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
+def draw_profile(axes: Axes, results: RunData, task: str, styles: FigureStyle) -> bool:
     """Share of a task's runs above each normalized score."""
     if results.primary_metric(task) != "normalized_score":
         return False
@@ -140,24 +140,25 @@ def draw_profile(axes: Axes, results: RunData, task: str, look: FigureStyle) -> 
             levels,
             performance_profile([values], levels),
             where="post",
-            color=look[label].color,
+            color=styles[label].color,
             lw=2,
-            ls=look[label].dash,
+            ls=styles[label].dash,
         )
     axes.set_xlabel("normalized score τ")
     axes.set_title("share of runs above τ", loc="left")
     axes.set_ylim(-0.03, 1.03)
-    _legend(axes, list(scores), look)
+    _legend(axes, list(scores), styles)
     return True
 
 
-def _legend(axes: Axes, labels: list[str], look: FigureStyle) -> None:
+def _legend(axes: Axes, labels: list[str], styles: FigureStyle) -> None:
     from matplotlib.lines import Line2D
 
     from bakeoff.reports.figures.style import label_text
 
     handles = [
-        Line2D([], [], color=look[name].color, ls=look[name].dash, lw=2, label=label_text(name, 26)) for name in labels
+        Line2D([], [], color=styles[name].color, ls=styles[name].dash, lw=2, label=label_text(name, 26))
+        for name in labels
     ]
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 

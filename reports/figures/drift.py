@@ -44,7 +44,7 @@ def mean_along(rows: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
 
 
 def draw_drift(
-    axes: Axes, results: RunData, task: str, look: FigureStyle, *, metrics: tuple[str, ...] = DRIFTING
+    axes: Axes, results: RunData, task: str, styles: FigureStyle, *, metrics: tuple[str, ...] = DRIFTING
 ) -> bool:
     """A small panel for each metric: mean over seeds along training, against KL; the square is where training ended."""
     rows = results.evaluations[results.evaluations["task"] == task]
@@ -64,10 +64,10 @@ def draw_drift(
             if label in results.not_learning:
                 mine = mine.groupby(["run", "seed"], sort=False, observed=True).tail(1)
             path = thinned(mean_along(mine, [kl, metric]))
-            mark = look[label]
-            panel.plot(path[:, 0], path[:, 1], color=mark.color, lw=1.5, ls=mark.dash)
-            panel.scatter(path[-1:, 0], path[-1:, 1], color=mark.color, marker=mark.marker, s=30, zorder=3)
-            named.append((label, float(path[-1, 0]), float(path[-1, 1]), mark.color))
+            series = styles[label]
+            panel.plot(path[:, 0], path[:, 1], color=series.color, lw=1.5, ls=series.dash)
+            panel.scatter(path[-1:, 0], path[-1:, 1], color=series.color, marker=series.marker, s=30, zorder=3)
+            named.append((label, float(path[-1, 0]), float(path[-1, 1]), series.color))
         panel.set_title(METRIC_NAMES.get(metric, metric).partition(" (")[0], loc="left", fontsize=9.5)
         panel.set_xlabel("KL (nats)", fontsize=9)
         panel.margins(x=0.1, y=0.15)
@@ -76,17 +76,19 @@ def draw_drift(
             if len(shown_names) <= MOST_NAMES:
                 label_points(panel, shown_names)
             else:
-                _key_below(axes, [label for label, *_ in shown_names], look)
+                _key_below(axes, [label for label, *_ in shown_names], styles)
     return True
 
 
-def _key_below(axes: Axes, labels: Sequence[str], look: FigureStyle) -> None:
+def _key_below(axes: Axes, labels: Sequence[str], styles: FigureStyle) -> None:
     """Names under the panels, which are too small for more than a few."""
-    marks = {
-        family(label): mark for label, mark in look.marks.items()
-    } | look.marks  # a sweep goes by its family's name
+    series = {
+        family(label): series for label, series in styles.series.items()
+    } | styles.series  # a sweep has its family's name
     handles = [
-        Line2D([], [], color=marks[label].color, marker=marks[label].marker, ls=marks[label].dash, lw=1.5, markersize=5)
+        Line2D(
+            [], [], color=series[label].color, marker=series[label].marker, ls=series[label].dash, lw=1.5, markersize=5
+        )
         for label in labels
     ]
     axes.legend(

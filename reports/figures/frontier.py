@@ -36,7 +36,7 @@ class BestOfN(NamedTuple):
     """True when prompts had few samples each, so their scatter was pooled."""
 
 
-def draw_frontier(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
+def draw_frontier(axes: Axes, results: RunData, task: str, styles: FigureStyle) -> bool:
     """Every seed a faint point, every contestant's mean with its 95 % interval both ways; a ring marks the Pareto set."""
     rows = results.final[results.final["task"] == task]
     kl, kl_title = title_of("kl", rows)
@@ -51,10 +51,10 @@ def draw_frontier(axes: Axes, results: RunData, task: str, look: FigureStyle) ->
         seeds = rows[rows["label"] == label]
         if seeds.empty:
             continue
-        mark = look[label]
+        series = styles[label]
         points = seeds[[kl, reward]].to_numpy(dtype=np.float64)
         if len(points) > 1:
-            axes.scatter(points[:, 0], points[:, 1], color=mark.color, marker=mark.marker, s=16, alpha=0.35, lw=0)
+            axes.scatter(points[:, 0], points[:, 1], color=series.color, marker=series.marker, s=16, alpha=0.35, lw=0)
         across, up = (stratified_bootstrap_interval([v], rng=generator("frontier", task, label)) for v in points.T)
         errors = np.nan_to_num([[e.value - e.low, e.high - e.value] for e in (across, up)])
         axes.errorbar(
@@ -62,13 +62,13 @@ def draw_frontier(axes: Axes, results: RunData, task: str, look: FigureStyle) ->
             up.value,
             xerr=errors[0][:, None].clip(0),
             yerr=errors[1][:, None].clip(0),
-            fmt=mark.marker,
-            color=mark.color,
+            fmt=series.marker,
+            color=series.color,
             ms=7,
             lw=1.3,
             capsize=2.5,
         )
-        named.append((label, across.value, up.value, mark.color))
+        named.append((label, across.value, up.value, series.color))
     best = pareto_set([point[1] for point in named], [point[2] for point in named])
     for (_, x, y, _), on_front in zip(named, best, strict=True):
         if on_front:
@@ -172,7 +172,7 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
     else:
         reward = np.mean([expected_maximum(s, n.tolist()) for s in scores], axis=0)
     level = best_column(at_reference, "proxy")
-    if level in at_reference:  # a few prompts' samples carry the scatter; the whole evaluation knows the level
+    if level in at_reference:  # the scatter is from a few prompts' samples, the level from the whole evaluation
         reward = reward - reward[0] + float(at_reference[level].mean())
     return BestOfN(np.array([best_of_n_kl_bound(count) for count in n]), reward, n, total, pooled)
 

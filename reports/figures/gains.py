@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData
 
 
-def draw_gains(axes: Axes, results: RunData, task: str, look: FigureStyle, *, metric: str = "proxy") -> bool:
+def draw_gains(axes: Axes, results: RunData, task: str, styles: FigureStyle, *, metric: str = "proxy") -> bool:
     """A dot per prompt (mean over seeds), the mean over prompts with its 95 % bootstrap interval, and how many went up."""
     gains = prompt_gains(results, task, metric)
     by_label = {
@@ -27,13 +27,15 @@ def draw_gains(axes: Axes, results: RunData, task: str, look: FigureStyle, *, me
         return False
     jitter = generator("gains", task)
     for place, label in enumerate(ranked):
-        values, mark = by_label[label], look[label]
+        values, series = by_label[label], styles[label]
         heights = place + 0.26 * jitter.uniform(-1, 1, len(values))
-        axes.scatter(values, heights, color=mark.color, s=15, alpha=0.45, lw=0)
+        axes.scatter(values, heights, color=series.color, s=15, alpha=0.45, lw=0)
         mean = interval(values, "mean", "gains", task, label)
         if np.isfinite(mean.low):
-            axes.plot([mean.low, mean.high], [place, place], color=mark.color, lw=2.2, solid_capstyle="round")
-        axes.scatter([mean.value], [place], color=mark.color, marker=mark.marker, s=52, zorder=3, edgecolors="white")
+            axes.plot([mean.low, mean.high], [place, place], color=series.color, lw=2.2, solid_capstyle="round")
+        axes.scatter(
+            [mean.value], [place], color=series.color, marker=series.marker, s=52, zorder=3, edgecolors="white"
+        )
         risen = f"{int((values > 0).sum())} of {len(values)} up"
         axes.annotate(
             risen, (1.0, place), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",

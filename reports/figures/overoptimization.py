@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData
 
 
-def draw_overoptimization(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
+def draw_overoptimization(axes: Axes, results: RunData, task: str, styles: FigureStyle) -> bool:
     """Means over seeds along training (over n for best of n): gold a full line, proxy a dotted one.
 
     The fitted form is a thin dashed line where it describes the data; a ring marks the best mean gold.
@@ -37,17 +37,17 @@ def draw_overoptimization(axes: Axes, results: RunData, task: str, look: FigureS
         path = _mean_path(results, task, curve, kl)
         if len(path) == 0:
             continue
-        mark = look[curve.labels[0]]
+        series = styles[curve.labels[0]]
         best_distance, _, best_gold = path[int(path[:, 2].argmax())]
         distance, proxy, gold = thinned(path).T
-        axes.plot(distance, proxy, color=mark.color, lw=1.3, ls=(0, (1.5, 1.2)))
+        axes.plot(distance, proxy, color=series.color, lw=1.3, ls=(0, (1.5, 1.2)))
         every = max(1, len(gold) // 15)
-        axes.plot(distance, gold, color=mark.color, lw=2, marker=mark.marker, ms=3.5, markevery=every)
-        axes.plot(best_distance, best_gold, "o", ms=9, mfc="none", mec=mark.color, mew=1.2)
+        axes.plot(distance, gold, color=series.color, lw=2, marker=series.marker, ms=3.5, markevery=every)
+        axes.plot(best_distance, best_gold, "o", ms=9, mfc="none", mec=series.color, mew=1.2)
         if curve.fit is not None and curve.fit.r_squared >= GOOD_ENOUGH:
             grid = np.linspace(0, distance.max(), 60)
-            axes.plot(grid, gold[0] + curve.fit.fit.at(grid), color=mark.color, lw=0.9, alpha=0.7, ls=(0, (6, 3)))
-        ends.append((curve.name, float(distance[-1]), float(gold[-1]), mark.color))
+            axes.plot(grid, gold[0] + curve.fit.fit.at(grid), color=series.color, lw=0.9, alpha=0.7, ls=(0, (6, 3)))
+        ends.append((curve.name, float(distance[-1]), float(gold[-1]), series.color))
     axes.set_xlabel("square root of KL to the reference")
     axes.set_title("reward: gold (full line), proxy (dotted)", loc="left")
     axes.set_xlim(0, max(end[1] for end in ends) * 1.15 if ends else 1)

@@ -22,19 +22,19 @@ ON_COLOR = "#1c1b1f"
 """Text on colored squares: dark in both themes, because the squares keep their colors."""
 
 
-def draw_win_rate(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
+def draw_win_rate(axes: Axes, results: RunData, task: str, styles: FigureStyle) -> bool:
     """Mean over seeds with its 95 % bootstrap interval, each seed a faint point; the dashed line is a tie."""
     scores = {label: seed_scores(results, task, label, "win_rate") for label in results.labels(task)}
     ranked = sorted((label for label in scores if len(scores[label])), key=lambda label: -scores[label].mean())
     if not ranked:
         return False
     for place, label in enumerate(ranked):
-        values, mark = scores[label], look[label]
+        values, series = scores[label], styles[label]
         mean = interval(values, "mean", "win_rate", task, label)
-        axes.scatter(values, np.full(len(values), place), color=mark.color, s=18, alpha=0.35, lw=0)
+        axes.scatter(values, np.full(len(values), place), color=series.color, s=18, alpha=0.35, lw=0)
         if np.isfinite(mean.low):
-            axes.plot([mean.low, mean.high], [place, place], color=mark.color, lw=2.2, solid_capstyle="round")
-        axes.scatter([mean.value], [place], color=mark.color, marker=mark.marker, s=52, zorder=3)
+            axes.plot([mean.low, mean.high], [place, place], color=series.color, lw=2.2, solid_capstyle="round")
+        axes.scatter([mean.value], [place], color=series.color, marker=series.marker, s=52, zorder=3)
         right = max(float(values.max()), mean.value)
         axes.annotate(
             f"{mean.value:.2f}", (right, place), (8, 0), textcoords="offset points", va="center", fontsize=8.5
@@ -49,7 +49,9 @@ def draw_win_rate(axes: Axes, results: RunData, task: str, look: FigureStyle) ->
     return True
 
 
-def draw_improvement(axes: Axes, results: RunData, task: str, look: FigureStyle, *, metric: str | None = None) -> bool:
+def draw_improvement(
+    axes: Axes, results: RunData, task: str, styles: FigureStyle, *, metric: str | None = None
+) -> bool:
     """Probability that a run of the row's contestant beats a run of the column's, from the seeds of both.
 
     Contestants with one seed are left out: of one seed each, it could only be 0, 0.5 or 1.
@@ -71,7 +73,7 @@ def draw_improvement(axes: Axes, results: RunData, task: str, look: FigureStyle,
     return True
 
 
-def draw_win_rate_matrix(axes: Axes, results: RunData, task: str, look: FigureStyle) -> bool:
+def draw_win_rate_matrix(axes: Axes, results: RunData, task: str, styles: FigureStyle) -> bool:
     """How often the row's answer beats the column's on the same prompts, ties one half, with its standard error."""
     found = head_to_head(results, task)
     if found is None:

@@ -14,10 +14,10 @@ from bakeoff.reports.figures.svg import save
 
 
 def draw_reliability(axes: Axes, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    """A line for each set of pairs; the larger a dot, the more pairs stand behind it.
+    """A line per set of pairs; a larger dot is based on more pairs.
 
     Args:
-        axes: where.
+        axes: where to draw.
         curves: by name, rows of ``confidence``, ``accuracy`` and ``pairs``, as in the ``reliability`` of a report.
     """
     axes.plot([0.5, 1], [0.5, 1], color=BASELINE, lw=1, ls=(0, (4, 3)), label="calibrated")

@@ -63,12 +63,12 @@ STYLE = {
     "savefig.facecolor": PAPER,
     "legend.frameon": False,
 }
-"""The report's matplotlib settings; :func:`panels` takes any other style in their place."""
+"""The report's matplotlib settings; :func:`panels` takes any other style instead."""
 
 
 @dataclass(frozen=True)
 class SeriesStyle:
-    """How one contestant is drawn."""
+    """Color, marker and dash of one contestant."""
 
     color: str
     marker: str
@@ -77,35 +77,35 @@ class SeriesStyle:
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """A mark for each contestant, the same in every figure of a report."""
+    """A style per contestant, the same in every figure of a report."""
 
-    marks: dict[str, SeriesStyle]
+    series: dict[str, SeriesStyle]
 
     @classmethod
     def of(cls, results: RunData) -> FigureStyle:
         """Colors in the order of the suite; grey for the untrained reference; one color for all points of a sweep."""
-        marks: dict[str, SeriesStyle] = {}
+        series: dict[str, SeriesStyle] = {}
         families: dict[str, list[str]] = {}
         for label in results.labels():
             if label in results.untrained:
-                marks[label] = SeriesStyle(BASELINE, "h", "-")
+                series[label] = SeriesStyle(BASELINE, "h", "-")
             else:
                 families.setdefault(family(label), []).append(label)
         for turn, members in enumerate(families.values()):
             lap = turn // len(PALETTE)
             for place, label in enumerate(members):
                 dash = DASHES[(lap + place) % len(DASHES)]
-                marks[label] = SeriesStyle(PALETTE[turn % len(PALETTE)], MARKERS[(turn + lap) % len(MARKERS)], dash)
-        return cls(marks)
+                series[label] = SeriesStyle(PALETTE[turn % len(PALETTE)], MARKERS[(turn + lap) % len(MARKERS)], dash)
+        return cls(series)
 
     def __getitem__(self, label: str) -> SeriesStyle:
-        return self.marks[label]
+        return self.series[label]
 
 
 def panels(tasks: Sequence[str], draw: Callable[[Axes, str], bool], *, style: Any = None) -> Figure | None:
     """A figure with one panel for each task that ``draw`` can draw; ``None`` when there is none.
 
-    ``draw(axes, task)`` says whether it drew anything. No global matplotlib state is touched.
+    ``draw(axes, task)`` returns whether it drew anything. No global matplotlib state is touched.
     """
     with styled(style):
         drawn = [task for task in tasks if draw(Figure().subplots(), task)] if len(tasks) > 1 else list(tasks)
@@ -152,13 +152,13 @@ def fit_height(axes: Axes, rows: int, row_height: float = 0.42) -> None:
 
 @contextmanager
 def styled(style: Any = None) -> Iterator[None]:
-    """Our settings, or any matplotlib style in their place, for the time of drawing."""
+    """Our settings, or any matplotlib style instead, while drawing."""
     ours = {**sns.axes_style("ticks"), **STYLE}
     wanted = matplotlib.style.context(style) if style is not None else matplotlib.rc_context(ours)
     with ExitStack() as stack:
         try:
             stack.enter_context(wanted)
-        except OSError as error:  # how matplotlib says that it has no such style
+        except OSError as error:  # matplotlib has no such style
             raise UserError(f'style "{style}": matplotlib has none of that name, and there is no such file') from error
         yield
 

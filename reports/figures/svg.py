@@ -14,7 +14,7 @@ from bakeoff.reports.figures.style import BASELINE, DPI, FAINT, INK, PALETTE, PA
 
 
 def check_format(path: Path) -> None:
-    """Refuse a file name whose ending is no format that matplotlib writes.
+    """Refuse a file name whose ending is not a format that matplotlib writes.
 
     Raises:
         UserError: says which endings to use.
@@ -52,7 +52,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG text; type stays type, so it can be searched, read aloud and restyled."""
+    """The figure as SVG; text stays text, so it can be searched, restyled and read by screen readers."""
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bakeoff"}):
@@ -62,7 +62,7 @@ def svg(figure: Figure) -> str:
 
 
 def _round(tag: re.Match[str]) -> str:
-    """Coordinates to a hundredth of a point, which halves the file; text between tags stays."""
+    """Round coordinates to a hundredth of a point, which halves the file; text between tags is unchanged."""
     return re.sub(r"(\.\d\d)\d+", r"\1", tag.group())
 
 
@@ -72,7 +72,7 @@ _THEMED = {INK: "--ink", FAINT: "--grid", PAPER: "--paper", "#8a8a90": "--axis",
 
 
 def inline(svg_text: str, prefix: str, title: str) -> str:
-    """An SVG file's text made fit for a page: own ids, colors that follow the page's theme, a title to be read aloud."""
+    """An SVG prepared for the page: unique ids, colors that follow the page's theme, a title for screen readers."""
     body = svg_text[svg_text.index("<svg") :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)  # would style the page
     body = re.sub(r'\bid="', f'id="{prefix}-', body)

@@ -176,13 +176,13 @@ def _drawn(results: RunData, processes: int) -> Iterator[tuple[str, list[_Drawn]
     """The figures of each task, drawn by several processes where there is enough to draw."""
     from bakeoff.reports.figures.style import FigureStyle
 
-    look, tasks = FigureStyle.of(results), results.task_names()
+    styles, tasks = FigureStyle.of(results), results.task_names()
     workers = min(processes, len(tasks)) if len(results.entries) >= CELLS_FOR_PROCESSES else 1
     if workers > 1:
         try:
             with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
                 parts = [results.of_task(task) for task in tasks]
-                drawn = list(pool.map(_draw_task, parts, tasks, range(len(tasks)), repeat(look)))
+                drawn = list(pool.map(_draw_task, parts, tasks, range(len(tasks)), repeat(styles)))
         except BrokenProcessPool:  # killed for want of memory, it may be; one after the other needs less
             workers = 1
         else:
@@ -191,11 +191,11 @@ def _drawn(results: RunData, processes: int) -> Iterator[tuple[str, list[_Drawn]
                 yield task, figures
     if workers == 1:
         for place, task in enumerate(tasks):
-            yield task, _draw_task(results, task, place, look)[0]
+            yield task, _draw_task(results, task, place, styles)[0]
 
 
 def _draw_task(
-    results: RunData, task: str, place: int, look: FigureStyle
+    results: RunData, task: str, place: int, styles: FigureStyle
 ) -> tuple[list[_Drawn], dict[tuple[str, ...], Any]]:
     """The figures of one task, the ``place``-th, and what was worked out for them."""
     from bakeoff.reports.figures import drawer
@@ -204,7 +204,7 @@ def _draw_task(
 
     drawn = []
     for kind, (title, caption) in FIGURES.items():
-        figure = panels([task], partial(_panel, drawer(kind), results, look))
+        figure = panels([task], partial(_panel, drawer(kind), results, styles))
         if figure is not None:
             text = svg(figure)
             picture = inline(text, f"{kind}{place}", f"{title}, task {slug(task)}. {caption}")
@@ -212,15 +212,15 @@ def _draw_task(
     return drawn, results.memo
 
 
-def _panel(draw: Callable[..., bool], results: RunData, look: FigureStyle, axes: Axes, task: str) -> bool:
-    return draw(axes, results, task, look)
+def _panel(draw: Callable[..., bool], results: RunData, styles: FigureStyle, axes: Axes, task: str) -> bool:
+    return draw(axes, results, task, styles)
 
 
 def _css_colors(results: RunData) -> dict[str, str]:
     from bakeoff.reports.figures.style import FigureStyle
     from bakeoff.reports.figures.svg import css_color
 
-    return {label: css_color(mark.color) for label, mark in FigureStyle.of(results).marks.items()}
+    return {label: css_color(series.color) for label, series in FigureStyle.of(results).series.items()}
 
 
 def _make(folder: Path) -> None:

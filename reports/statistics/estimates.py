@@ -1,4 +1,4 @@
-"""How sure the numbers are: estimates over seeds, comparisons between contestants, ratings. On numpy and scipy alone.
+"""Estimates over seeds with their intervals, and comparisons between contestants. Needs only numpy and scipy.
 
 Scores come as *strata*: one array of seeds for each task. Resampling draws seeds within a task, never tasks as if they
 were seeds, and every function that draws takes an explicit generator. Definitions and what they can and cannot say at

@@ -21,9 +21,9 @@ def test_labels_move_apart_as_little_as_they_can():
 
 
 def test_a_contestant_keeps_its_color(results):
-    look = FigureStyle.of(results)
-    assert look["reference"].color not in PALETTE
-    assert len({look[label].color for label in ("best_of_n", "ppo", "dpo")}) == 3
+    styles = FigureStyle.of(results)
+    assert styles["reference"].color not in PALETTE
+    assert len({styles[label].color for label in ("best_of_n", "ppo", "dpo")}) == 3
     assert family("ppo[kl_coef=0.1]") == "ppo"
     assert family("ppo[kl_coef=0.1] [run]") == "ppo [run]"
     assert family("ppo [run]") == "ppo [run]"
