@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bakeoff.reports import Results, write_report
+from bakeoff.reports.page import report as report_module
 
 
 def _load_writer():
@@ -37,3 +38,17 @@ def results(run):
 def report(results):
     """The folder of the report."""
     return write_report(results).parent
+
+
+@pytest.fixture
+def few_figures(monkeypatch):
+    """Reports of two figures: for tests that are not about figures."""
+    few = {kind: report_module.FIGURES[kind] for kind in ("learning_curves", "cost")}
+    monkeypatch.setattr(report_module, "FIGURES", few)
+    return few
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Reports without figures: for tests of what the report says."""
+    monkeypatch.setattr(report_module, "FIGURES", {})

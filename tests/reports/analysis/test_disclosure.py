@@ -4,7 +4,7 @@ from pathlib import Path
 from bakeoff.reports import Results, write_report
 
 
-def test_report_discloses_tuning_and_unmetered_spending(tmp_path: Path, synthetic) -> None:
+def test_report_discloses_tuning_and_unmetered_spending(tmp_path: Path, synthetic, no_figures) -> None:
     run = synthetic.write_run(tmp_path / "quick", hostile=False)
     assert "default settings" in (write_report(run).parent / "report.md").read_text()
     assert "outside the meter" not in (write_report(run).parent / "report.md").read_text()
@@ -28,7 +28,7 @@ def test_report_discloses_tuning_and_unmetered_spending(tmp_path: Path, syntheti
     assert "ppo (640 reward queries, lowered its meter)" in text
 
 
-def test_damaged_disclosures_are_passed_over(tmp_path: Path, synthetic) -> None:
+def test_damaged_disclosures_are_passed_over(tmp_path: Path, synthetic, no_figures) -> None:
     run = synthetic.write_run(tmp_path / "quick", hostile=False)
     manifest = json.loads((run / "manifest.json").read_text())
     for tuned in ({"contestants": 3}, {"contestants": {"ppo": 1}}, {"contestants": {"ppo": {}}, "seeds": "x"}, []):

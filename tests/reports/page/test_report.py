@@ -35,14 +35,6 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-@pytest.fixture
-def few_figures(monkeypatch):
-    """Reports of two figures: for tests that are not about figures."""
-    few = {kind: report_module.FIGURES[kind] for kind in ("learning_curves", "cost")}
-    monkeypatch.setattr(report_module, "FIGURES", few)
-    return few
-
-
 @pytest.fixture(scope="module")
 def html(report):
     return (report / "index.html").read_text(encoding="utf-8")
@@ -254,6 +246,7 @@ def contents(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow  # both reports need every figure, since a spawned process knows no patched list
 def test_several_processes_draw_the_same_report(run, tmp_path, monkeypatch):
     alone = contents(write_report([run], tmp_path / "report").parent)
     monkeypatch.setattr(report_module, "CELLS_FOR_PROCESSES", 1)
