@@ -1,6 +1,7 @@
-"""How one learns: the policy, rollouts, pure maths, and one file per algorithm."""
+"""Algorithms: one file per contestant, and the packages that they share. A plugin imports what it needs from here."""
 
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, Contestant, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, Contestant, DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 

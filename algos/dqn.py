@@ -22,7 +22,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from bakeoff import distributed
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, Contestant, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, Contestant, DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.guided_decoding import GuidedDecoder
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy

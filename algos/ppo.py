@@ -19,7 +19,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.critic import Critic, CriticKind
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy

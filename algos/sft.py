@@ -14,7 +14,8 @@ import torch
 from pydantic import PositiveInt
 
 from bakeoff.algos.best_of_n import best_of_each
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.preference_data.demonstrations import encode_demonstrations, read_demonstrations

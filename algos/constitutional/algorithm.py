@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from bakeoff.algos.constitutional.config import ConstitutionalConfig
-from bakeoff.algos.constitutional.constitution import load_constitution
+from bakeoff.algos.constitutional.loader import load_constitution
 from bakeoff.algos.constitutional.ppo_stage import PreferencePPO
 from bakeoff.algos.constitutional.preference_stage import PreferenceDPO
 from bakeoff.algos.constitutional.prompting import PromptedModel

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any, Final
 
 import torch
 
 from bakeoff.algos.constitutional.templates import CHAT_DEFAULTS, PLAIN_DEFAULTS, Step, Template, Text, Turn
-from bakeoff.errors import ConfigError
-from bakeoff.names import did_you_mean
-
-Source = str | Path | Mapping[str, Any]
-"""A shipped constitution's name, a file, or the content of a YAML file."""
-
-SHIPPED: Final = ("helpful-harmless", "reviews")
-"""Constitutions that come with the toolkit."""
 
 
 @dataclass(frozen=True)
@@ -133,42 +122,6 @@ class Constitution:
         elif judge and not self.steps("choice"):
             found.append(f'constitution "{self.name}" has no principle with a choice; stage ai_feedback needs one')
         return found
-
-
-def load_constitution(source: Source | Sequence[Source]) -> Constitution:
-    """A constitution from its name, a file, or several whose principles are put together.
-
-    A ``.yaml`` file is described in docs/constitutional.md. A ``.json`` file has the layout of the paper's repository: a mapping
-    of names to ``{"prompt": critique request, "edit_request": revision request}``, or a list of choice prompts.
-
-    Raises:
-        ConfigError: nothing there, or a file with mistakes, each with its line.
-    """
-    if isinstance(source, str | Path | Mapping):
-        return _load_one(source)
-    if not source:
-        raise ConfigError("constitution", ["there is none; give a name or a file"])
-    first, *others = (_load_one(one) for one in source)
-    principles = [p for constitution in (first, *others) for p in constitution.principles]
-    return Constitution(**{**vars(first), "principles": tuple(principles)})
-
-
-def _load_one(source: Source) -> Constitution:
-    from bakeoff.algos.constitutional import loader
-
-    if isinstance(source, Mapping):
-        return loader.from_mapping(source)
-    if str(source) in SHIPPED:
-        file = resources.files("bakeoff.algos.constitutional").joinpath("constitutions", f"{source}.yaml")
-        return loader.from_text(file.read_text(encoding="utf-8"), str(source))
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml", ".json"):
-        hint = did_you_mean(str(source), SHIPPED)
-        raise ConfigError(
-            "constitution",
-            [f'no constitution "{source}"{hint}; shipped: {", ".join(SHIPPED)}; or give a .yaml or .json file'],
-        )
-    return loader.from_file(path)
 
 
 def _answered(turns: list[Turn], answer: str, separator: str) -> list[Turn]:

@@ -6,9 +6,10 @@ Every mistake is reported with its line, all of them at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -16,6 +17,12 @@ from bakeoff.algos.constitutional.constitution import Constitution, Example, Pri
 from bakeoff.algos.constitutional.templates import PLACEHOLDERS, PLAIN, ROLES, PlaceholderError, Step, Template, Text
 from bakeoff.errors import ConfigError
 from bakeoff.names import did_you_mean
+
+Source = str | Path | Mapping[str, Any]
+"""A shipped constitution's name, a file, or the content of a YAML file."""
+
+SHIPPED: Final = ("helpful-harmless", "reviews")
+"""Constitutions that come with the toolkit."""
 
 KEYS = ("name", "description", "principles", "templates", "options", "verdicts", "tags", "examples", "separator")
 PRINCIPLE_KEYS = ("name", "critique", "revision", "choice")
@@ -33,6 +40,40 @@ class _Lines(list[Any]):
     """A list that knows the line of each item."""
 
     lines: list[int]
+
+
+def load_constitution(source: Source | Sequence[Source]) -> Constitution:
+    """A constitution from its name, a file, or several whose principles are put together.
+
+    A ``.yaml`` file is described in docs/constitutional.md. A ``.json`` file has the layout of the paper's repository: a mapping
+    of names to ``{"prompt": critique request, "edit_request": revision request}``, or a list of choice prompts.
+
+    Raises:
+        ConfigError: nothing there, or a file with mistakes, each with its line.
+    """
+    if isinstance(source, str | Path | Mapping):
+        return _load_one(source)
+    if not source:
+        raise ConfigError("constitution", ["there is none; give a name or a file"])
+    first, *others = (_load_one(one) for one in source)
+    principles = [p for constitution in (first, *others) for p in constitution.principles]
+    return Constitution(**{**vars(first), "principles": tuple(principles)})
+
+
+def _load_one(source: Source) -> Constitution:
+    if isinstance(source, Mapping):
+        return from_mapping(source)
+    if str(source) in SHIPPED:
+        file = resources.files("bakeoff.algos.constitutional").joinpath("constitutions", f"{source}.yaml")
+        return from_text(file.read_text(encoding="utf-8"), str(source))
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        hint = did_you_mean(str(source), SHIPPED)
+        raise ConfigError(
+            "constitution",
+            [f'no constitution "{source}"{hint}; shipped: {", ".join(SHIPPED)}; or give a .yaml or .json file'],
+        )
+    return from_file(path)
 
 
 def from_file(path: Path) -> Constitution:

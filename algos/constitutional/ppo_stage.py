@@ -12,8 +12,8 @@ from typing import Any
 from bakeoff.algos.constitutional.config import ConstitutionalConfig
 from bakeoff.algos.constitutional.preference_stage import PreferenceStage
 from bakeoff.algos.constitutional.stage import StageContext
-from bakeoff.algos.core.algorithm import AlgorithmConfig
 from bakeoff.algos.core.build import parse_config
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.ppo import PPO, PPOConfig
 from bakeoff.algos.reward_models.training import RewardModelConfig, RewardModelReport, train_reward_model
 from bakeoff.envs.preferences.pair import PreferencePair

@@ -9,7 +9,8 @@ from gymnasium.vector import AutoresetMode
 from pydantic import ValidationError
 
 from bakeoff import registry
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig
+from bakeoff.algos.core.algorithm import Algorithm
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.envs.meter import Budget, Meter
 from bakeoff.envs.tasks.base import Task

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bakeoff import distributed
-from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.config import AlgorithmConfig
 
 BETAS = (0.9, 0.99)
 """Adam's decay rates; a shorter second-moment memory than torch's .999 suits runs of a few hundred steps."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bakeoff import distributed
-from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.trainable_weights import make_pair
 from bakeoff.envs.language_model import logprobs
 from bakeoff.envs.language_model.completions import Completions, PromptBatch

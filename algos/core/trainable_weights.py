@@ -20,7 +20,7 @@ import peft
 import torch
 from torch import nn
 
-from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.language_model.split_trunk import names_above
 from bakeoff.errors import ConfigError

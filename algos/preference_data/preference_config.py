@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.losses.preference import PreferenceLossType
 from bakeoff.algos.preference_data.labels import Labels
 from bakeoff.algos.preference_data.objective import PreferenceObjective

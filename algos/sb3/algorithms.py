@@ -26,7 +26,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, Contestant, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, Contestant, DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.sb3.agent import (
     EpisodeStatsCallback,

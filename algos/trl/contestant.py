@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig
+from bakeoff.algos.core.algorithm import Algorithm
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import starting_rate
 from bakeoff.algos.core.policy import Policy
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv

@@ -17,7 +17,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from bakeoff.algos.core.algorithm import AlgorithmConfig, DataSource
+from bakeoff.algos.core.algorithm import DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
 from bakeoff.algos.core.rollout import Rollout, mean_metrics

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveInt
 
-from bakeoff.algos.core.algorithm import AlgorithmConfig, DataSource
+from bakeoff.algos.core.algorithm import DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded

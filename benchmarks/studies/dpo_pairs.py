@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.preference_data.labels import Labels, label_pairs

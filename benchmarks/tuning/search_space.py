@@ -35,7 +35,8 @@ def default_space(kind: type[Algorithm], own: Mapping[str, Any], rate: float) ->
         own: settings of the label; they are not searched.
         rate: the learning rate that it has without a search.
     """
-    from bakeoff.algos.core.algorithm import AlgorithmConfig, DataSource
+    from bakeoff.algos.core.algorithm import DataSource
+    from bakeoff.algos.core.config import AlgorithmConfig
 
     space: Space = {}
     if kind.data_source is not DataSource.NONE and "learning_rate" not in own:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from bakeoff.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig
+    from bakeoff.algos.core.algorithm import Algorithm
+    from bakeoff.algos.core.config import AlgorithmConfig
     from bakeoff.api import load, run
     from bakeoff.envs.language_model.model import LanguageModel
     from bakeoff.envs.meter import Budget, Meter
@@ -41,7 +42,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Algorithm": "bakeoff.algos.core.algorithm",
-        "AlgorithmConfig": "bakeoff.algos.core.algorithm",
+        "AlgorithmConfig": "bakeoff.algos.core.config",
         "Budget": "bakeoff.envs.meter",
         "LanguageModel": "bakeoff.envs.language_model.model",
         "Meter": "bakeoff.envs.meter",

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.cli import main
 from bakeoff.envs.tasks.base import Task, make_task

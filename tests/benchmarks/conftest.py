@@ -10,7 +10,8 @@ from bakeoff.benchmarks.cells.task_cache import TaskCache
 
 PLUGIN = '''
 import os, sys
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 
 class Player(Algorithm):
     """Plays batches and learns nothing."""

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bakeoff.algos.core.algorithm import Algorithm, AlgorithmConfig, DataSource
+from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.benchmarks.storage import checkpoint
 from bakeoff.envs.language_model.model import LanguageModel

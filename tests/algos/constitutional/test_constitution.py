@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bakeoff.algos.constitutional.constitution import SHIPPED, load_constitution
+from bakeoff.algos.constitutional.loader import SHIPPED, load_constitution
 from bakeoff.algos.constitutional.templates import PlaceholderError, Text
 from bakeoff.errors import ConfigError
 

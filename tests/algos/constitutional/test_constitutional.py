@@ -9,7 +9,7 @@ import torch
 
 from bakeoff.algos.constitutional.algorithm import Constitutional
 from bakeoff.algos.constitutional.chain import Round, last_revisions
-from bakeoff.algos.constitutional.constitution import Principle, load_constitution
+from bakeoff.algos.constitutional.constitution import Principle
 from bakeoff.algos.constitutional.feedback import (
     average_orders,
     better_probability,
@@ -17,6 +17,7 @@ from bakeoff.algos.constitutional.feedback import (
     position_bias,
     verdict_scores,
 )
+from bakeoff.algos.constitutional.loader import load_constitution
 from bakeoff.algos.constitutional.prompting import PromptedModel
 from bakeoff.algos.constitutional.records import chain_figures
 from bakeoff.algos.core.build import build

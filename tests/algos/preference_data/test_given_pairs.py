@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.preference_data.given_pairs import encode_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective

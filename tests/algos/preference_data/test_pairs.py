@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bakeoff.algos.core.algorithm import AlgorithmConfig
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.preference_data.objective import PreferenceObjective, learn_pairs, mean_pair_metrics
