@@ -14,12 +14,15 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.preference_data.objective import learn_pairs, mean_pair_metrics
+from bakeoff.algos.losses.preference import PreferenceLoss, preference_loss
+from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics, pair_figures
 from bakeoff.algos.preference_data.pair_source import OfflinePreferenceConfig, PreferenceData
+from bakeoff.algos.preference_data.pairs import Pairs
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -48,13 +51,69 @@ class DPO(Algorithm):
         steps: list[dict[str, float]] = []
         while len(steps) < self.config.gradient_steps and not self.finished:
             pairs, progress = self.data.draw(self.rng), self.data.progress
-            steps.append(learn_pairs(self.policy, self.optimizer, pairs, self.objective, progress))
+            steps.append(train_on_pairs(self.policy, self.optimizer, pairs, self.objective, progress))
         return {**made, **mean_pair_metrics(steps), "learning_rate": self.optimizer.rate(self.data.progress)}
 
     @property
     def finished(self) -> bool:
         """After the last pass over pairs that are given or made before."""
         return self.data.finished
+
+
+def train_on_pairs(
+    policy: Policy, optimizer: Optimizer, pairs: Pairs, objective: PreferenceObjective, progress: float
+) -> dict[str, float]:
+    """One gradient step on a batch of pairs.
+
+    Args:
+        policy: the model that learns.
+        optimizer: over its parameters; its ``micro_batch_size`` is the most completions in a forward pass, two per pair.
+        pairs: the batch.
+        objective: what is minimized.
+        progress: share of the training that is done, for the learning rate.
+
+    Returns:
+        Figures of the batch before the step; :func:`mean_pair_metrics` turns them into the metrics of an update.
+    """
+    rows = torch.argsort(pairs.lengths_B2.amax(1), stable=True)  # a micro-batch holds little padding then
+    for part_rows, share in optimizer.micro_batches(rows, torch.ones_like(rows), completions_per_row=2):
+        part = pairs.select(part_rows)
+        logps_B2 = policy.model.token_logprobs(part.joined).sum(1).reshape(2, len(part)).T
+        loss, preferences = pair_loss(objective, logps_B2, part.reference_logps_B2, part.lengths_B2, part.preference_B)
+        (share * loss).backward()  # type: ignore[no-untyped-call]
+        optimizer.log(share, {"loss": loss, **pair_figures(logps_B2, preferences, part.reward_margin_B)})
+    return optimizer.step(progress)
+
+
+def pair_loss(
+    objective: PreferenceObjective,
+    logps_B2: Tensor,
+    reference_logps_B2: Tensor,
+    lengths_B2: Tensor,
+    preference_B: Tensor,
+) -> tuple[Tensor, PreferenceLoss]:
+    """The mean over pairs (a scalar), and the preference part of it.
+
+    Args:
+        objective: which loss, and its settings.
+        logps_B2: log-probability of each whole completion under the policy, chosen first; differentiable.
+        reference_logps_B2: under the reference.
+        lengths_B2: real tokens of each.
+        preference_B: probability that the chosen one is the better.
+    """
+    lengths_B2 = lengths_B2.to(logps_B2.device).clamp_min(1)
+    theirs_B2 = reference_logps_B2.to(logps_B2.device) * (0.0 if objective.reference_free else 1.0)
+    scale_B2 = 1 / lengths_B2 if objective.length_normalization else torch.ones_like(logps_B2)
+    ours_B2, theirs_B2 = logps_B2 * scale_B2, theirs_B2 * scale_B2
+    preferences = preference_loss(
+        ours_B2[:, 0], ours_B2[:, 1], theirs_B2[:, 0], theirs_B2[:, 1], beta=objective.beta, loss_type=objective.loss_type,
+        label_smoothing=objective.label_smoothing, preference=preference_B.to(logps_B2.device),
+        target_margin=objective.target_margin,
+    )  # fmt: skip
+    loss = preferences.loss
+    if objective.supervised_coef:
+        loss = loss - objective.supervised_coef * (logps_B2[:, 0] / lengths_B2[:, 0]).mean()
+    return loss, preferences
 
 
 class SimPOConfig(DPOConfig):

@@ -125,13 +125,12 @@ class DQN(Algorithm):
         weights_B = self.replay.correction(rows, self.config.priority_beta).to(self.policy.model.device)
         errors_B = torch.zeros(len(rows))
 
-        def loss_of(part: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        for part, share in self.optimizer.micro_batches(torch.arange(len(rows)), batch.completions.lengths_B.cpu()):
             loss, errors, figures = self.loss(batch.select(part), weights_B[part])
+            (share * loss).backward()  # type: ignore[no-untyped-call]
             errors_B[part] = errors.cpu()
-            return loss, figures
-
-        places, lengths = torch.arange(len(rows)), batch.completions.lengths_B.cpu()
-        logs = self.optimizer.step_rows(places, lengths, loss_of, self.envs.progress)
+            self.optimizer.log(share, figures)
+        logs = self.optimizer.step(self.envs.progress)
         if self.config.priority_alpha > 0:
             self.replay.prioritize(rows, distributed.all_reduce_rows(errors_B))
         self.target.soft_update(self.config.tau)

@@ -54,23 +54,27 @@ class GRPO(Algorithm):
         """Collect groups, compare within each, learn in a few epochs."""
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         advantages_B = self.advantages(rollout)
-        batches = minibatch_rows(len(rollout), self.config.epochs, self.config.minibatches, self.rng)
-        steps = [self.step(rollout, advantages_B, rows) for rows in batches]
+        figures = self.learn(rollout, advantages_B)
         rate = self.optimizer.rate(self.envs.progress)
-        return rollout.metrics(self.kl_coef) | mean_metrics(steps) | {"learning_rate": rate}
+        return rollout.metrics(self.kl_coef) | figures | {"learning_rate": rate}
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Each completion's return relative to its group, shape (B,)."""
         returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
         return group_advantages(returns_B, self.config.group_size, normalize=self.config.normalize_variance)
 
-    def step(self, rollout: Rollout, advantages_B: Tensor, rows: Tensor) -> dict[str, float]:
-        """One minibatch; whether its loss is a mean over tokens or over completions is a setting."""
-        lengths = rollout.completions.lengths_B[rows]
-        weights = lengths if self.config.length_normalization == "batch" else torch.ones_like(lengths)
-        return self.optimizer.step_rows(
-            rows, weights, lambda part: self.loss(rollout.select(part), advantages_B[part]), self.envs.progress
-        )
+    def learn(self, rollout: Rollout, advantages_B: Tensor) -> dict[str, float]:
+        """Epochs of minibatch updates; whether the loss is a mean over tokens or over completions is a setting."""
+        lengths_B = rollout.completions.lengths_B
+        weights_B = lengths_B if self.config.length_normalization == "batch" else torch.ones_like(lengths_B)
+        steps = []
+        for rows in minibatch_rows(len(rollout), self.config.epochs, self.config.minibatches, self.rng):
+            for part, share in self.optimizer.micro_batches(rows, weights_B[rows]):
+                loss, figures = self.loss(rollout.select(part), advantages_B[part])
+                (share * loss).backward()  # type: ignore[no-untyped-call]
+                self.optimizer.log(share, figures)
+            steps.append(self.optimizer.step(self.envs.progress))
+        return mean_metrics(steps)
 
     def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate on token ratios, and the KL loss if that is where the KL goes."""

@@ -87,10 +87,11 @@ class ILQL(Algorithm):
 
     def step(self, batch: Rollout) -> dict[str, float]:
         """One step; all losses are means over tokens. The target heads follow."""
-        rows = torch.arange(len(batch))
-        logs = self.optimizer.step_rows(
-            rows, batch.completions.lengths_B.cpu(), lambda part: self.loss(batch.select(part)), self.data.progress
-        )
+        for part, share in self.optimizer.micro_batches(torch.arange(len(batch)), batch.completions.lengths_B.cpu()):
+            loss, figures = self.loss(batch.select(part))
+            (share * loss).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.log(share, figures)
+        logs = self.optimizer.step(self.data.progress)
         soft_update(self.target.parameters(), self.heads.parameters(), self.config.tau)
         return logs
 

@@ -130,12 +130,11 @@ class KTO(Algorithm):
         point = self.reference_point(batch)
         rows = torch.argsort(batch.completions.lengths_B, stable=True)  # a micro-batch holds little padding then
         mean_reward = float(batch.rewards_B.nan_to_num(0.0).mean())
-        logs = self.optimizer.step_rows(
-            rows,
-            torch.ones_like(rows),
-            lambda part: self.loss(batch.select(part), point, mean_reward),
-            self.progress,
-        )
+        for part, share in self.optimizer.micro_batches(rows, torch.ones_like(rows)):
+            loss, figures = self.loss(batch.select(part), point, mean_reward)
+            (share * loss).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.log(share, figures)
+        logs = self.optimizer.step(self.progress)
         return {**logs, "reference_point": point}
 
     @torch.no_grad()

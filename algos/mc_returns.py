@@ -60,10 +60,11 @@ class MCReturns(Algorithm):
 
     def step(self, batch: Rollout) -> dict[str, float]:
         """One step; the loss is a mean over tokens."""
-        rows = torch.arange(len(batch))
-        return self.optimizer.step_rows(
-            rows, batch.completions.lengths_B.cpu(), lambda part: self.loss(batch.select(part)), self.data.progress
-        )
+        for part, share in self.optimizer.micro_batches(torch.arange(len(batch)), batch.completions.lengths_B.cpu()):
+            loss, figures = self.loss(batch.select(part))
+            (share * loss).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.log(share, figures)
+        return self.optimizer.step(self.data.progress)
 
     def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """Half the mean squared error of Q(s_t, a_t) against the completion's score, in units of beta."""

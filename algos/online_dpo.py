@@ -19,9 +19,9 @@ from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import Rollout, check_groups, collect, minibatch_rows
+from bakeoff.algos.dpo import pair_loss
 from bakeoff.algos.preference_data.labels import Labels, label_pairs
-from bakeoff.algos.preference_data.objective import figures, mean_pair_metrics
-from bakeoff.algos.preference_data.preference_config import PreferenceConfig
+from bakeoff.algos.preference_data.objective import PreferenceConfig, mean_pair_metrics, pair_figures
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -40,8 +40,8 @@ class OnlineDPOConfig(PreferenceConfig):
 
 
 @dataclass(frozen=True)
-class JudgedGroups:
-    """All pairs within groups of completions, K of them a group, and how they were judged."""
+class LabeledGroups:
+    """All pairs within groups of completions, K pairs per group, and their labels."""
 
     rows_GK2: Tensor
     """Row of each pair's chosen and rejected completion within its group, int64."""
@@ -65,15 +65,14 @@ class OnlineDPO(Algorithm):
         self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
 
     def update(self) -> Mapping[str, float]:
-        """Collect groups, judge all pairs within each, learn in a few epochs."""
+        """Collect groups, label all pairs within each, learn in a few epochs."""
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
-        judged = self.judge(rollout)
-        batches = minibatch_rows(len(judged.rows_GK2), self.config.epochs, self.config.minibatches, self.rng)
-        steps = [self.step(rollout, judged, groups) for groups in batches]
+        labeled = self.label(rollout)
+        figures = self.learn(rollout, labeled)
         rate = self.optimizer.rate(self.envs.progress)
-        return rollout.metrics(self.kl_coef) | mean_pair_metrics(steps) | {"learning_rate": rate}
+        return rollout.metrics(self.kl_coef) | figures | {"learning_rate": rate}
 
-    def judge(self, rollout: Rollout) -> JudgedGroups:
+    def label(self, rollout: Rollout) -> LabeledGroups:
         """Label every pair within every group, once for all epochs."""
         size = self.config.group_size
         rows_K2 = torch.combinations(torch.arange(size))
@@ -84,28 +83,30 @@ class OnlineDPO(Algorithm):
         )
         sides_GK2 = torch.stack([side_N, 1 - side_N], 1).reshape(groups, count, 2)
         rows_GK2 = rows_K2.expand(groups, count, 2).gather(2, sides_GK2)
-        return JudgedGroups(rows_GK2, preference_N.reshape(groups, count))
+        return LabeledGroups(rows_GK2, preference_N.reshape(groups, count))
 
-    def step(self, rollout: Rollout, judged: JudgedGroups, groups: Tensor) -> dict[str, float]:
-        """One minibatch of whole groups; its loss is a mean over pairs."""
-        return self.optimizer.step_rows(
-            groups,
-            torch.ones_like(groups),
-            lambda part: self.loss(rollout, judged, part),
-            self.envs.progress,
-            completions_a_row=self.config.group_size,
-        )
+    def learn(self, rollout: Rollout, labeled: LabeledGroups) -> dict[str, float]:
+        """Epochs of minibatch updates on whole groups; the loss is a mean over pairs."""
+        size, steps = self.config.group_size, []
+        for groups in minibatch_rows(len(labeled.rows_GK2), self.config.epochs, self.config.minibatches, self.rng):
+            ones = torch.ones_like(groups)
+            for part, share in self.optimizer.micro_batches(groups, ones, completions_per_row=size):
+                loss, figures = self.loss(rollout, labeled, part)
+                (share * loss).backward()  # type: ignore[no-untyped-call]
+                self.optimizer.log(share, figures)
+            steps.append(self.optimizer.step(self.envs.progress))
+        return mean_pair_metrics(steps)
 
-    def loss(self, rollout: Rollout, judged: JudgedGroups, groups: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, rollout: Rollout, labeled: LabeledGroups, groups: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The preference loss of all pairs of some groups, each completion read once."""
         size = self.config.group_size
         part = rollout.select((groups[:, None] * size + torch.arange(size)).flatten())
         logps_B = self.policy.model.token_logprobs(part.completions).sum(1)
-        rows_N2 = (judged.rows_GK2[groups] + torch.arange(len(groups))[:, None, None] * size).reshape(-1, 2)
+        rows_N2 = (labeled.rows_GK2[groups] + torch.arange(len(groups))[:, None, None] * size).reshape(-1, 2)
         rows_N2 = rows_N2.to(logps_B.device)
-        preference_N = judged.preference_GK[groups].flatten()
+        preference_N = labeled.preference_GK[groups].flatten()
         logps_N2 = logps_B[rows_N2]
         lengths_N2, scores_N2 = part.completions.lengths_B[rows_N2], part.scores_B[rows_N2]
         reference_N2 = part.reference_logprobs_BT.sum(1)[rows_N2]
-        loss, preferences = self.objective.of(logps_N2, reference_N2, lengths_N2, preference_N)
-        return loss, {"loss": loss, **figures(logps_N2, preferences, scores_N2[:, 0] - scores_N2[:, 1])}
+        loss, preferences = pair_loss(self.objective, logps_N2, reference_N2, lengths_N2, preference_N)
+        return loss, {"loss": loss, **pair_figures(logps_N2, preferences, scores_N2[:, 0] - scores_N2[:, 1])}

@@ -126,15 +126,19 @@ class PPO(Algorithm):
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """Phase II: epochs of minibatch updates; stops early when the policy has moved too far."""
+        lengths_B, mask_BT = batch.rollout.completions.lengths_B, batch.rollout.completions.mask_BT
         steps: list[dict[str, float]] = []
         epochs = 0
         while epochs < self.config.epochs:
             for rows in minibatch_rows(len(batch.rollout), 1, self.config.minibatches, self.rng):
-                steps.append(self.step(batch, rows))
+                for part, share in self.optimizer.micro_batches(rows, lengths_B[rows]):
+                    loss, figures = self.loss(batch, part)
+                    (share * loss).backward()  # type: ignore[no-untyped-call]
+                    self.optimizer.log(share, figures)
+                steps.append(self.optimizer.step(self.envs.progress))
             epochs += 1
             if self.config.target_kl is not None and steps[-1]["approximate_kl"] > self.config.target_kl:
                 break
-        mask_BT = batch.rollout.completions.mask_BT
         return mean_metrics(steps) | {
             "explained_variance": explained_variance(batch.old_values_BT, batch.returns_BT, mask_BT),
             "return": float(masked_mean(batch.returns_BT, mask_BT)),
@@ -142,13 +146,8 @@ class PPO(Algorithm):
             "learning_rate": self.optimizer.rate(self.envs.progress),
         }
 
-    def step(self, batch: Batch, rows: Tensor) -> dict[str, float]:
-        """One minibatch; all of the losses are means over its tokens."""
-        lengths = batch.rollout.completions.lengths_B[rows]
-        return self.optimizer.step_rows(rows, lengths, lambda part: self.loss(batch, part), self.envs.progress)
-
     def loss(self, batch: Batch, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Clipped surrogate + value loss - entropy bonus, and what they were made of."""
+        """Clipped surrogate + value loss - entropy bonus, each a mean over tokens, and their parts."""
         rollout = batch.rollout.select(rows)
         part = rollout.completions
         logprobs_BT, entropy_BT, hidden = self.policy.model.token_outputs(

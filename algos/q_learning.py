@@ -134,14 +134,13 @@ class QLearning(Algorithm):
         baseline_B = self.baseline(batch, weights_B)
         residuals_B = torch.zeros(len(rows))
 
-        def loss_of(part: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        for part, share in self.optimizer.micro_batches(torch.arange(len(rows)), torch.ones(len(rows))):
             baseline = None if baseline_B is None else baseline_B[part]
             loss, residuals, figures = self.loss(batch.select(part), weights_B[part], baseline)
+            (share * loss).backward()  # type: ignore[no-untyped-call]
             residuals_B[part] = residuals.detach().cpu()
-            return loss, figures
-
-        places = torch.arange(len(rows))
-        logs = self.optimizer.step_rows(places, torch.ones(len(rows)), loss_of, self.envs.progress)
+            self.optimizer.log(share, figures)
+        logs = self.optimizer.step(self.envs.progress)
         if config.priority_alpha > 0:
             self.replay.prioritize(rows, distributed.all_reduce_rows(residuals_B))
         if self.critic is not None and self.target is not None:

@@ -56,14 +56,13 @@ class Reinforce(Algorithm):
         baseline = self.move_baseline(float(returns_B.mean()))
         advantages_B = returns_B - baseline
         rows = torch.arange(len(rollout))
-        figures = self.optimizer.step_rows(
-            rows,
-            torch.ones_like(rows),
-            lambda part: self.loss(rollout.select(part), advantages_B[part]),
-            self.envs.progress,
-        )
+        for part, share in self.optimizer.micro_batches(rows, torch.ones_like(rows)):
+            loss, figures = self.loss(rollout.select(part), advantages_B[part])
+            (share * loss).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.log(share, figures)
+        step = self.optimizer.step(self.envs.progress)
         rate = self.optimizer.rate(self.envs.progress)
-        return rollout.metrics(self.kl_coef) | figures | {"baseline": baseline, "learning_rate": rate}
+        return rollout.metrics(self.kl_coef) | step | {"baseline": baseline, "learning_rate": rate}
 
     def move_baseline(self, mean_return: float) -> float:
         """The baseline for this batch; a running one takes the batch in only afterwards (the first batch is its own)."""

@@ -46,19 +46,20 @@ class RLOO(Algorithm):
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
         advantages_B = leave_one_out_advantages(returns_B, self.config.group_size)
-        batches = minibatch_rows(len(rollout), self.config.epochs, self.config.minibatches, self.rng)
-        steps = [self.step(rollout, advantages_B, rows) for rows in batches]
+        figures = self.learn(rollout, advantages_B)
         rate = self.optimizer.rate(self.envs.progress)
-        return rollout.metrics(self.kl_coef) | mean_metrics(steps) | {"learning_rate": rate}
+        return rollout.metrics(self.kl_coef) | figures | {"learning_rate": rate}
 
-    def step(self, rollout: Rollout, advantages_B: Tensor, rows: Tensor) -> dict[str, float]:
-        """One minibatch; its loss is a mean over completions."""
-        return self.optimizer.step_rows(
-            rows,
-            torch.ones_like(rows),
-            lambda part: self.loss(rollout.select(part), advantages_B[part]),
-            self.envs.progress,
-        )
+    def learn(self, rollout: Rollout, advantages_B: Tensor) -> dict[str, float]:
+        """Epochs of minibatch updates; the loss is a mean over completions."""
+        steps = []
+        for rows in minibatch_rows(len(rollout), self.config.epochs, self.config.minibatches, self.rng):
+            for part, share in self.optimizer.micro_batches(rows, torch.ones_like(rows)):
+                loss, figures = self.loss(rollout.select(part), advantages_B[part])
+                (share * loss).backward()  # type: ignore[no-untyped-call]
+                self.optimizer.log(share, figures)
+            steps.append(self.optimizer.step(self.envs.progress))
+        return mean_metrics(steps)
 
     def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate on ratios of whole completions, and the KL loss if that is where the KL goes."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from bakeoff.algos.constitutional.feedback import judge
 from bakeoff.algos.constitutional.records import choice_records
 from bakeoff.algos.constitutional.stage import AnyLearning, Stage, StageContext, TrainingPhase
-from bakeoff.algos.preference_data.objective import PreferenceObjective, learn_pairs, mean_pair_metrics
+from bakeoff.algos.dpo import train_on_pairs
+from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics
 from bakeoff.algos.preference_data.pairs import PairMemory, Pairs
 from bakeoff.envs.language_model.completions import Completions
 
@@ -82,5 +83,5 @@ class PreferenceDPO(PreferenceStage[TrainingPhase]):
         progress = lesson.progress
         rows = lesson.draw(self.work.config.step_size)
         pairs = self.memory.pairs.select(rows)
-        figures = learn_pairs(self.work.policy, lesson.optimizer, pairs, self.objective, progress)
+        figures = train_on_pairs(self.work.policy, lesson.optimizer, pairs, self.objective, progress)
         return {**mean_pair_metrics([figures]), "learning_rate": lesson.optimizer.rate(progress)}

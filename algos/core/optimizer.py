@@ -1,8 +1,8 @@
-"""One optimizer step, the same for every algorithm: backward, clip, Adam, a schedule that follows the budget."""
+"""The optimizer, the same for every algorithm: micro-batches, gradient clipping, Adam, a schedule that follows the budget."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,12 +17,6 @@ REFERENCE_WIDTH, REFERENCE_RATE = 32, 2e-3
 """A width and the rate that trial runs found good there."""
 LORA_FACTOR = 10.0
 """Adapters want about ten times the rate of whole weights (Schulman et al. 2025, "LoRA without regret")."""
-
-_WHOLE = "the whole loss"
-"""Where the loss stands among a step's figures until the step is made."""
-
-LossOfRows = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]
-"""Row numbers to a loss that is a mean over those rows, and figures that are means over them too."""
 
 
 def auto_learning_rate(width: int) -> float:
@@ -59,6 +53,8 @@ class Optimizer:
         self.schedule, self.max_grad_norm = config.learning_rate_schedule, config.max_grad_norm
         self.micro_batch_size, self.warmup_steps = config.micro_batch_size, config.warmup_steps
         self._steps = 0
+        self._figures: dict[str, float] = {}
+        self._shard: Any = None
         # On a CPU torch's default makes a dozen passes over the weights where its fused kernel makes one: five times the time.
         on_cpu = all(master.device.type == "cpu" for master in self._masters)
         self._adam = torch.optim.Adam(self._masters, lr=self.initial_rate, betas=BETAS, fused=on_cpu or None)
@@ -67,78 +63,59 @@ class Optimizer:
         """The learning rate when this share of the budget is spent, once the warm-up is over."""
         return self.initial_rate * (1 - progress if self.schedule == "linear" else 1)
 
-    def step(self, loss: Tensor, progress: float) -> float:
-        """Minimize ``loss`` by one step; returns the gradient's norm before clipping.
-
-        A loss or gradient that is not finite changes nothing and raises, so a bad batch cannot ruin the weights.
-        """
-        self._forget_gradients()
-        loss.backward()  # type: ignore[no-untyped-call]
-        distributed.all_reduce_gradients(self.parameters, mean=True)  # equal up to rounding; from here on equal
-        return self._apply(float(loss.detach()), progress)
-
-    def step_rows(
-        self,
-        rows: Tensor,
-        weights: Tensor,
-        loss_of: LossOfRows,
-        progress: float,
-        *,
-        completions_a_row: int = 1,
-    ) -> dict[str, float]:
-        """One step on a minibatch that is walked through ``micro_batch_size`` completions at a time.
-
-        Args:
-            rows: row numbers of the minibatch, shape (N,).
-            weights: each row's share in the means that ``loss_of`` takes: its real tokens where that is a mean over tokens,
-                ones where it is a mean over rows; shape (N,).
-            loss_of: the loss of some of the rows. Weighted by their share the parts add up to the whole minibatch's loss and
-                gradient, whatever the size of the parts.
-            progress: share of the budget that is spent.
-            completions_a_row: how many completions a row stands for: two where rows are pairs. A part has one row at least.
-
-        Returns:
-            The figures of ``loss_of``, averaged in the same way, and `grad_norm`.
-        """
-        self._forget_gradients()
-        size = len(rows) if self.micro_batch_size is None else max(1, self.micro_batch_size // completions_a_row)
-        total = max(float(weights.sum()), 1e-12)
-        if distributed.should_shard(len(rows)):
-            mine = list(distributed.shard(len(rows)))
-            with distributed.apart() as work:
-                logs = self._backward(rows[mine], weights[mine], total, loss_of, size)
-            logs = distributed.total_of(work, logs)
-            distributed.all_reduce_gradients(self.parameters)
-        else:
-            logs = self._backward(rows, weights, total, loss_of, size)
-            distributed.all_reduce_gradients(self.parameters, mean=True)
-        loss = logs.pop(_WHOLE)
-        return {**logs, "grad_norm": self._apply(loss, progress)}
-
-    def _backward(
-        self, rows: Tensor, weights: Tensor, total: float, loss_of: LossOfRows, size: int
-    ) -> dict[str, float]:
-        """Add up the gradients of some rows, ``size`` at a time; returns their part of the
-        figures, and of the loss under :data:`_WHOLE`."""
-        logs = {_WHOLE: 0.0}
-        for part, part_weights in zip(torch.split(rows, size), torch.split(weights, size), strict=True):
-            share = float(part_weights.sum()) / total
-            loss, figures = loss_of(part)
-            (loss * share).backward()  # type: ignore[no-untyped-call]
-            for name, value in {_WHOLE: loss, **figures}.items():
-                logs[name] = logs.get(name, 0.0) + share * float(value.detach())
-        return logs
-
-    def _forget_gradients(self) -> None:
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self._shard, self._figures = None, {}
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _apply(self, loss: float, progress: float) -> float:
+    def micro_batches(
+        self, rows: Tensor, weights: Tensor, *, completions_per_row: int = 1
+    ) -> Iterator[tuple[Tensor, float]]:
+        """The parts of a minibatch, at most ``micro_batch_size`` completions each, with the share of each part in it.
+
+        Gradients are zero at the start. A loss that is a mean over a part's rows, times the part's share, adds up over the parts
+        to the loss and the gradient of the whole minibatch, whatever the size of the parts. Where several processes run the cell,
+        each gets its own rows.
+
+        Args:
+            rows: row numbers of the minibatch, shape (N,).
+            weights: the weight of each row in the means that the loss takes: its real tokens where that is a mean over tokens,
+                ones where it is a mean over rows; shape (N,).
+            completions_per_row: two where rows are pairs. A part has at least one row.
+        """
+        self.zero_grad()
+        size = len(rows) if self.micro_batch_size is None else max(1, self.micro_batch_size // completions_per_row)
+        total = max(float(weights.sum()), 1e-12)
+        if not distributed.should_shard(len(rows)):
+            yield from _parts(rows, weights, size, total)
+            return
+        mine = list(distributed.shard(len(rows)))
+        with distributed.apart() as self._shard:
+            yield from _parts(rows[mine], weights[mine], size, total)
+
+    def log(self, share: float, figures: Mapping[str, Tensor]) -> None:
+        """Add a part's figures to those of the step, weighted by the part's share."""
+        for name, value in figures.items():
+            self._figures[name] = self._figures.get(name, 0.0) + share * float(value.detach())
+
+    def step(self, progress: float) -> dict[str, float]:
+        """One step along the gradients that were added up since :meth:`zero_grad` or :meth:`micro_batches`.
+
+        A gradient that is not finite changes nothing and raises, so a bad batch cannot ruin the weights.
+
+        Args:
+            progress: share of the budget that is spent, for the learning rate.
+
+        Returns:
+            The logged figures, and `grad_norm`, the gradient's norm before clipping.
+        """
+        figures = self._figures if self._shard is None else distributed.total_of(self._shard, self._figures)
+        # Without shards the processes' gradients are equal up to rounding; from here on they are equal.
+        distributed.all_reduce_gradients(self.parameters, mean=self._shard is None)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not norm < float("inf"):
-            raise FloatingPointError(
-                f"the gradient's norm is {norm} (loss {loss}); lower learning_rate, or check the reward's scale"
-            )
+            raise FloatingPointError(f"the gradient's norm is {norm}; lower learning_rate, or check the reward's scale")
         for group in self._adam.param_groups:
             group["lr"] = self.rate(progress) * min(1.0, (self._steps + 1) / (self.warmup_steps + 1))
         self._steps += 1
@@ -150,7 +127,7 @@ class Optimizer:
             for parameter, master in halves:
                 parameter.copy_(master)
                 master.grad = None
-        return norm
+        return {**figures, "grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's moments by the parameter's position, steps taken, and the master copies of half-precision weights."""
@@ -176,3 +153,8 @@ class Optimizer:
                 self._adam.state[master] = {
                     key: value.to("cpu" if key == "step" else master.device, copy=True) for key, value in saved.items()
                 }
+
+
+def _parts(rows: Tensor, weights: Tensor, size: int, total: float) -> Iterator[tuple[Tensor, float]]:
+    for part, part_weights in zip(torch.split(rows, size), torch.split(weights, size), strict=True):
+        yield part, float(part_weights.sum()) / total

@@ -1,4 +1,4 @@
-"""One optimizer step on pairs, and its figures: what `dpo`, its variants, and whoever else makes pairs have in common."""
+"""What is minimized over pairs, its settings and its figures; `dpo`, `online_dpo` and `constitutional` share them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from bakeoff.algos.core.optimizer import Optimizer
-from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.rollout import mean_metrics
-from bakeoff.algos.losses.preference import PreferenceLoss, PreferenceLossType, preference_loss
-from bakeoff.algos.preference_data.pairs import Pairs, pair_logps
+from bakeoff.algos.losses.preference import PreferenceLoss, PreferenceLossType
+from bakeoff.algos.preference_data.labels import Labels
+from bakeoff.errors import ConfigError
 
 MOMENTS = ("margin_reward", "margin_square", "reward_square")
 """Figures that :func:`mean_pair_metrics` turns into a correlation."""
@@ -38,64 +39,65 @@ class PreferenceObjective:
     target_margin: float = 0.0
     """Taken off beta times the margin."""
 
-    def of(
-        self, policy_logps_B2: Tensor, reference_logps_B2: Tensor, lengths_B2: Tensor, preference_B: Tensor
-    ) -> tuple[Tensor, PreferenceLoss]:
-        """The mean over pairs (a scalar), and the preference part of it.
 
-        Args:
-            policy_logps_B2: log-probability of each whole completion under the policy, chosen first.
-            reference_logps_B2: under the reference.
-            lengths_B2: real tokens of each.
-            preference_B: probability that the chosen one is the better.
+class PreferenceConfig(AlgorithmConfig):
+    """Settings of the algorithms that learn from pairs."""
+
+    loss_type: PreferenceLossType = "sigmoid"
+    """`sigmoid` (DPO), `ipo`, `hinge` (SLiC), `robust` (with label_smoothing), `exo` (with label_smoothing or soft labels),
+    `sppo`."""
+    beta: float | None = Field(default=None, gt=0)
+    """Of the loss; kl_coef / label_temperature where none is given, which has the task's objective for its optimum where labels are
+    Bradley-Terry's (see docs/preference-optimization.md)."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Probability with which a label is taken to be wrong."""
+    supervised_coef: float = Field(default=0.0, ge=0)
+    """Weight of the chosen completion's negative log-likelihood a token, against a falling likelihood of both."""
+    length_normalization: bool = False
+    """Log-probabilities are means over a completion's tokens in place of sums; changes the objective."""
+    reference_free: bool = False
+    """Leave the reference out of the loss; changes the objective."""
+    target_margin: float = Field(default=0.0, ge=0)
+    """Taken off beta times the margin (SimPO's gamma); changes the objective."""
+    labels: Labels = "bradley_terry"
+    """How the proxy judges pairs that were made here: `bradley_terry` draws the better one with probability
+    sigmoid(difference / label_temperature), `deterministic` takes the greater reward, `soft` keeps that probability as the
+    label."""
+    label_temperature: float = Field(default=1.0, gt=0)
+    """Tau: by how much rewards have to differ for a label to be clear."""
+
+    @model_validator(mode="after")
+    def _losses_have_what_they_need(self) -> PreferenceConfig:
+        if self.loss_type == "exo" and not self.label_smoothing and self.labels != "soft":
+            raise ValueError('loss_type exo is infinite for certain labels; give "label_smoothing", or labels: soft')
+        if self.loss_type == "sppo" and self.target_margin:
+            raise ValueError('loss_type sppo has no margin; leave out "target_margin"')
+        return self
+
+    def objective(self, algorithm: str, kl_coef: float) -> PreferenceObjective:
+        """What is minimized.
+
+        Raises:
+            ConfigError: a price of KL of 0, which leaves no finite optimum, and no ``beta``.
         """
-        device = policy_logps_B2.device
-        lengths_B2 = lengths_B2.to(device).clamp_min(1)
-        reference_B2 = reference_logps_B2.to(device) * (0.0 if self.reference_free else 1.0)
-        scale_B2 = 1 / lengths_B2 if self.length_normalization else torch.ones_like(policy_logps_B2)
-        ours_B2, theirs_B2 = policy_logps_B2 * scale_B2, reference_B2 * scale_B2
-        preferences = preference_loss(
-            ours_B2[:, 0], ours_B2[:, 1], theirs_B2[:, 0], theirs_B2[:, 1], beta=self.beta, loss_type=self.loss_type,
-            label_smoothing=self.label_smoothing, preference=preference_B.to(device), target_margin=self.target_margin,
-        )  # fmt: skip
-        loss = preferences.loss
-        if self.supervised_coef:
-            loss = loss - self.supervised_coef * (policy_logps_B2[:, 0] / lengths_B2[:, 0]).mean()
-        return loss, preferences
-
-    def of_pairs(self, policy_logps_B2: Tensor, pairs: Pairs) -> tuple[Tensor, PreferenceLoss]:
-        """The same of kept pairs."""
-        return self.of(policy_logps_B2, pairs.reference_logps_B2, pairs.lengths_B2, pairs.preference_B)
-
-
-def learn_pairs(
-    policy: Policy, optimizer: Optimizer, pairs: Pairs, objective: PreferenceObjective, progress: float
-) -> dict[str, float]:
-    """One step on a batch of pairs, whatever parts it is walked through in.
-
-    Args:
-        policy: the model that learns.
-        optimizer: over its parameters; its ``micro_batch_size`` is the most completions in a forward pass, two a pair.
-        pairs: the batch.
-        objective: what is minimized.
-        progress: share of the training that is done, for the learning rate.
-
-    Returns:
-        Figures of the batch before the step; :func:`mean_pair_metrics` makes the metrics of an update of them.
-    """
-
-    def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        part = pairs.select(rows)
-        logps_B2 = pair_logps(policy, part)
-        loss, preferences = objective.of_pairs(logps_B2, part)
-        return loss, {"loss": loss, **figures(logps_B2, preferences, part.reward_margin_B)}
-
-    rows = torch.argsort(pairs.lengths_B2.amax(1), stable=True)  # a micro-batch holds little padding then
-    return optimizer.step_rows(rows, torch.ones_like(rows), loss_of, progress, completions_a_row=2)
+        beta = kl_coef / self.label_temperature if self.beta is None else self.beta
+        if beta <= 0:
+            raise ConfigError(
+                algorithm, ['kl_coef is 0, so the loss has no finite optimum; give "beta", or a kl_coef above 0']
+            )
+        return PreferenceObjective(
+            beta=beta,
+            loss_type=self.loss_type,
+            label_smoothing=self.label_smoothing,
+            supervised_coef=self.supervised_coef,
+            length_normalization=self.length_normalization,
+            reference_free=self.reference_free,
+            target_margin=self.target_margin,
+        )
 
 
 @torch.no_grad()
-def figures(logps_B2: Tensor, preferences: PreferenceLoss, reward_margin_B: Tensor) -> dict[str, Tensor]:
+def pair_figures(logps_B2: Tensor, preferences: PreferenceLoss, reward_margin_B: Tensor) -> dict[str, Tensor]:
     """Means over pairs of what one watches in preference optimization, and of the moments of the correlation with the reward."""
     margins_B, rewards_B = preferences.margins_B, reward_margin_B.to(logps_B2.device)
     known_B = rewards_B.isfinite()

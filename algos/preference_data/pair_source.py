@@ -13,8 +13,8 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
 from bakeoff.algos.preference_data.given_pairs import encode_pairs
 from bakeoff.algos.preference_data.labels import label_pairs
+from bakeoff.algos.preference_data.objective import PreferenceConfig
 from bakeoff.algos.preference_data.pairs import PairMemory, Pairs
-from bakeoff.algos.preference_data.preference_config import PreferenceConfig
 from bakeoff.envs.preferences.load import load_pairs
 from bakeoff.envs.text_generation.prompt_order import PromptOrder
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv

@@ -26,11 +26,11 @@ def imitate(
         `nll` and `entropy` in nats a token before the step, and `grad_norm`.
     """
 
-    def loss_of(part: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    for part, share in optimizer.micro_batches(rows, completions.lengths_B[rows]):
         chosen = completions.select(part)
         logprobs_BT, entropy_BT, _ = policy.model.token_outputs(chosen, entropy_gradient=False)
         mask_BT = chosen.mask_BT.to(logprobs_BT.device)
         nll = -masked_mean(logprobs_BT, mask_BT)
-        return nll, {"nll": nll, "entropy": masked_mean(entropy_BT, mask_BT)}
-
-    return optimizer.step_rows(rows, completions.lengths_B[rows], loss_of, progress)
+        (share * nll).backward()  # type: ignore[no-untyped-call]
+        optimizer.log(share, {"nll": nll, "entropy": masked_mean(entropy_BT, mask_BT)})
+    return optimizer.step(progress)

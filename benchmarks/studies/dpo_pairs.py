@@ -30,8 +30,9 @@ import torch
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.dpo import train_on_pairs
 from bakeoff.algos.preference_data.labels import Labels, label_pairs
-from bakeoff.algos.preference_data.objective import PreferenceObjective, learn_pairs
+from bakeoff.algos.preference_data.objective import PreferenceObjective
 from bakeoff.algos.preference_data.pairs import Pairs
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.tasks.base import Task, make_task
@@ -102,7 +103,7 @@ def one_run(task: Task, name: str, size: int | None, seed: int) -> dict[str, Any
         fresh = torch.arange(step * BATCH, (step + 1) * BATCH)
         rows = fresh if size is None else torch.randint(len(kept), (BATCH,), generator=generator)
         batch = kept.select(rows)
-        learn_pairs(policy, optimizer, batch, objective, step / setting.steps)
+        train_on_pairs(policy, optimizer, batch, objective, step / setting.steps)
         if (step + 1) % (setting.steps // POINTS) == 0:
             scores.append(exact.objective(policy.sequence_logprobs(exact))["normalized_score"])
     seconds = time.perf_counter() - start

@@ -42,5 +42,8 @@ class BatchBaseline(Algorithm):
         if self.config.normalize:
             advantages_B = advantages_B / (advantages_B.std() + 1e-6)
         logprobs_B = self.policy.model.token_logprobs(completions).sum(1)
-        norm = self.optimizer.step(-(advantages_B * logprobs_B).mean(), self.envs.progress)
-        return {"reward": float(rewards_B.mean()), "kl": float(log_ratios_B.mean()), "grad_norm": norm}
+        loss = -(advantages_B * logprobs_B).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        step = self.optimizer.step(self.envs.progress)  # clips, follows the schedule, and returns the gradient's norm
+        return {"reward": float(rewards_B.mean()), "kl": float(log_ratios_B.mean()), **step}

@@ -199,30 +199,30 @@ def test_simpo_is_dpo_without_a_reference(exact: Task) -> None:
 # ---------------------------------------------------------------- online
 
 
-def test_all_pairs_of_a_group_are_judged_the_better_first(exact: Task) -> None:
+def test_all_pairs_of_a_group_are_labeled_the_better_first(exact: Task) -> None:
     algorithm = make("online_dpo", exact, batch_size=12, group_size=3)
     assert isinstance(algorithm, OnlineDPO)
     rollout = collect(algorithm.policy, algorithm.envs, algorithm.rng, group_size=3)
-    judged = algorithm.judge(rollout)
-    assert tuple(judged.rows_GK2.shape) == (4, 3, 2)
+    labeled = algorithm.label(rollout)
+    assert tuple(labeled.rows_GK2.shape) == (4, 3, 2)
     for group in range(4):
-        assert sorted(sorted(pair) for pair in judged.rows_GK2[group].tolist()) == [[0, 1], [0, 2], [1, 2]]
+        assert sorted(sorted(pair) for pair in labeled.rows_GK2[group].tolist()) == [[0, 1], [0, 2], [1, 2]]
         scores = rollout.scores_B[3 * group : 3 * group + 3]
-        difference = scores[judged.rows_GK2[group][:, 0]] - scores[judged.rows_GK2[group][:, 1]]
+        difference = scores[labeled.rows_GK2[group][:, 0]] - scores[labeled.rows_GK2[group][:, 1]]
         assert bool((difference >= 0).all())
-        torch.testing.assert_close(judged.preference_GK[group], difference.sigmoid())
+        torch.testing.assert_close(labeled.preference_GK[group], difference.sigmoid())
 
 
 def test_online_loss_is_the_mean_over_pairs(exact: Task) -> None:
     algorithm = make("online_dpo", exact, batch_size=12, group_size=3)
     rollout = collect(algorithm.policy, algorithm.envs, algorithm.rng, group_size=3)
-    judged = algorithm.judge(rollout)
+    labeled = algorithm.label(rollout)
     with torch.no_grad():
         for parameter in algorithm.policy.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     groups = torch.arange(4)
-    loss, logs = algorithm.loss(rollout, judged, groups)
-    each = torch.stack([algorithm.loss(rollout, judged, groups[i : i + 1])[0] for i in range(4)])
+    loss, logs = algorithm.loss(rollout, labeled, groups)
+    each = torch.stack([algorithm.loss(rollout, labeled, groups[i : i + 1])[0] for i in range(4)])
     torch.testing.assert_close(loss, each.mean(), atol=1e-6, rtol=1e-5)
     ours = algorithm.policy.model.token_logprobs(rollout.completions).sum(1)
     h = ours - rollout.reference_logprobs_BT.sum(1)

@@ -106,8 +106,9 @@ def test_a_loss_that_is_not_finite_changes_nothing(exact: Task) -> None:
     algorithm = make(exact)
     before = [p.detach().clone() for p in algorithm.policy.parameters()]
     loss = sum(p.sum() for p in algorithm.policy.parameters()) * float("nan")
+    loss.backward()
     with pytest.raises(FloatingPointError, match="gradient's norm is nan"):
-        algorithm.optimizer.step(loss, 0.0)
+        algorithm.optimizer.step(0.0)
     assert all(torch.equal(a, b) for a, b in zip(before, algorithm.policy.parameters(), strict=True))
 
 
@@ -117,7 +118,9 @@ def test_learning_rate_warmup_limits_the_first_batch(exact: Task) -> None:
     moves = []
     for _ in range(5):
         before = [p.detach().clone() for p in algorithm.policy.parameters()]
-        algorithm.optimizer.step(sum((p * p.sign().detach()).sum() for p in algorithm.policy.parameters()), 0.0)
+        algorithm.optimizer.zero_grad()
+        sum((p * p.sign().detach()).sum() for p in algorithm.policy.parameters()).backward()
+        algorithm.optimizer.step(0.0)
         moves.append(
             max(float((a - b).detach().abs().max()) for a, b in zip(algorithm.policy.parameters(), before, strict=True))
         )

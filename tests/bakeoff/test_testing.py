@@ -40,7 +40,9 @@ class Good(Algorithm):
 
     def learn(self, completions: Any, rewards: Tensor) -> float:
         logprobs = self.policy.model.token_logprobs(completions).sum(1)
-        return self.optimizer.step(-((rewards - rewards.mean()) * logprobs).mean(), self.envs.progress)
+        self.optimizer.zero_grad()
+        (-((rewards - rewards.mean()) * logprobs).mean()).backward()
+        return self.optimizer.step(self.envs.progress)["grad_norm"]
 
     def update(self) -> Mapping[str, float]:
         completions, rewards = self.collect()

@@ -8,8 +8,9 @@ import torch
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.preference_data.objective import PreferenceObjective, learn_pairs, mean_pair_metrics
-from bakeoff.algos.preference_data.pairs import PairMemory, Pairs, pair_logps
+from bakeoff.algos.dpo import pair_loss, train_on_pairs
+from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics
+from bakeoff.algos.preference_data.pairs import PairMemory, Pairs
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.tasks.base import Task
@@ -22,6 +23,14 @@ def some_pairs(task: Task, policy: Policy, count: int = 12, seed: int = 0) -> Pa
     sides = [task.language_model.sample(prompts, task.max_new_tokens, generator) for _ in range(2)]
     margin_B = (sides[0].lengths_B - sides[1].lengths_B).float()
     return Pairs.of(policy, *sides, reward_margin_B=margin_B, preference_B=margin_B.sigmoid())
+
+
+def pair_logps(policy: Policy, pairs: Pairs) -> torch.Tensor:
+    return policy.model.token_logprobs(pairs.joined).sum(1).reshape(2, len(pairs)).T
+
+
+def mean_loss(objective: PreferenceObjective, logps_B2: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    return pair_loss(objective, logps_B2, pairs.reference_logps_B2, pairs.lengths_B2, pairs.preference_B)[0]
 
 
 def make_policy(task: Task, **settings: object) -> tuple[Policy, Optimizer]:
@@ -59,7 +68,7 @@ def test_padding_on_either_side_changes_nothing(left: int, right: int, exact: Ta
     )
     torch.testing.assert_close(wide.reference_logps_B2, pairs.reference_logps_B2, atol=1e-5, rtol=1e-5)
     objective = PreferenceObjective(beta=0.3, supervised_coef=0.1, length_normalization=True)
-    losses = [objective.of_pairs(pair_logps(policy, p) + 0.1 * p.lengths_B2, p)[0] for p in (wide, pairs)]
+    losses = [mean_loss(objective, pair_logps(policy, p) + 0.1 * p.lengths_B2, p) for p in (wide, pairs)]
     torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-5)
 
 
@@ -70,8 +79,8 @@ def test_one_loss_a_pair_whatever_its_length(exact: Task) -> None:
     objective = PreferenceObjective(beta=0.3, supervised_coef=0.2)
     logps = pair_logps(policy, pairs) + torch.randn(len(pairs), 2, generator=torch.Generator().manual_seed(1))
     assert len(set(pairs.lengths_B2.flatten().tolist())) > 2
-    each = [objective.of_pairs(logps[[i]], pairs.select(torch.tensor([i])))[0] for i in range(len(pairs))]
-    torch.testing.assert_close(objective.of_pairs(logps, pairs)[0], torch.stack(each).mean())
+    each = [mean_loss(objective, logps[[i]], pairs.select(torch.tensor([i]))) for i in range(len(pairs))]
+    torch.testing.assert_close(mean_loss(objective, logps, pairs), torch.stack(each).mean())
 
 
 def test_objective_by_hand(exact: Task) -> None:
@@ -82,7 +91,7 @@ def test_objective_by_hand(exact: Task) -> None:
     logps = torch.tensor([[a + 1.0, b - 2.0]])
 
     def loss(**settings: object) -> float:
-        return float(PreferenceObjective(beta=0.5, **settings).of_pairs(logps, pairs)[0])
+        return float(mean_loss(PreferenceObjective(beta=0.5, **settings), logps, pairs))
 
     def softplus(x: float) -> float:
         return math.log1p(math.exp(x))
@@ -103,7 +112,7 @@ def test_parts_add_up_to_the_whole_batch(exact: Task) -> None:
         policy, optimizer = make_policy(exact, micro_batch_size=micro)
         objective = PreferenceObjective(beta=0.3, supervised_coef=0.1)
         pairs = some_pairs(exact, policy)
-        logs.append([learn_pairs(policy, optimizer, pairs, objective, 0.0) for _ in range(2)])
+        logs.append([train_on_pairs(policy, optimizer, pairs, objective, 0.0) for _ in range(2)])
         weights.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
     for other, steps in zip(weights[1:], logs[1:], strict=True):
         torch.testing.assert_close(other, weights[0], atol=2e-5, rtol=1e-3)
@@ -114,18 +123,18 @@ def test_parts_add_up_to_the_whole_batch(exact: Task) -> None:
 def test_metrics_after_a_step(exact: Task) -> None:
     policy, optimizer = make_policy(exact, learning_rate=1e-3)
     pairs, objective = some_pairs(exact, policy, 32), PreferenceObjective(beta=0.3)
-    first = learn_pairs(policy, optimizer, pairs, objective, 0.0)
+    first = train_on_pairs(policy, optimizer, pairs, objective, 0.0)
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
     for _ in range(10):
-        last = learn_pairs(policy, optimizer, pairs, objective, 0.0)
+        last = train_on_pairs(policy, optimizer, pairs, objective, 0.0)
     metrics = mean_pair_metrics([last])
     assert metrics["margin"] == pytest.approx(metrics["chosen_reward"] - metrics["rejected_reward"], abs=1e-5)
     assert metrics["proxy_correlation"] > 0.5
     exchanged = Pairs(
         pairs.rejected, pairs.chosen, pairs.reference_logps_B2.flip(1), 1 - pairs.preference_B, -pairs.reward_margin_B
     )
-    twin = mean_pair_metrics([learn_pairs(policy, optimizer, exchanged, objective, 0.0)])
-    again = mean_pair_metrics([learn_pairs(policy, optimizer, pairs, objective, 0.0)])
+    twin = mean_pair_metrics([train_on_pairs(policy, optimizer, exchanged, objective, 0.0)])
+    again = mean_pair_metrics([train_on_pairs(policy, optimizer, pairs, objective, 0.0)])
     assert twin["proxy_correlation"] == pytest.approx(again["proxy_correlation"], abs=0.05)
 
 

@@ -12,9 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.dpo import pair_loss
 from bakeoff.algos.preference_data.given_pairs import encode_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective
-from bakeoff.algos.preference_data.pairs import Pairs, pair_logps
+from bakeoff.algos.preference_data.pairs import Pairs
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.preferences.load import load_pairs
@@ -92,7 +93,10 @@ def test_equal_losses_and_gradients(
     trainer.model.zero_grad()
     policy.model.module.zero_grad()
     expected = trainer._compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())), False)
-    loss, _ = PreferenceObjective(beta=0.3, **ours).of_pairs(pair_logps(policy, pairs), pairs)
+    logps_B2 = policy.model.token_logprobs(pairs.joined).sum(1).reshape(2, len(pairs)).T
+    loss, _ = pair_loss(
+        PreferenceObjective(beta=0.3, **ours), logps_B2, pairs.reference_logps_B2, pairs.lengths_B2, pairs.preference_B
+    )
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
     expected.backward()
     loss.backward()
