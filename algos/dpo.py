@@ -22,7 +22,7 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.losses.preference import PreferenceLoss, preference_loss
 from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics, pair_figures
 from bakeoff.algos.preference_data.pair_source import OfflinePreferenceConfig, PreferenceData
-from bakeoff.algos.preference_data.pairs import Pairs
+from bakeoff.algos.preference_data.pairs import TokenizedPairs
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -61,7 +61,7 @@ class DPO(Algorithm):
 
 
 def train_on_pairs(
-    policy: Policy, optimizer: Optimizer, pairs: Pairs, objective: PreferenceObjective, progress: float
+    policy: Policy, optimizer: Optimizer, pairs: TokenizedPairs, objective: PreferenceObjective, progress: float
 ) -> dict[str, float]:
     """One gradient step on a batch of pairs.
 

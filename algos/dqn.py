@@ -25,10 +25,10 @@ from bakeoff import distributed
 from bakeoff.algos.core.algorithm import Algorithm, Contestant, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.guided_decoding import GuidedDecoder
-from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
-from bakeoff.algos.core.rollout import Rollout, mean_metrics
+from bakeoff.algos.core.rollout import Rollout
 from bakeoff.algos.core.target_network import TargetModel, soft_update
 from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.losses.value import max_backup, next_state_values, terminal_rewards

@@ -21,13 +21,12 @@ from torch import Tensor
 
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
-from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.core.rollout import mean_metrics
 from bakeoff.algos.losses.preference import kto_loss
-from bakeoff.algos.preference_data.buffer import RowMemory
 from bakeoff.algos.preference_data.judgments import Judgments, judge, read_judged
 from bakeoff.algos.preference_data.labels import Labels
+from bakeoff.algos.preference_data.pairs import RowBuffer
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.text_generation.prompt_order import PromptOrder
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
@@ -73,13 +72,13 @@ class KTO(Algorithm):
         self.beta = self.kl_coef / config.label_temperature if config.beta is None else config.beta
         if self.beta <= 0:
             raise ConfigError("kto", ['kl_coef is 0, so the loss is constant; give "beta", or a kl_coef above 0'])
-        self.memory: RowMemory[Judgments] = RowMemory(Judgments, None if config.data is not None else config.capacity)
+        self.buffer: RowBuffer[Judgments] = RowBuffer(Judgments, None if config.data is not None else config.capacity)
         self.seen, self.reward_sum, self.cut_share = 0, 0.0, 0.0
         if config.data is not None:
             completions, desirable_B, self.cut_share = read_judged(config.data, policy.reference, envs.max_new_tokens)
-            self.memory.add(Judgments.of(policy, completions, desirable_B))
+            self.buffer.add(Judgments.with_reference(policy, completions, desirable_B))
         seed = int(torch.randint(2**62, (1,), generator=rng))
-        self.order = None if config.data is None else PromptOrder(len(self.memory), seed)
+        self.order = None if config.data is None else PromptOrder(len(self.buffer), seed)
         self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
 
     def update(self) -> Mapping[str, float]:
@@ -89,7 +88,7 @@ class KTO(Algorithm):
         while len(steps) < self.config.gradient_steps and not self.finished:
             rows = self.draw()
             self.seen += len(rows)
-            steps.append(self.step(self.memory.rows.select(rows)))
+            steps.append(self.step(self.buffer.rows.select(rows)))
         metrics = mean_metrics(steps)
         good = metrics.pop("good")
         for name, share in (("chosen_logps", good), ("rejected_logps", 1 - good)):
@@ -98,7 +97,7 @@ class KTO(Algorithm):
         if reward > 0:
             metrics["proxy_correlation"] = product / math.sqrt(max(implicit * reward, 1e-30))
         rate = self.optimizer.rate(self.progress)
-        return {**made, **metrics, "data_size": float(len(self.memory)), "learning_rate": rate}
+        return {**made, **metrics, "data_size": float(len(self.buffer)), "learning_rate": rate}
 
     def make(self) -> dict[str, float]:
         """A batch of the reference's completions, each judged against the mean reward so far."""
@@ -106,11 +105,13 @@ class KTO(Algorithm):
         completions = self.policy.reference.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         rewards_B = self.envs.play(completions).rewards_B.cpu()
         self.reward_sum += float(rewards_B.sum())
-        mean = self.reward_sum / (self.memory.added + len(rewards_B))
+        mean = self.reward_sum / (self.buffer.added + len(rewards_B))
         desirable_B = judge(rewards_B, mean, self.config.labels, self.config.label_temperature, self.rng)
         known_B = None if completions.logprobs_BT is None else completions.logprobs_BT.sum(1)
-        self.memory.add(
-            Judgments.of(self.policy, completions, desirable_B, rewards_B=rewards_B, reference_logps_B=known_B)
+        self.buffer.add(
+            Judgments.with_reference(
+                self.policy, completions, desirable_B, rewards_B=rewards_B, reference_logps_B=known_B
+            )
         )
         return {
             "reward": float(rewards_B.mean()),
@@ -121,9 +122,9 @@ class KTO(Algorithm):
     def draw(self) -> Tensor:
         """Row numbers of the next batch: in passes over given data, or any of those there are while they grow."""
         if self.order is None:
-            return self.memory.draw(self.config.train_batch_size, self.rng)
-        left = self.config.epochs * len(self.memory) - self.seen
-        return torch.from_numpy(self.order.draw(min(self.config.train_batch_size, len(self.memory), left)))
+            return self.buffer.draw(self.config.train_batch_size, self.rng)
+        left = self.config.epochs * len(self.buffer) - self.seen
+        return torch.from_numpy(self.order.draw(min(self.config.train_batch_size, len(self.buffer), left)))
 
     def step(self, batch: Judgments) -> dict[str, float]:
         """One step; its loss is a mean over completions."""
@@ -176,10 +177,10 @@ class KTO(Algorithm):
     @property
     def progress(self) -> float:
         """From 0 to 1: of the passes over given data, or of the budget, whichever ends sooner."""
-        done = 0.0 if self.config.data is None else self.seen / (self.config.epochs * len(self.memory))
+        done = 0.0 if self.config.data is None else self.seen / (self.config.epochs * len(self.buffer))
         return min(1.0, max(done, self.envs.progress))
 
     @property
     def finished(self) -> bool:
         """After the last pass over given data."""
-        return self.config.data is not None and self.seen >= self.config.epochs * len(self.memory)
+        return self.config.data is not None and self.seen >= self.config.epochs * len(self.buffer)

@@ -19,9 +19,9 @@ from torch import Tensor
 from bakeoff.algos.core.algorithm import Algorithm, Contestant, DataSource
 from bakeoff.algos.core.critic import Critic, CriticKind
 from bakeoff.algos.core.guided_decoding import GuidedDecoder
-from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.core.rollout import Rollout, mean_metrics
+from bakeoff.algos.core.rollout import Rollout
 from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.preference_data.logged import LoggedCompletions, OfflineConfig
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv

@@ -22,9 +22,9 @@ from torch import Tensor
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.critic import Critic, CriticKind
-from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.core.rollout import Rollout, collect, mean_metrics, minibatch_rows
+from bakeoff.algos.core.rollout import Rollout, collect, minibatch_rows
 from bakeoff.algos.losses import kl as kl_estimators
 from bakeoff.algos.losses.advantages import (
     explained_variance,

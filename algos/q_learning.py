@@ -31,10 +31,10 @@ from bakeoff import distributed
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.critic import Critic, CriticKind
-from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
-from bakeoff.algos.core.rollout import Rollout, check_groups, collect, mean_metrics
+from bakeoff.algos.core.rollout import Rollout, check_groups, collect
 from bakeoff.algos.core.target_network import soft_update
 from bakeoff.algos.losses.value import (
     Backup,

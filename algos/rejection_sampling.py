@@ -19,9 +19,9 @@ from pydantic import Field, PositiveInt
 from bakeoff.algos.best_of_n import best_of_each
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
-from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.core.rollout import check_groups, collect, mean_metrics, minibatch_rows
+from bakeoff.algos.core.rollout import check_groups, collect, minibatch_rows
 from bakeoff.algos.preference_data.sft_step import imitate
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 

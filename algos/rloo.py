@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
-from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, mean_metrics, minibatch_rows
+from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, minibatch_rows
 from bakeoff.algos.losses.advantages import leave_one_out_advantages, masked_mean
 from bakeoff.algos.losses.kl import k3
 from bakeoff.algos.losses.policy_gradient import sequence_surrogate

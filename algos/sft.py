@@ -18,7 +18,7 @@ from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.preference_data.demonstrations import encode_demonstrations, read_demonstrations
+from bakeoff.algos.preference_data.encoding import encode_demonstrations, read_demonstrations
 from bakeoff.algos.preference_data.sft_step import imitate
 from bakeoff.envs.tasks.base import Task
 from bakeoff.envs.text_generation.prompt_order import PromptOrder

@@ -75,7 +75,7 @@ class PreferencePPO(PreferenceStage[PPOTrainingPhase]):
 
     def _fit(self) -> RewardModelReport:
         """A preference model; labels are the likelier side, smoothed by how unsure the critic was on average."""
-        work, pairs = self.work, self.memory.pairs
+        work, pairs = self.work, self.buffer.pairs
         model, prompts = work.policy.reference, work.envs.rules.prompts
         sides = [model.decode(side.tokens_BT, side.mask_BT) for side in (pairs.chosen, pairs.rejected)]
         texts = [prompts[i].text for i in pairs.chosen.prompts.indices_B.tolist()]

@@ -12,17 +12,17 @@ from bakeoff.algos.constitutional.records import choice_records
 from bakeoff.algos.constitutional.stage import AnyLearning, Stage, StageContext, TrainingPhase
 from bakeoff.algos.dpo import train_on_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics
-from bakeoff.algos.preference_data.pairs import PairMemory, Pairs
+from bakeoff.algos.preference_data.pairs import PairBuffer, TokenizedPairs
 from bakeoff.envs.language_model.completions import Completions
 
 
 class PreferenceStage(Stage[AnyLearning]):
     """The first half of stage 2: pairs and what the critic thinks of them."""
 
-    memory: PairMemory
+    buffer: PairBuffer
 
     def __init__(self, work: StageContext, seed: int) -> None:
-        super().__init__(work, PairMemory(), seed)
+        super().__init__(work, PairBuffer(), seed)
 
     @property
     def wanted(self) -> int:
@@ -40,7 +40,7 @@ class PreferenceStage(Stage[AnyLearning]):
             work.constitution, work.critic, prompts, first, second, principles=config.principles, generator=work.rng
         )
         preference_N = judgment.preference_N.clamp(config.clamp, 1 - config.clamp)
-        self.memory.add(self._pairs(responses, preference_N))
+        self.buffer.add(self._pairs(responses, preference_N))
         self.collected += len(prompts)
         work.records += choice_records(responses.prompts.indices_B[::2].tolist(), prompts, first, second, judgment)
         return {
@@ -49,7 +49,7 @@ class PreferenceStage(Stage[AnyLearning]):
             "length": float(responses.lengths_B.float().mean()),
         }
 
-    def _pairs(self, responses: Completions, preference_N: Tensor) -> Pairs:
+    def _pairs(self, responses: Completions, preference_N: Tensor) -> TokenizedPairs:
         """Pairs with the critic's favorite as the chosen side.
 
         DPO's reference is the policy that sampled them: what it gave them is known already.
@@ -59,9 +59,9 @@ class PreferenceStage(Stage[AnyLearning]):
         chosen, rejected = responses.select(evens + behind), responses.select(evens + 1 - behind)
         sure_N = torch.maximum(preference_N, 1 - preference_N)
         if self.work.config.feedback_reference == "task" or chosen.logprobs_BT is None or rejected.logprobs_BT is None:
-            return Pairs.of(self.work.policy, chosen, rejected, preference_B=sure_N)
+            return TokenizedPairs.with_reference(self.work.policy, chosen, rejected, preference_B=sure_N)
         logps_B2 = torch.stack([chosen.logprobs_BT.sum(1), rejected.logprobs_BT.sum(1)], 1).float().cpu()
-        return Pairs(chosen, rejected, logps_B2, sure_N, torch.full_like(sure_N, float("nan")))
+        return TokenizedPairs(chosen, rejected, logps_B2, sure_N, torch.full_like(sure_N, float("nan")))
 
 
 class PreferenceDPO(PreferenceStage[TrainingPhase]):
@@ -75,13 +75,13 @@ class PreferenceDPO(PreferenceStage[TrainingPhase]):
         """Epochs over the pairs."""
         config = self.work.config
         return TrainingPhase(
-            self.work, len(self.memory), config.feedback_epochs, self.seed, config.feedback_learning_rate
+            self.work, len(self.buffer), config.feedback_epochs, self.seed, config.feedback_learning_rate
         )
 
     def learn(self, lesson: TrainingPhase) -> Mapping[str, float]:
         """One step of DPO on soft labels."""
         progress = lesson.progress
         rows = lesson.draw(self.work.config.step_size)
-        pairs = self.memory.pairs.select(rows)
+        pairs = self.buffer.pairs.select(rows)
         figures = train_on_pairs(self.work.policy, lesson.optimizer, pairs, self.objective, progress)
         return {**mean_pair_metrics([figures]), "learning_rate": lesson.optimizer.rate(progress)}

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from bakeoff.algos.constitutional.chain import Round, critique_and_revise, last_revisions
 from bakeoff.algos.constitutional.feedback import judge, rate
-from bakeoff.algos.constitutional.memory import CompletionMemory
 from bakeoff.algos.constitutional.records import chain_figures, chain_records
 from bakeoff.algos.constitutional.stage import Stage, StageContext, TrainingPhase
 from bakeoff.algos.preference_data.sft_step import imitate
+from bakeoff.envs.language_model.completions import Completions, PromptBatch
 
 
 class CritiqueRevise(Stage[TrainingPhase]):
     """Stage 1."""
 
-    memory: CompletionMemory
+    buffer: CompletionBuffer
 
     def __init__(self, work: StageContext, seed: int) -> None:
-        super().__init__(work, CompletionMemory(), seed)
+        super().__init__(work, CompletionBuffer(), seed)
 
     @property
     def wanted(self) -> int:
@@ -41,7 +43,7 @@ class CritiqueRevise(Stage[TrainingPhase]):
         control = sampled.select(range(len(prompts), len(sampled)))
         played = work.envs.play(responses, scored=False)
         work.envs.count_generated(control)
-        self.memory.add(responses.select([i for i, plain in enumerate(ordinary) if plain]))
+        self.buffer.add(responses.select([i for i, plain in enumerate(ordinary) if plain]))
         self.collected += len(prompts)
         figures = {
             "ordinary_share": 1 - len(rows) / len(prompts),
@@ -64,7 +66,7 @@ class CritiqueRevise(Stage[TrainingPhase]):
             generator=work.rng,
         )
         revised, usable = last_revisions(responses.select(rows), rounds)
-        self.memory.add(revised.select(usable))
+        self.buffer.add(revised.select(usable))
         preferred, verdicts = self._opinion(texts, answers, rounds)
         second = work.author.model.decode(control.tokens_BT, control.mask_BT) if again else None
         indices = chained.indices_B.tolist()
@@ -76,14 +78,14 @@ class CritiqueRevise(Stage[TrainingPhase]):
 
     def begin_lesson(self) -> TrainingPhase:
         """Epochs over revisions and ordinary answers."""
-        return TrainingPhase(self.work, len(self.memory), self.work.config.epochs, self.seed)
+        return TrainingPhase(self.work, len(self.buffer), self.work.config.epochs, self.seed)
 
     def learn(self, lesson: TrainingPhase) -> Mapping[str, float]:
         """One supervised step."""
         progress = lesson.progress
         rows = lesson.draw(self.work.config.step_size)
-        figures = imitate(self.work.policy, lesson.optimizer, self.memory.completions, rows, progress)
-        return {**figures, "demonstrations": float(len(self.memory)), "learning_rate": lesson.optimizer.rate(progress)}
+        figures = imitate(self.work.policy, lesson.optimizer, self.buffer.completions, rows, progress)
+        return {**figures, "demonstrations": float(len(self.buffer)), "learning_rate": lesson.optimizer.rate(progress)}
 
     def _ordinary(self, indices: Sequence[int]) -> list[bool]:
         """Which of some prompts are answered and not revised."""
@@ -95,7 +97,7 @@ class CritiqueRevise(Stage[TrainingPhase]):
 
     def _opinion(
         self, prompts: Sequence[str], answers: Sequence[str], rounds: Sequence[Round]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """What the critic itself thinks: that the last revision is better than the response (N,), and verdicts on the response."""
         work = self.work
         constitution = work.constitution
@@ -105,3 +107,47 @@ class CritiqueRevise(Stage[TrainingPhase]):
         judgment = judge(constitution, work.critic, prompts, kept, answers, principles=1, generator=work.rng)
         verdicts = rate(constitution, work.critic, prompts, answers)[0] if constitution.judges_alone else None
         return judgment.preference_N, verdicts
+
+
+class CompletionBuffer:
+    """Completions collected for imitation, in order, on the CPU. They come from one environment, so they have one shape."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows["indices"]) if self._rows else 0
+
+    def add(self, completions: Completions) -> None:
+        """Keep tokens and prompts; log-probabilities and activations are not kept."""
+        prompts = completions.prompts
+        new = {
+            "prompt_tokens": prompts.tokens_BP,
+            "prompt_mask": prompts.mask_BP,
+            "indices": prompts.indices_B,
+            "tokens": completions.tokens_BT,
+            "mask": completions.mask_BT,
+        }
+        moved = {name: value.cpu() for name, value in new.items()}
+        self._rows = {name: torch.cat([self._rows[name], v]) if self._rows else v for name, v in moved.items()}
+
+    @property
+    def completions(self) -> Completions:
+        """All of them.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not self._rows:
+            raise ValueError("no completions were added yet")
+        rows = self._rows
+        prompts = PromptBatch(rows["prompt_tokens"], rows["prompt_mask"], rows["indices"])
+        return Completions(prompts, rows["tokens"], rows["mask"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors, by name."""
+        return dict(self._rows)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self._rows = dict(state)

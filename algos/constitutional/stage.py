@@ -101,13 +101,13 @@ AnyLearning = TypeVar("AnyLearning", bound=TrainsOnCollected)
 class Stage(ABC, Generic[AnyLearning]):
     """A stage: batches are collected until there are enough, then learned in epochs."""
 
-    def __init__(self, work: StageContext, memory: Any, seed: int) -> None:
+    def __init__(self, work: StageContext, buffer: Any, seed: int) -> None:
         """Args:
         work: what it works with.
-        memory: keeps what is collected; has a length and a state.
+        buffer: keeps what is collected; has a length and a state.
         seed: of the order in which it is learned.
         """
-        self.work, self.memory, self.seed = work, memory, seed
+        self.work, self.buffer, self.seed = work, buffer, seed
         self.collected = 0
         self.lesson: AnyLearning | None = None
         self.over = False
@@ -137,13 +137,13 @@ class Stage(ABC, Generic[AnyLearning]):
             self.lesson = self.begin_lesson()
         metrics = self.learn(self.lesson)
         if self.lesson.progress >= 1:  # what was collected and the optimizer's state need not be kept any longer
-            self.lesson, self.memory, self.over = None, type(self.memory)(), True
+            self.lesson, self.buffer, self.over = None, type(self.buffer)(), True
         return metrics
 
     @property
     def finished(self) -> bool:
         """All is learned; or all is collected and there is nothing to learn from."""
-        return self.over or (self.collected >= self.wanted and self.lesson is None and len(self.memory) == 0)
+        return self.over or (self.collected >= self.wanted and self.lesson is None and len(self.buffer) == 0)
 
     @property
     def progress(self) -> float:
@@ -159,14 +159,14 @@ class Stage(ABC, Generic[AnyLearning]):
             "seed": self.seed,
             "collected": self.collected,
             "over": self.over,
-            "memory": self.memory.state_dict(),
+            "buffer": self.buffer.state_dict(),
             "lesson": None if self.lesson is None else self.lesson.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self.seed, self.collected, self.over = state["seed"], state["collected"], state["over"]
-        self.memory.load_state_dict(state["memory"])
+        self.buffer.load_state_dict(state["buffer"])
         self.lesson = None
         if state["lesson"] is not None:
             self.lesson = self.begin_lesson()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -158,3 +158,14 @@ class Optimizer:
 def _parts(rows: Tensor, weights: Tensor, size: int, total: float) -> Iterator[tuple[Tensor, float]]:
     for part, part_weights in zip(torch.split(rows, size), torch.split(weights, size), strict=True):
         yield part, float(part_weights.sum()) / total
+
+
+def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over some steps that all have the same figures."""
+    means = {}
+    for name in steps[0]:
+        total = 0.0
+        for step in steps:
+            total += step[name]
+        means[name] = total / len(steps)
+    return means

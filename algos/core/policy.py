@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bakeoff import distributed
 from bakeoff.algos.core.config import AlgorithmConfig
-from bakeoff.algos.core.trainable_weights import make_pair
+from bakeoff.algos.core.trainable_weights import make_trainable
 from bakeoff.envs.language_model import logprobs
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.language_model.model import LanguageModel
@@ -46,8 +46,8 @@ class Policy:
         """
         self.config = AlgorithmConfig() if config is None else config
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        self._pair = make_pair(reference, self.config, generator)
-        self.model, self.reference, self.meter = self._pair.model, self._pair.reference, meter
+        self._trainable = make_trainable(reference, self.config, generator)
+        self.model, self.reference, self.meter = self._trainable.model, self._trainable.reference, meter
         count_trained_tokens(self.model.trunk, meter)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -95,7 +95,7 @@ class Policy:
 
     def save(self, folder: str | Path) -> None:
         """Save so that plain transformers loads it; adapters are merged in, and saved for PEFT in ``folder/adapter``."""
-        self._pair.save(folder)
+        self._trainable.save(folder)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights that move, by name."""

@@ -5,7 +5,7 @@ Shared by the algorithms without a value function: the whole completion is one a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.losses.kl import k1
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
@@ -58,7 +57,7 @@ class Rollout:
     @property
     def log_ratios_B(self) -> Tensor:
         """log(pi/ref) of each whole completion in nats: the k1 estimate of the sequence KL."""
-        return k1(self.logprobs_BT, self.reference_logprobs_BT).sum(1)
+        return (self.logprobs_BT - self.reference_logprobs_BT).sum(1)
 
     def returns_B(self, kl_coef: float) -> Tensor:
         """Score - beta * log-ratio of each completion; its mean is the objective J."""
@@ -106,8 +105,3 @@ def minibatch_rows(count: int, epochs: int, minibatches: int, generator: torch.G
     """Row numbers of each minibatch: every row once an epoch, in an order drawn anew for each."""
     for _ in range(epochs):
         yield from torch.randperm(count, generator=generator).tensor_split(min(minibatches, count))
-
-
-def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each figure over some steps that all have the same ones."""
-    return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}

@@ -30,7 +30,7 @@ ADAPTER_FOLDER = "adapter"
 
 
 @dataclass(frozen=True)
-class Pair:
+class TrainableModel:
     """A model that learns, and the frozen reference it started from."""
 
     model: LanguageModel
@@ -52,7 +52,7 @@ class Pair:
         self.adapters.save_pretrained(Path(folder) / ADAPTER_FOLDER, save_embedding_layers=False)
 
 
-def make_pair(reference: LanguageModel, config: AlgorithmConfig, generator: torch.Generator) -> Pair:
+def make_trainable(reference: LanguageModel, config: AlgorithmConfig, generator: torch.Generator) -> TrainableModel:
     """A model to train beside its reference, as ``config`` says.
 
     Args:
@@ -67,15 +67,15 @@ def make_pair(reference: LanguageModel, config: AlgorithmConfig, generator: torc
     reference = reference.freeze()
     match config.trainable:
         case "full":
-            pair = Pair(reference.copy(), reference)
-            pair.model.module.requires_grad_(True)
+            trainable = TrainableModel(reference.copy(), reference)
+            trainable.model.module.requires_grad_(True)
         case "lora":
-            pair = _with_adapters(reference, config, generator)
+            trainable = _with_adapters(reference, config, generator)
         case "top_layers":
-            pair = _with_own_top(reference, config.top_layers)
+            trainable = _with_own_top(reference, config.top_layers)
     if config.gradient_checkpointing:
-        pair.model.checkpoint_gradients()
-    return pair
+        trainable.model.checkpoint_gradients()
+    return trainable
 
 
 def own_top(reference: LanguageModel, top_layers: int) -> LanguageModel:
@@ -92,12 +92,12 @@ def own_top(reference: LanguageModel, top_layers: int) -> LanguageModel:
     return model
 
 
-def _with_own_top(reference: LanguageModel, top_layers: int) -> Pair:
+def _with_own_top(reference: LanguageModel, top_layers: int) -> TrainableModel:
     split = reference.split_below(top_layers)
-    return Pair(own_top(split, top_layers), split)
+    return TrainableModel(own_top(split, top_layers), split)
 
 
-def _with_adapters(reference: LanguageModel, config: AlgorithmConfig, generator: torch.Generator) -> Pair:
+def _with_adapters(reference: LanguageModel, config: AlgorithmConfig, generator: torch.Generator) -> TrainableModel:
     model = reference.clone_sharing(lambda name: False)
     model.module.name_or_path = reference.name  # what PEFT notes as the model that the adapters belong to
     targets = "all-linear" if config.lora_targets is None else list(config.lora_targets)
@@ -121,7 +121,7 @@ def _with_adapters(reference: LanguageModel, config: AlgorithmConfig, generator:
         if isinstance(layer, peft.tuners.lora.LoraLayer):
             for a in layer.lora_A.values():
                 _draw(a.weight, generator)
-    return Pair(model, reference, adapters)
+    return TrainableModel(model, reference, adapters)
 
 
 @torch.no_grad()

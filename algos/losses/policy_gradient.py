@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.losses.advantages import masked_mean
-from bakeoff.algos.losses.preference import PreferenceLoss as PreferenceLoss
-from bakeoff.algos.losses.preference import kto_loss as kto_loss
-from bakeoff.algos.losses.preference import preference_loss as preference_loss
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 """From values and their mask, each (B, T), to a scalar."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.preference_data.demonstrations import encode_demonstrations, read_demonstrations
+from bakeoff.algos.preference_data.encoding import encode_demonstrations, read_demonstrations
 from bakeoff.algos.preference_data.labels import Labels
 from bakeoff.algos.preference_data.pairs import join, plain, reference_logps
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
@@ -33,7 +33,7 @@ class Judgments:
     """What the proxy says, float32; NaN where unknown. For the record: no loss reads it."""
 
     @classmethod
-    def of(
+    def with_reference(
         cls,
         policy: Policy,
         completions: Completions,

@@ -15,7 +15,7 @@ from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
 from bakeoff.algos.core.rollout import Rollout
-from bakeoff.algos.preference_data.demonstrations import encode_demonstrations, read_demonstrations
+from bakeoff.algos.preference_data.encoding import encode_demonstrations, read_demonstrations
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv

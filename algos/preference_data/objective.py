@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from bakeoff.algos.core.config import AlgorithmConfig
-from bakeoff.algos.core.rollout import mean_metrics
+from bakeoff.algos.core.optimizer import mean_metrics
 from bakeoff.algos.losses.preference import PreferenceLoss, PreferenceLossType
 from bakeoff.algos.preference_data.labels import Labels
 from bakeoff.errors import ConfigError

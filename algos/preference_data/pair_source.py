@@ -1,24 +1,40 @@
-"""Pairs to learn from offline: given ones, or the reference's own completions, judged by the proxy in the environment."""
+"""Where preference pairs come from: given ones, or two completions of a model for each prompt, labeled by the task's reward.
+
+The environment's reward labels, so its meter counts the tokens and the queries.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt, model_validator
+from torch import Tensor
 
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
-from bakeoff.algos.preference_data.given_pairs import encode_pairs
-from bakeoff.algos.preference_data.labels import label_pairs
+from bakeoff.algos.preference_data.encoding import encode_pairs
+from bakeoff.algos.preference_data.labels import Labels, label_pairs
 from bakeoff.algos.preference_data.objective import PreferenceConfig
-from bakeoff.algos.preference_data.pairs import PairMemory, Pairs
+from bakeoff.algos.preference_data.pairs import PairBuffer, TokenizedPairs
+from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.preferences.load import load_pairs
+from bakeoff.envs.preferences.pair import Pairs, PreferencePair
+from bakeoff.envs.rewards.call import AnyReward
+from bakeoff.envs.tasks.base import Task
+from bakeoff.envs.text_generation.played import ScoredCompletions
 from bakeoff.envs.text_generation.prompt_order import PromptOrder
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
-from bakeoff.errors import ConfigError
+from bakeoff.errors import ConfigError, PreferenceError
+
+Sampler = Callable[..., Completions]
+"""``(prompts, max_new_tokens, generator) -> Completions``, such as ``LanguageModel.sample``."""
+
+_MAX_ROUNDS_WITHOUT_PAIRS = 20
 
 
 class OfflinePreferenceConfig(PreferenceConfig):
@@ -76,17 +92,19 @@ class PreferenceData:
         self.seen = 0
         """Pairs learned from, each as often as it was."""
         self.notes: dict[str, float] = {}
-        self.memory = PairMemory(config.capacity if self.grows else None)
+        self.buffer = PairBuffer(config.capacity if self.grows else None)
         if config.data is not None:
             given = load_pairs(config.data)
             limit = envs.max_new_tokens if config.max_completion_tokens is None else config.max_completion_tokens
             chosen, rejected, self.notes = encode_pairs(policy.reference, given, limit)
             margins = [float("nan") if pair.margin is None else float(pair.margin) for pair in given]
-            self.memory.add(Pairs.of(policy, chosen, rejected, reward_margin_B=torch.tensor(margins)))
+            self.buffer.add(
+                TokenizedPairs.with_reference(policy, chosen, rejected, reward_margin_B=torch.tensor(margins))
+            )
         else:
             check_groups(algorithm, config.batch_size, "a pair's", 2)
         self._check_budget(algorithm)
-        size = len(self.memory) if config.pairs is None else config.pairs
+        size = len(self.buffer) if config.pairs is None else config.pairs
         seed = int(torch.randint(2**62, (1,), generator=generator))
         self.order = None if self.grows else PromptOrder(size, seed)
 
@@ -101,74 +119,70 @@ class PreferenceData:
         if self.grows:
             made = [self.make(generator)]
         elif config.pairs is not None:
-            while len(self.memory) < config.pairs:
-                made.append(self.make(generator, config.pairs - len(self.memory)))
+            while len(self.buffer) < config.pairs:
+                made.append(self.make(generator, config.pairs - len(self.buffer)))
         figures = {name: sum(part[name] for part in made) / len(made) for name in (made[0] if made else ())}
-        passes = {} if self.grows else {"epoch": self.seen / len(self.memory)}
-        return {**figures, **self.notes, **passes, "data_size": float(len(self.memory))}
+        passes = {} if self.grows else {"epoch": self.seen / len(self.buffer)}
+        return {**figures, **self.notes, **passes, "data_size": float(len(self.buffer))}
 
     def make(self, generator: torch.Generator, most: int | None = None) -> dict[str, float]:
-        """Two completions of the reference for each of a batch of prompts, the better one chosen by the proxy."""
-        envs, reference = self._envs, self._policy.reference
-        envs.reset(options={"group_size": 2})
-        completions = reference.sample(envs.prompt_batch, envs.max_new_tokens, generator)
-        rewards_B = envs.play(completions).rewards_B
-        rewards_K2 = rewards_B.cpu().reshape(-1, 2)
-        side_K, preference_K = label_pairs(rewards_K2, self._config.labels, self._config.label_temperature, generator)
-        rows_K = torch.arange(len(rewards_K2))
-        chosen_K, rejected_K = 2 * rows_K + side_K, 2 * rows_K + 1 - side_K
-        known_K2 = None  # the reference has just said how likely its own answers are
+        """Two completions of the reference for each of a batch of prompts, labeled by the task's reward."""
+        batch = sample_labeled_pairs(
+            self._policy.reference.sample, self._envs, generator, self._config.labels, self._config.label_temperature
+        )
+        completions, rewards_B = batch.scored.completions, batch.scored.rewards_B
+        known_K2 = None  # the reference sampled them, so its log-probabilities are at hand
         if completions.logprobs_BT is not None:
-            known_K2 = completions.logprobs_BT.sum(1).cpu()[torch.stack([chosen_K, rejected_K], 1)]
-        pairs = Pairs.of(
+            known_K2 = completions.logprobs_BT.sum(1).cpu()[torch.stack([batch.chosen_K, batch.rejected_K], 1)]
+        pairs = TokenizedPairs.with_reference(
             self._policy,
-            completions.select(chosen_K),
-            completions.select(rejected_K),
-            preference_B=preference_K,
-            reward_margin_B=rewards_K2[rows_K, side_K] - rewards_K2[rows_K, 1 - side_K],
+            completions.select(batch.chosen_K),
+            completions.select(batch.rejected_K),
+            preference_B=batch.preference_K,
+            reward_margin_B=rewards_B.cpu()[batch.chosen_K] - rewards_B.cpu()[batch.rejected_K],
             reference_logps_B2=known_K2,
         )
-        self.memory.add(pairs if most is None else pairs.select(rows_K[:most]))
+        self.buffer.add(pairs if most is None else pairs.select(torch.arange(len(pairs))[:most]))
         return {
             "reward": float(rewards_B.mean()),
             "length": float(completions.lengths_B.float().mean()),
             "label_accuracy": float((pairs.reward_margin_B > 0).float().mean()),
         }
 
-    def draw(self, generator: torch.Generator) -> Pairs:
+    def draw(self, generator: torch.Generator) -> TokenizedPairs:
         """The next batch: in passes over the pairs, or any of those there are while they grow."""
-        size = min(self._config.train_batch_size, len(self.memory))
+        size = min(self._config.train_batch_size, len(self.buffer))
         if self.order is None:
-            rows = self.memory.draw(size, generator)
+            rows = self.buffer.draw(size, generator)
         else:
             rows = torch.from_numpy(self.order.draw(min(size, self.total - self.seen)))
         self.seen += len(rows)
-        return self.memory.pairs.select(rows)
+        return self.buffer.pairs.select(rows)
 
     @property
     def total(self) -> int:
         """Pairs it will have learned from at the end of its passes."""
-        return self._config.epochs * len(self.memory)
+        return self._config.epochs * len(self.buffer)
 
     @property
     def progress(self) -> float:
         """From 0 to 1: of the passes, or of the budget, whichever ends sooner."""
-        done = 0.0 if self.grows or not len(self.memory) else self.seen / self.total
+        done = 0.0 if self.grows or not len(self.buffer) else self.seen / self.total
         return min(1.0, max(done, self._envs.progress if self.grows or self._config.data is not None else 0.0))
 
     @property
     def finished(self) -> bool:
         """After the last pass."""
-        return not self.grows and len(self.memory) > 0 and self.seen >= self.total
+        return not self.grows and len(self.buffer) > 0 and self.seen >= self.total
 
     def state_dict(self) -> dict[str, Any]:
         """The pairs, the order of passes, and how far they are."""
         order = {} if self.order is None else self.order.state_dict()
-        return {"memory": self.memory.state_dict(), "seen": self.seen, "order": order}
+        return {"buffer": self.buffer.state_dict(), "seen": self.seen, "order": order}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
-        self.memory.load_state_dict(state["memory"])
+        self.buffer.load_state_dict(state["buffer"])
         self.seen = int(state["seen"])
         if self.order is not None:
             self.order.load_state_dict(state["order"])
@@ -184,3 +198,100 @@ class PreferenceData:
                     "lower pairs, or raise the budget"
                 ],
             )
+
+
+@dataclass(frozen=True)
+class LabeledBatch:
+    """Two completions of each of K prompts, scored and labeled."""
+
+    scored: ScoredCompletions
+    """All completions; rows 2k and 2k + 1 share a prompt."""
+    chosen_K: Tensor
+    """Row of each pair's chosen completion, int64."""
+    rejected_K: Tensor
+    """Row of each pair's rejected completion, int64."""
+    preference_K: Tensor
+    """Probability that the chosen one is the better, float32."""
+
+
+def sample_labeled_pairs(
+    sample: Sampler, envs: TextGenerationVectorEnv, generator: torch.Generator, labels: Labels, temperature: float
+) -> LabeledBatch:
+    """Two completions for each of a batch of prompts, and which of them the environment's reward prefers.
+
+    Args:
+        sample: draws completions.
+        envs: scores them; needs an even number of sub-environments.
+        generator: draws completions and labels.
+        labels: see :func:`~bakeoff.algos.preference_data.labels.label_pairs`.
+        temperature: tau, likewise.
+    """
+    envs.reset(options={"group_size": 2})
+    scored = envs.play(sample(envs.prompt_batch, envs.max_new_tokens, generator))
+    side_K, preference_K = label_pairs(scored.rewards_B.cpu().reshape(-1, 2), labels, temperature, generator)
+    evens_K = 2 * torch.arange(len(side_K))
+    return LabeledBatch(scored, evens_K + side_K, evens_K + 1 - side_K, preference_K)
+
+
+def pairing_env(
+    task: Task, num_envs: int = 64, *, reward: AnyReward | None = None, seed: int = 0
+) -> TextGenerationVectorEnv:
+    """A task's environment for making pairs, labeled by ``reward`` where that is another than the task's."""
+    labeled = task if reward is None else dataclasses.replace(task, reward=reward)
+    return TextGenerationVectorEnv.from_task(labeled, num_envs + num_envs % 2, seed=seed)
+
+
+def make_pairs(
+    sample: Sampler,
+    envs: TextGenerationVectorEnv,
+    count: int,
+    generator: torch.Generator,
+    *,
+    labels: Literal["bradley_terry", "deterministic"] = "bradley_terry",
+    temperature: float = 1.0,
+    margins: bool = False,
+) -> Pairs:
+    """Pairs of a policy's own answers, until there are ``count``, or the environment's budget is spent.
+
+    Equal answers make no pair, nor do equal rewards where labels are deterministic.
+
+    Args:
+        sample: draws completions, such as ``policy.sample`` or ``LanguageModel.sample``.
+        envs: plays them; its reward labels, its meter counts. Needs an even number of sub-environments.
+        count: how many pairs.
+        generator: draws the completions and the labels.
+        labels: ``bradley_terry`` or ``deterministic``.
+        temperature: of Bradley-Terry, in reward units.
+        margins: keep the difference of rewards as each pair's margin (negative where Bradley-Terry chose the worse one).
+
+    Raises:
+        PreferenceError: a setting out of its range, or no pair in many rounds: the policy always says the same, or the
+            reward scores everything alike.
+    """
+    if count < 1 or envs.num_envs % 2 or not temperature > 0 or labels not in ("bradley_terry", "deterministic"):
+        raise PreferenceError(
+            f"cannot make {count} pairs with {envs.num_envs} sub-environments, labels {labels!r} and temperature "
+            f"{temperature}; expected a count from 1, an even number of them, bradley_terry or deterministic, and a "
+            "temperature above 0"
+        )
+    pairs: list[PreferencePair] = []
+    same_texts = ties = fruitless = 0
+    while len(pairs) < count and not (envs.budget is not None and envs.budget.exhausted(envs.meter)):
+        batch = sample_labeled_pairs(sample, envs, generator, labels, temperature)
+        texts, rewards_B = batch.scored.texts, batch.scored.rewards_B
+        before = len(pairs)
+        for chosen, rejected in zip(batch.chosen_K.tolist(), batch.rejected_K.tolist(), strict=True):
+            if texts[chosen].strip() == texts[rejected].strip():
+                same_texts += 1
+            elif labels == "deterministic" and rewards_B[chosen] == rewards_B[rejected]:
+                ties += 1
+            else:
+                margin = float(rewards_B[chosen] - rewards_B[rejected]) if margins else None
+                pairs.append(PreferencePair(batch.scored.prompts[chosen], texts[chosen], texts[rejected], margin))
+        fruitless = 0 if len(pairs) > before else fruitless + 1
+        if fruitless == _MAX_ROUNDS_WITHOUT_PAIRS:
+            raise PreferenceError(
+                f"no pair in {fruitless} rounds ({same_texts} times both answers were equal, {ties} times reward "
+                f'"{envs.rules.reward_name}" scored them alike); take a reward that tells answers apart, or other prompts'
+            )
+    return Pairs(pairs[:count], f"{count} pairs by {envs.rules.reward_name}")

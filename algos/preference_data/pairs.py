@@ -11,14 +11,13 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.preference_data.buffer import RowMemory
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 
 REFERENCE_ROWS = 64
@@ -26,7 +25,7 @@ REFERENCE_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Pairs:
+class TokenizedPairs:
     """A batch of pairs."""
 
     chosen: Completions
@@ -41,7 +40,7 @@ class Pairs:
     """Reward of the chosen one less that of the rejected one, float32; NaN where unknown. For the record: no loss reads it."""
 
     @classmethod
-    def of(
+    def with_reference(
         cls,
         policy: Policy,
         chosen: Completions,
@@ -50,7 +49,7 @@ class Pairs:
         preference_B: Tensor | None = None,
         reward_margin_B: Tensor | None = None,
         reference_logps_B2: Tensor | None = None,
-    ) -> Pairs:
+    ) -> TokenizedPairs:
         """Pairs with the log-probabilities of ``policy``'s reference.
 
         Args:
@@ -87,20 +86,20 @@ class Pairs:
         """All completions as one batch of 2 B: the chosen ones, then the rejected ones."""
         return join([self.chosen, self.rejected])
 
-    def select(self, rows: Tensor) -> Pairs:
+    def select(self, rows: Tensor) -> TokenizedPairs:
         """The named rows."""
-        return Pairs(
+        return TokenizedPairs(
             self.chosen.select(rows),
             self.rejected.select(rows),
             *(x[rows] for x in (self.reference_logps_B2, self.preference_B, self.reward_margin_B)),
         )
 
-    def on_cpu(self) -> Pairs:
+    def on_cpu(self) -> TokenizedPairs:
         """What is kept of them."""
         return dataclasses.replace(self, chosen=plain(self.chosen), rejected=plain(self.rejected))
 
     @classmethod
-    def concatenated(cls, parts: Sequence[Pairs]) -> Pairs:
+    def concatenated(cls, parts: Sequence[TokenizedPairs]) -> TokenizedPairs:
         """Several batches as one."""
         chosen, rejected = join([p.chosen for p in parts]), join([p.rejected for p in parts])
         names = ("reference_logps_B2", "preference_B", "reward_margin_B")
@@ -124,7 +123,7 @@ class Pairs:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Pairs:
+    def from_state(cls, state: Mapping[str, Any]) -> TokenizedPairs:
         """The inverse of :meth:`state_dict`."""
         prompts = PromptBatch(state["prompt_tokens"], state["prompt_mask"], state["prompt_indices"])
         chosen = Completions(prompts, state["chosen_tokens"], state["chosen_mask"])
@@ -132,15 +131,86 @@ class Pairs:
         return cls(chosen, rejected, state["reference_logps"], state["preference"], state["reward_margin"])
 
 
-class PairMemory(RowMemory[Pairs]):
+class Rows(Protocol):
+    """A batch of rows, in tensors."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The named rows."""
+
+    def on_cpu(self) -> Self:
+        """What of them is kept, on the CPU."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors, by name."""
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`state_dict`."""
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Self]) -> Self:
+        """Several batches as one."""
+
+
+R = TypeVar("R", bound=Rows)
+
+
+class RowBuffer(Generic[R]):
+    """Rows to learn from, on the CPU: the newest ``capacity`` of those that were added."""
+
+    def __init__(self, kind: type[R], capacity: int | None = None) -> None:
+        """Without a ``capacity`` all are kept."""
+        self._kind, self.capacity = kind, capacity
+        self.added = 0
+        self._rows: R | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._rows is None else len(self._rows)
+
+    @property
+    def rows(self) -> R:
+        """All that are kept, oldest first.
+
+        Raises:
+            ValueError: there are none yet.
+        """
+        if self._rows is None:
+            raise ValueError("nothing was added to this buffer yet")
+        return self._rows
+
+    def add(self, rows: R) -> None:
+        """Keep more."""
+        kept = rows.on_cpu() if self._rows is None else self._kind.concatenated([self._rows, rows.on_cpu()])
+        if self.capacity is not None and len(kept) > self.capacity:
+            kept = kept.select(torch.arange(len(kept) - self.capacity, len(kept)))
+        self._rows, self.added = kept, self.added + len(rows)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Numbers of ``count`` different rows, or of all where there are no more."""
+        return torch.randperm(len(self), generator=generator)[:count]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, and how many were ever added."""
+        return {"added": self.added, "rows": {} if self._rows is None else self._rows.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self.added = int(state["added"])
+        self._rows = self._kind.from_state(state["rows"]) if state["rows"] else None
+
+
+class PairBuffer(RowBuffer[TokenizedPairs]):
     """Pairs to learn from, on the CPU: the newest ``capacity`` of those that were added."""
 
     def __init__(self, capacity: int | None = None) -> None:
         """Without a ``capacity`` all are kept."""
-        super().__init__(Pairs, capacity)
+        super().__init__(TokenizedPairs, capacity)
 
     @property
-    def pairs(self) -> Pairs:
+    def pairs(self) -> TokenizedPairs:
         """All that are kept, oldest first."""
         return self.rows
 
@@ -150,41 +220,29 @@ def join(batches: Sequence[Completions]) -> Completions:
 
     Log-probabilities are dropped, activations kept where all have them.
     """
-    width = max(c.prompts.tokens_BP.shape[1] for c in batches)
-    length = max(c.tokens_BT.shape[1] for c in batches)
-
-    def prompts(name: str) -> Tensor:
-        parts = [getattr(c.prompts, name) for c in batches]
-        return torch.cat([pad(x, (width - x.shape[1], 0)) for x in parts])
-
-    def completions(name: str) -> Tensor:
-        parts = [getattr(c, name) for c in batches]
-        return torch.cat([pad(x, (0, length - x.shape[1])) for x in parts])
-
-    # Activations are of the columns of prompt and completion: they fit only where nothing was padded further.
-    kept = [c.features_BSD for c in batches if c.features_BSD is not None and _columns(c) == width + length]
-    return Completions(
-        PromptBatch(prompts("tokens_BP"), prompts("mask_BP"), torch.cat([c.prompts.indices_B for c in batches])),
-        completions("tokens_BT"),
-        completions("mask_BT"),
-        None,
-        torch.cat(kept) if len(kept) == len(batches) else None,
-    )
-
-
-def _columns(completions: Completions) -> int:
-    return completions.prompts.tokens_BP.shape[1] + completions.tokens_BT.shape[1]
+    width = length = 0
+    for batch in batches:
+        width, length = max(width, batch.prompts.tokens_BP.shape[1]), max(length, batch.tokens_BT.shape[1])
+    prompt_tokens, prompt_masks, indices, tokens, masks, features = [], [], [], [], [], []
+    for batch in batches:
+        left, right = width - batch.prompts.tokens_BP.shape[1], length - batch.tokens_BT.shape[1]
+        prompt_tokens.append(pad(batch.prompts.tokens_BP, (left, 0)))
+        prompt_masks.append(pad(batch.prompts.mask_BP, (left, 0)))
+        indices.append(batch.prompts.indices_B)
+        tokens.append(pad(batch.tokens_BT, (0, right)))
+        masks.append(pad(batch.mask_BT, (0, right)))
+        # Activations are of the columns of prompt and completion: they fit only where nothing was padded further.
+        if batch.features_BSD is not None and left == right == 0:
+            features.append(batch.features_BSD)
+    prompts = PromptBatch(torch.cat(prompt_tokens), torch.cat(prompt_masks), torch.cat(indices))
+    all_features = torch.cat(features) if len(features) == len(batches) else None
+    return Completions(prompts, torch.cat(tokens), torch.cat(masks), None, all_features)
 
 
 def reference_logps(policy: Policy, completions: Completions) -> Tensor:
     """Log-probability of each whole completion under ``policy``'s reference, float32 (B,) on the CPU."""
     parts = torch.split(torch.arange(len(completions)), REFERENCE_ROWS)
     return torch.cat([policy.reference_logprobs(completions.select(rows)).sum(1).float().cpu() for rows in parts])
-
-
-def pair_logps(policy: Policy, pairs: Pairs) -> Tensor:
-    """Log-probability of each whole completion under the policy, read as one batch, shape (B, 2); differentiable."""
-    return policy.model.token_logprobs(pairs.joined).sum(1).reshape(2, len(pairs)).T
 
 
 def plain(completions: Completions) -> Completions:

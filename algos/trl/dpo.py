@@ -19,9 +19,10 @@ from torch import Tensor
 
 from bakeoff.algos.core.algorithm import DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
+from bakeoff.algos.core.optimizer import mean_metrics
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
-from bakeoff.algos.core.rollout import Rollout, mean_metrics
+from bakeoff.algos.core.rollout import Rollout
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
@@ -71,13 +72,13 @@ class TRLDPO(TRLAlgorithm):
             problems.append("kl_coef is 0; DPO's beta is a number above 0")
         if problems:
             raise ConfigError("trl_dpo", problems)
-        self.memory = ReplayBuffer(2 * config.pair_capacity)  # chosen and rejected one after the other
+        self.buffer = ReplayBuffer(2 * config.pair_capacity)  # chosen and rejected one after the other
         super().__init__(config, policy, envs, rng)
 
     def update(self) -> Mapping[str, float]:
         """Play a batch of the reference's completions, then let the trainer learn from pairs of all so far."""
         metrics = self.collect()
-        if not len(self.memory):
+        if not len(self.buffer):
             return metrics
         steps = []
         with self._undisturbed():
@@ -95,17 +96,17 @@ class TRLDPO(TRLAlgorithm):
             logprobs_BT = completions.logprobs_BT
             assert logprobs_BT is not None
             rollout = Rollout(completions, scores_B, logprobs_BT, logprobs_BT)
-            self.memory.add(rollout.select(rows_P2.flatten().to(scores_B.device)))
+            self.buffer.add(rollout.select(rows_P2.flatten().to(scores_B.device)))
         return {
             "reward": float(scores_B.mean()),
             "length": float(completions.lengths_B.float().mean()),
-            "pairs": len(self.memory) / 2,
+            "pairs": len(self.buffer) / 2,
         }
 
     def draw(self) -> list[dict[str, list[int]]]:
         """Different pairs as TRL takes them, by their tokens."""
-        pairs_N = torch.randperm(len(self.memory) // 2, generator=self.rng)[: self.config.pairs_per_step]
-        batch = self.memory.batch(torch.stack([2 * pairs_N, 2 * pairs_N + 1], 1).flatten()).completions
+        pairs_N = torch.randperm(len(self.buffer) // 2, generator=self.rng)[: self.config.pairs_per_step]
+        batch = self.buffer.batch(torch.stack([2 * pairs_N, 2 * pairs_N + 1], 1).flatten()).completions
         prompts = unpadded(batch.prompts.tokens_BP, batch.prompts.mask_BP)
         answers = unpadded(batch.tokens_BT, batch.mask_BT)
         return [

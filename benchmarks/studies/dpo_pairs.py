@@ -33,7 +33,7 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.dpo import train_on_pairs
 from bakeoff.algos.preference_data.labels import Labels, label_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective
-from bakeoff.algos.preference_data.pairs import Pairs
+from bakeoff.algos.preference_data.pairs import TokenizedPairs
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.tasks.base import Task, make_task
 from bakeoff.seeding import torch_generator
@@ -65,7 +65,7 @@ SETTINGS = {
 }
 
 
-def make_pairs(task: Task, setting: Setting, count: int, generator: torch.Generator) -> Pairs:
+def make_pairs(task: Task, setting: Setting, count: int, generator: torch.Generator) -> TokenizedPairs:
     """Judged pairs on prompts in turn."""
     exact = task.enumeration
     assert exact is not None
@@ -78,7 +78,7 @@ def make_pairs(task: Task, setting: Setting, count: int, generator: torch.Genera
     )
     leaves_B2 = leaves_B2.gather(1, torch.stack([side_B, 1 - side_B], 1))  # chosen, rejected
     rewards_B2 = exact.rewards_QN[prompts[:, None], leaves_B2]
-    return Pairs(
+    return TokenizedPairs(
         exact.completions(prompts, leaves_B2[:, 0]),
         exact.completions(prompts, leaves_B2[:, 1]),
         exact.reference_logprobs_QN[prompts[:, None], leaves_B2].float(),

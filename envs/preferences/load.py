@@ -1,7 +1,7 @@
 """Preference pairs from files, ``datasets`` objects or lists, checked, and split by prompt.
 
 Rows and files are read in :mod:`bakeoff.envs.preferences.formats` and :mod:`bakeoff.envs.preferences.files`; pairs are made
-from a policy's own answers in :mod:`bakeoff.algos.preference_data.made_pairs`.
+from a policy's own answers in :mod:`bakeoff.algos.preference_data.pair_source`.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from bakeoff.algos.core.build import build
 from bakeoff.algos.core.rollout import collect
 from bakeoff.algos.dpo import DPO
 from bakeoff.algos.kto import KTO
-from bakeoff.algos.losses.policy_gradient import preference_loss
+from bakeoff.algos.losses.preference import preference_loss
 from bakeoff.algos.online_dpo import OnlineDPO
 from bakeoff.algos.preference_data.judgments import judge
 from bakeoff.algos.preference_data.labels import label_pairs
-from bakeoff.algos.preference_data.pairs import Pairs
+from bakeoff.algos.preference_data.pairs import TokenizedPairs
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task
 from bakeoff.errors import ConfigError, UserError
@@ -100,7 +100,7 @@ def test_growing_pairs_cost_two_queries_each(exact: Task) -> None:
     assert sizes == [8, 16, 24]
     assert spent(algorithm) == 48
     assert not algorithm.finished
-    pairs = algorithm.data.memory.pairs
+    pairs = algorithm.data.buffer.pairs
     assert torch.equal(pairs.chosen.prompts.indices_B, pairs.rejected.prompts.indices_B)
     rewards = [exact.reward(  # the margin is the difference of the rewards of these very completions
         prompts=[exact.prompts.train[i] for i in side.prompts.indices_B.tolist()],
@@ -110,7 +110,7 @@ def test_growing_pairs_cost_two_queries_each(exact: Task) -> None:
     ) for side in (pairs.chosen, pairs.rejected)]  # fmt: skip
     difference = torch.tensor(rewards[0]) - torch.tensor(rewards[1])
     torch.testing.assert_close(pairs.reward_margin_B, difference.float(), atol=1e-5, rtol=1e-5)
-    read = Pairs.of(algorithm.policy, pairs.chosen, pairs.rejected).reference_logps_B2
+    read = TokenizedPairs.with_reference(algorithm.policy, pairs.chosen, pairs.rejected).reference_logps_B2
     torch.testing.assert_close(pairs.reference_logps_B2, read, atol=1e-5, rtol=1e-5)
 
 
@@ -143,7 +143,7 @@ def test_given_pairs_ask_no_reward(as_file: bool, exact: Task, tmp_path: Path) -
     assert (spent(algorithm), algorithm.envs.meter.generated_tokens) == (0, 0)
     assert algorithm.envs.meter.trained_tokens > 0
     assert metrics[0]["cut_share"] == pytest.approx(1 / 6)  # one of six completions is longer than five tokens
-    margin = algorithm.data.memory.pairs.reward_margin_B
+    margin = algorithm.data.buffer.pairs.reward_margin_B
     assert margin[:2].tolist() == [0.5, 1.0]
     assert math.isnan(margin[2])
 
@@ -160,7 +160,7 @@ def test_a_supervised_term_holds_the_chosen_ones_up(exact: Task) -> None:
     plain, held = (make("dpo", exact, supervised_coef=c, **settings) for c in (0.0, 1.0))
     for algorithm in (plain, held):
         algorithm.update()
-    chosen = plain.data.memory.pairs.chosen
+    chosen = plain.data.buffer.pairs.chosen
     sums = [a.policy.model.token_logprobs(chosen).sum().detach() for a in (plain, held)]
     assert sums[1] > sums[0]
 
@@ -246,7 +246,7 @@ def test_kto_from_given_judgments(exact: Task) -> None:
     metrics = algorithm.update()
     assert spent(algorithm) == 0
     assert metrics["accuracy"] > 0.6
-    rows = algorithm.memory.rows
+    rows = algorithm.buffer.rows
     ratio = algorithm.policy.model.token_logprobs(rows.completions).sum(1).detach() - rows.reference_logps_B
     assert ratio[0] > 0 > ratio[1]
     while not algorithm.finished:
@@ -260,7 +260,7 @@ def test_kto_queries_and_reference_point(exact: Task) -> None:
     assert (spent(algorithm), metrics["data_size"]) == (16, 16)
     assert metrics["reference_point"] >= 0
     with torch.no_grad():  # by hand, once the policy has moved: each completion after the next one's prompt
-        batch = algorithm.memory.rows.select(torch.arange(4))
+        batch = algorithm.buffer.rows.select(torch.arange(4))
         sums = []
         for i in range(4):
             prompt = batch.completions.prompts.select([(i + 1) % 4])

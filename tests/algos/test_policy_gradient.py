@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bakeoff.algos.core.algorithm import Algorithm
 from bakeoff.algos.core.build import build
-from bakeoff.algos.core.rollout import Rollout, collect, mean_metrics, minibatch_rows
+from bakeoff.algos.core.optimizer import mean_metrics
+from bakeoff.algos.core.rollout import Rollout, collect, minibatch_rows
 from bakeoff.algos.grpo import GRPO
 from bakeoff.algos.losses.advantages import group_advantages, leave_one_out_advantages
 from bakeoff.algos.losses.kl import k3

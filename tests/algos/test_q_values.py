@@ -12,10 +12,9 @@ from bakeoff.algos.core.algorithm import Algorithm
 from bakeoff.algos.core.build import build
 from bakeoff.algos.core.guided_decoding import GuidedDecoder
 from bakeoff.algos.dqn import DQN
-from bakeoff.algos.ilql import ILQL
+from bakeoff.algos.ilql import ILQL, QHeads
 from bakeoff.algos.mc_returns import MCReturns
 from bakeoff.algos.preference_data.logged import read_logged
-from bakeoff.algos.q_heads import QHeads
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv

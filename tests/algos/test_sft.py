@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bakeoff.algos.core.build import build
-from bakeoff.algos.preference_data.demonstrations import encode_demonstrations, read_demonstrations
+from bakeoff.algos.preference_data.encoding import encode_demonstrations, read_demonstrations
 from bakeoff.algos.sft import SFT
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task

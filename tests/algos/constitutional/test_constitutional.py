@@ -114,7 +114,7 @@ def test_several_principles_judge_in_both_orders(reviews: Task) -> None:
         orders = torch.tensor(row["first_place"])
         assert row["preferences"] == pytest.approx(((orders[:, 0] + 1 - orders[:, 1]) / 2).tolist(), abs=1e-5)
     assert {"position_bias", "order_flips", "preference_margin", "option_mass", "principle_spread"} <= set(metrics)
-    labels = algorithm.ai_feedback.memory.pairs.preference_B  # type: ignore[union-attr]
+    labels = algorithm.ai_feedback.buffer.pairs.preference_B  # type: ignore[union-attr]
     assert torch.all((labels >= 0.5) & (labels <= 0.6 + 1e-6))
 
 
@@ -180,7 +180,7 @@ def test_a_chain_is_recorded_and_its_revision_learned(reviews: Task) -> None:
     assert [r["principle"] for r in rows[0]["rounds"]] == ["recommend"] * 2
     assert sum(r["rounds"][0]["critique"].split()[0] in skills.LEVELS for r in rows) >= 15
     assert metrics["revision_rate_1"] > 0.9
-    memory = algorithm.critique_revise.memory.completions  # type: ignore[union-attr]
+    memory = algorithm.critique_revise.buffer.completions  # type: ignore[union-attr]
     texts = reviews.language_model.decode(memory.tokens_BT, memory.mask_BT)
     assert texts == [r["texts"]["revision_2"] for r in rows]
     assert memory.prompts.indices_B.tolist() == [r["prompt_index"] for r in rows]
@@ -214,7 +214,7 @@ def test_ordinary_prompts_are_answered_and_left_alone(reviews: Task) -> None:
     metrics = algorithm.update()
     assert metrics["ordinary_share"] == 0.25
     assert all(row["prompt_index"] % 4 for row in algorithm.records())
-    assert len(algorithm.critique_revise.memory) == 64  # type: ignore[union-attr]
+    assert len(algorithm.critique_revise.buffer) == 64  # type: ignore[union-attr]
 
 
 def test_each_stage_runs_alone(reviews: Task) -> None:

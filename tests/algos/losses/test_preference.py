@@ -6,8 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from bakeoff.algos.losses.policy_gradient import kto_loss, preference_loss
-from bakeoff.algos.losses.preference import PreferenceLossType
+from bakeoff.algos.losses.preference import PreferenceLossType, kto_loss, preference_loss
 from bakeoff.errors import UserError
 
 LOSSES = get_args(PreferenceLossType)

@@ -11,9 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.dpo import pair_loss
-from bakeoff.algos.preference_data.given_pairs import encode_pairs
+from bakeoff.algos.preference_data.encoding import encode_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective
-from bakeoff.algos.preference_data.pairs import Pairs
+from bakeoff.algos.preference_data.pairs import TokenizedPairs
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.preferences.load import PreferencePair, load_pairs
@@ -127,7 +127,7 @@ def test_padding_in_a_batch_changes_no_loss() -> None:
 
     def loss(pairs: list[PreferencePair]) -> torch.Tensor:
         chosen, rejected, _ = encode_pairs(model, pairs, 10)
-        made = Pairs.of(policy, chosen, rejected)
+        made = TokenizedPairs.with_reference(policy, chosen, rejected)
         logps_B2 = policy.model.token_logprobs(made.joined).sum(1).reshape(2, len(made)).T
         return pair_loss(objective, logps_B2, made.reference_logps_B2, made.lengths_B2, made.preference_B)[0]
 

@@ -10,26 +10,26 @@ from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.dpo import pair_loss, train_on_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics
-from bakeoff.algos.preference_data.pairs import PairMemory, Pairs
+from bakeoff.algos.preference_data.pairs import PairBuffer, TokenizedPairs
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.tasks.base import Task
 
 
-def some_pairs(task: Task, policy: Policy, count: int = 12, seed: int = 0) -> Pairs:
+def some_pairs(task: Task, policy: Policy, count: int = 12, seed: int = 0) -> TokenizedPairs:
     """Pairs of the reference's completions, with rewards that follow the number of tokens."""
     generator = torch.Generator().manual_seed(seed)
     prompts = task.language_model.pad(task.language_model.encode(task.prompts.train)).repeat_interleave(count // 4)
     sides = [task.language_model.sample(prompts, task.max_new_tokens, generator) for _ in range(2)]
     margin_B = (sides[0].lengths_B - sides[1].lengths_B).float()
-    return Pairs.of(policy, *sides, reward_margin_B=margin_B, preference_B=margin_B.sigmoid())
+    return TokenizedPairs.with_reference(policy, *sides, reward_margin_B=margin_B, preference_B=margin_B.sigmoid())
 
 
-def pair_logps(policy: Policy, pairs: Pairs) -> torch.Tensor:
+def pair_logps(policy: Policy, pairs: TokenizedPairs) -> torch.Tensor:
     return policy.model.token_logprobs(pairs.joined).sum(1).reshape(2, len(pairs)).T
 
 
-def mean_loss(objective: PreferenceObjective, logps_B2: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+def mean_loss(objective: PreferenceObjective, logps_B2: torch.Tensor, pairs: TokenizedPairs) -> torch.Tensor:
     return pair_loss(objective, logps_B2, pairs.reference_logps_B2, pairs.lengths_B2, pairs.preference_B)[0]
 
 
@@ -60,7 +60,7 @@ def test_log_probabilities_are_sums_over_each_completion(exact: Task) -> None:
 def test_padding_on_either_side_changes_nothing(left: int, right: int, exact: Task) -> None:
     policy, _ = make_policy(exact)
     pairs = some_pairs(exact, policy)
-    wide = Pairs.of(
+    wide = TokenizedPairs.with_reference(
         policy,
         widened(pairs.chosen, left, right),
         widened(pairs.rejected, left, right + 1),
@@ -87,7 +87,7 @@ def test_objective_by_hand(exact: Task) -> None:
     policy, _ = make_policy(exact)
     pairs = some_pairs(exact, policy).select(torch.tensor([0]))
     (long, short), (a, b) = pairs.lengths_B2[0].tolist(), pairs.reference_logps_B2[0].tolist()
-    pairs = Pairs(pairs.chosen, pairs.rejected, pairs.reference_logps_B2, torch.ones(1), torch.zeros(1))
+    pairs = TokenizedPairs(pairs.chosen, pairs.rejected, pairs.reference_logps_B2, torch.ones(1), torch.zeros(1))
     logps = torch.tensor([[a + 1.0, b - 2.0]])
 
     def loss(**settings: object) -> float:
@@ -130,7 +130,7 @@ def test_metrics_after_a_step(exact: Task) -> None:
     metrics = mean_pair_metrics([last])
     assert metrics["margin"] == pytest.approx(metrics["chosen_reward"] - metrics["rejected_reward"], abs=1e-5)
     assert metrics["proxy_correlation"] > 0.5
-    exchanged = Pairs(
+    exchanged = TokenizedPairs(
         pairs.rejected, pairs.chosen, pairs.reference_logps_B2.flip(1), 1 - pairs.preference_B, -pairs.reward_margin_B
     )
     twin = mean_pair_metrics([train_on_pairs(policy, optimizer, exchanged, objective, 0.0)])
@@ -148,14 +148,14 @@ def test_correlation_by_hand_and_only_where_rewards_are_known() -> None:
 def test_a_memory_keeps_the_newest_and_gives_back_what_it_saved(exact: Task) -> None:
     policy, _ = make_policy(exact)
     first, second = some_pairs(exact, policy, 8, 0), some_pairs(exact, policy, 8, 1)
-    memory = PairMemory(capacity=12)
+    memory = PairBuffer(capacity=12)
     memory.add(first)
     memory.add(second)
     assert (len(memory), memory.added) == (12, 16)
     expected = torch.cat([first.reference_logps_B2[4:], second.reference_logps_B2])
     torch.testing.assert_close(memory.pairs.reference_logps_B2, expected)
     torch.testing.assert_close(pair_logps(policy, memory.pairs).detach(), expected, atol=1e-5, rtol=1e-5)
-    twin = PairMemory(capacity=12)
+    twin = PairBuffer(capacity=12)
     twin.load_state_dict(memory.state_dict())
     assert (len(twin), twin.added) == (12, 16)
     for name, tensor in memory.pairs.state_dict().items():
@@ -166,7 +166,7 @@ def test_a_memory_keeps_the_newest_and_gives_back_what_it_saved(exact: Task) -> 
 
 
 def test_an_empty_memory_saves_and_says_what_is_wrong() -> None:
-    memory = PairMemory()
+    memory = PairBuffer()
     memory.load_state_dict(memory.state_dict())
     with pytest.raises(ValueError, match="nothing was added"):
         _ = memory.pairs

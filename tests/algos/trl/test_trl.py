@@ -112,7 +112,7 @@ def test_first_dpo_loss_and_gradient(exact: Task) -> None:
     metrics = algorithm.update()
     assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert metrics["margin"] == pytest.approx(0, abs=1e-5)
-    batch = algorithm.memory.batch(torch.arange(16)).completions
+    batch = algorithm.buffer.batch(torch.arange(16)).completions
     logprobs_P2 = algorithm.policy.model.token_logprobs(batch).sum(1).reshape(-1, 2)
     # d/dx of -log sigmoid(beta x) at 0 is -beta / 2
     loss = -algorithm.kl_coef / 2 * (logprobs_P2[:, 0] - logprobs_P2[:, 1]).mean()

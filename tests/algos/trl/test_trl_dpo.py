@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.dpo import pair_loss
-from bakeoff.algos.preference_data.given_pairs import encode_pairs
+from bakeoff.algos.preference_data.encoding import encode_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective
-from bakeoff.algos.preference_data.pairs import Pairs
+from bakeoff.algos.preference_data.pairs import TokenizedPairs
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import Meter
 from bakeoff.envs.preferences.load import load_pairs
@@ -31,7 +31,7 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Policy, Pairs]:
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Policy, TokenizedPairs]:
     """TRL's trainer, and our policy and pairs, of the same weights."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -65,7 +65,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Policy, Pairs]
     trainer = DPOTrainer(
         model=theirs, ref_model=reference, args=options, train_dataset=Dataset.from_list(ROWS), processing_class=fast
     )
-    return trainer, policy, Pairs.of(policy, chosen, rejected)
+    return trainer, policy, TokenizedPairs.with_reference(policy, chosen, rejected)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Policy, Pairs]
     ],
 )
 def test_equal_losses_and_gradients(
-    theirs: dict[str, Any], ours: dict[str, Any], sides: tuple[Any, Policy, Pairs], tmp_path: Path
+    theirs: dict[str, Any], ours: dict[str, Any], sides: tuple[Any, Policy, TokenizedPairs], tmp_path: Path
 ) -> None:
     trainer, policy, pairs = sides
     trainer.loss_types, trainer.beta = theirs["loss_types"], 0.3

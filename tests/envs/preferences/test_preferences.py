@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bakeoff.algos.preference_data.made_pairs import make_pairs, preferred_B
+from bakeoff.algos.preference_data.labels import label_pairs
+from bakeoff.algos.preference_data.pair_source import make_pairs
 from bakeoff.envs.preferences.formats import pair_of, transcript, transcript_messages
 from bakeoff.envs.preferences.load import Message, Pairs, PreferencePair, folds_by_prompt, load_pairs, split_by_prompt
 from bakeoff.errors import PreferenceError
@@ -234,11 +235,13 @@ def test_pairs_are_a_sequence():
 
 
 def test_bradley_terry_labels_follow_the_formula():
-    first, second = torch.full((20_000,), 1.5), torch.full((20_000,), 0.5)
+    rewards = torch.tensor([1.5, 0.5]).expand(20_000, 2)
     generator = torch.Generator().manual_seed(0)
     # sigmoid(1 / 2) = .62246; the standard error of a share of 20,000 draws is .0034
-    assert preferred_B(first, second, generator, 2.0).double().mean().item() == pytest.approx(0.62246, abs=0.012)
-    assert preferred_B(first, second, None, 2.0).all()
+    assert (label_pairs(rewards, "bradley_terry", 2.0, generator)[0] == 0).double().mean().item() == pytest.approx(
+        0.62246, abs=0.012
+    )
+    assert not label_pairs(rewards, "deterministic", 2.0, generator)[0].any()
 
 
 def vector(letters, num_envs, **settings):
