@@ -1,6 +1,6 @@
-"""Best of n: sample n completions from the reference, answer with the one the reward likes most.
+"""Best of n: sample n completions from the reference, answer with the one of the highest reward.
 
-It trains nothing; its price is paid whenever it answers: n completions generated and n rewards queried for one answer.
+It trains nothing and costs at inference: n completions and n reward queries per answer.
 On an enumerable task its distribution is known exactly. Elsewhere its KL to the reference is reported as its analytic
 upper bound ln n - (n - 1)/n, an equality when no two completions have the same reward (Beirami et al. 2024).
 """
@@ -70,7 +70,7 @@ def best_of_each(scores_B: Tensor, n: int) -> Tensor:
 
 
 class BestOfN(Algorithm):
-    """Best of n as a contestant: one batch is played, for its price to show, and the answerer changes."""
+    """Best of n as a contestant: one batch is generated and scored, so that its cost is counted; then the best of n answers."""
 
     Config = BestOfNConfig
     data_source: ClassVar[DataSource] = DataSource.ONLINE
@@ -85,7 +85,7 @@ class BestOfN(Algorithm):
         self.adopted = False
 
     def update(self) -> Mapping[str, float]:
-        """Play one batch of groups of n, and answer with the best of n from now on."""
+        """Generate and score one batch of groups of n; from then on the best of n answers."""
         self.envs.reset(options={"group_size": self.config.n})
         completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         rewards_B = self.envs.play(completions).rewards_B
@@ -103,5 +103,5 @@ class BestOfN(Algorithm):
         return self.adopted
 
     def contestant(self) -> Contestant:
-        """The reference until the batch was played, then the best of n."""
+        """The reference before the first update, then the best of n."""
         return BestOfNSampler(self.policy, self.config.n) if self.adopted else self.policy

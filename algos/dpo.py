@@ -3,8 +3,8 @@
 Where labels are Bradley-Terry's in the reward, the policy itself is the reward model: its implicit reward is beta log(pi/ref), and
 the maximum-likelihood fit of the labels has its optimum where the KL-regularized objective has (docs/preference-optimization.md).
 
-Pairs are given, or made by the reference in the environment and judged by the proxy. Departures from the paper: the rate falls
-over the budget or the passes; pairs made here may grow while they are learned from.
+Pairs are given, or sampled from the reference in the environment and labeled by the reward. Departures from the paper: the rate
+falls over the budget or the passes; the set of pairs made here may grow during training.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ class SimPOConfig(DPOConfig):
     """DPO's settings with SimPO's values."""
 
     beta: float | None = Field(default=2.0, gt=0)
-    """Of the loss, here in nats a token; the paper has 2 to 10."""
+    """SimPO's beta, in nats per token; the paper has 2 to 10."""
     target_margin: float = Field(default=1.0, ge=0)
     """Gamma: by how much beta times the margin should exceed 0; the paper has .3 to 1.6 times beta."""
     length_normalization: bool = True
-    """Log-probabilities are means over a completion's tokens in place of sums; changes the objective."""
+    """Log-probabilities are means over a completion's tokens instead of sums; changes the objective."""
     reference_free: bool = True
     """Leave the reference out of the loss; changes the objective."""
 
@@ -132,7 +132,7 @@ class SimPOConfig(DPOConfig):
 class SimPO(DPO):
     """Simple preference optimization (Meng et al. 2024): DPO without a reference, on mean log-probabilities, with a target margin.
 
-    Nothing holds it near the reference but how little it trains; kl_coef is not used.
+    Only the small amount of training keeps it near the reference; kl_coef is not used.
     """
 
     Config = SimPOConfig

@@ -1,4 +1,4 @@
-"""DQN on tokens: the textbook method (Mnih et al. 2015), for those who want to see why it is not used on language models.
+"""DQN on tokens: the textbook method (Mnih et al. 2015), included to show why it is not used on language models.
 
 Epsilon-greedy behavior, a replay memory, a slowly moving target network, one-step targets r + max_a Q(s', a), double estimation
 (van Hasselt et al. 2016) and dueling streams (Wang et al. 2016). Q is the language model's own output: beta times its logits,
@@ -45,7 +45,7 @@ class DQNConfig(AlgorithmConfig):
     double: bool = True
     """The online network chooses the next token and the target network judges it; false: the target does both."""
     dueling: bool = True
-    """A state value and, around it, the tokens' advantages; false: one number a token."""
+    """A state value and, around it, the tokens' advantages; false: one number per token."""
     kl_in_reward: bool = True
     """Each token is rewarded with kl_coef * log ref(token): the objective, for a policy that is greedy."""
     explore: Literal["reference", "uniform"] = "reference"
@@ -57,15 +57,15 @@ class DQNConfig(AlgorithmConfig):
     epsilon_until: float = Field(default=0.3, gt=0, le=1)
     """Share of the budget over which it falls linearly."""
     gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount a token; below 1 changes the objective."""
+    """Discount per token; below 1 changes the objective."""
     tau: float = Field(default=0.2, gt=0, le=1)
     """How far the target network moves towards the network after each step."""
     replay_capacity: PositiveInt = 16_384
-    """Completions to remember."""
+    """Completions that the replay buffer keeps."""
     train_batch_size: PositiveInt = 128
-    """Completions a step, drawn from the memory."""
+    """Completions per gradient step, drawn from the replay buffer."""
     gradient_steps: PositiveInt = 16
-    """Steps after each batch of fresh completions."""
+    """Gradient steps after each batch of fresh completions."""
     priority_alpha: float = Field(default=0.0, ge=0, le=1)
     """Completions are drawn in proportion to (largest TD error in it)^this; 0 draws uniformly."""
     priority_beta: float = Field(default=1.0, ge=0, le=1)
@@ -89,7 +89,7 @@ class DQN(Algorithm):
         self.trained = False
 
     def update(self) -> Mapping[str, float]:
-        """Act, remember, learn."""
+        """Collect, store, learn."""
         rollout = self.collect()
         self.replay.add(rollout)
         steps = [self.step() for _ in range(self.config.gradient_steps)]
@@ -119,7 +119,7 @@ class DQN(Algorithm):
         return Rollout(completions, scores_B, completions.logprobs_BT, self.policy.reference_logprobs(completions))
 
     def step(self) -> dict[str, float]:
-        """One step on completions drawn from the memory; the target network follows."""
+        """One step on completions drawn from the replay buffer; the target network follows."""
         rows = self.replay.sample(self.config.train_batch_size, self.rng)
         batch = self.replay.batch(rows, self.policy.model.device)
         weights_B = self.replay.correction(rows, self.config.priority_beta).to(self.policy.model.device)

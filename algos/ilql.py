@@ -1,12 +1,12 @@
 """Implicit language Q-learning: offline, from completions with rewards (Snell et al. 2023, after Kostrikov et al. 2022).
 
 Two Q heads on the model's hidden states learn r + V(s') at the logged tokens. V learns a high expectile of the smaller target Q:
-the value of good tokens among those that the data hold, so nothing is ever asked of a token that was never tried. A conservative
-term keeps Q low on such tokens. Answers follow reference logits + decoding_beta * (Q - V); the factor can be swept without
+the value of good tokens among those that the data hold, so no value of an untried token is ever used. A conservative
+term keeps Q low on untried tokens. Answers follow reference logits + decoding_beta * (Q - V); the factor can be swept without
 training anew.
 
 The language model itself learns to imitate the logged tokens, each weighted by exp(decoding_beta * advantage) (the policy
-extraction of IQL): that is what is saved, an ordinary causal language model near what the guided reference says.
+extraction of IQL): that is what is saved, an ordinary causal language model near the guided reference.
 
 Departures from the paper: see docs/q-learning.md. Letters: N rows, D hidden width, V vocabulary, 2 the Q heads.
 """
@@ -55,7 +55,7 @@ class ILQLConfig(OfflineConfig):
     tau: float = Field(default=0.2, gt=0, le=1)
     """How far the target Q heads move towards the Q heads after each step."""
     gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount a token; below 1 changes the objective."""
+    """Discount per token; below 1 changes the objective."""
     extraction_coef: float = Field(default=0.1, ge=0)
     """Weight of the language model's own loss: likelihood of logged tokens, weighted by exp(advantage)."""
 
@@ -180,7 +180,7 @@ class QHeads(nn.Module):
         return values
 
     def chosen(self, hidden_BTD: Tensor, tokens_BT: Tensor) -> Tensor:
-        """Q of one token a state, shape (B, T, 2): no vocabulary's width of anything."""
+        """Q of one token per state, shape (B, T, 2): no vocabulary's width of anything."""
         rows_BTD = self._embedding[0].detach()[tokens_BT].float() * self._scale
         outputs = [head(hidden_BTD) for head in self.q]
         return torch.stack([o[..., 0] + (o[..., 1:] * rows_BTD).sum(-1) for o in outputs], -1)

@@ -1,10 +1,10 @@
 """Kahneman-Tversky optimization (Ethayarajh et al. 2024): offline, from single completions that are judged good or bad.
 
-For thumbs up and down, where nobody compared two answers to the same prompt. Good completions gain implicit reward and bad
+For thumbs up and down, where no two answers to the same prompt were compared. Good completions gain implicit reward and bad
 ones lose it, each less the further it is from a reference point, which is beta times an estimate of KL(pi || ref): the mean
 log-ratio of other prompts' completions in the batch, never below 0, without a gradient.
 
-Its optimum is not that of the KL-regularized objective. Without given data the reference answers and the proxy judges each
+Its optimum is not that of the KL-regularized objective. Without given data the reference answers and the reward judges each
 answer by itself, one reward query each, against the mean reward so far.
 """
 
@@ -37,24 +37,24 @@ class KTOConfig(AlgorithmConfig):
     """Settings of Kahneman-Tversky optimization."""
 
     data: Path | tuple[dict[str, Any], ...] | None = None
-    """A `.jsonl` file or a list of objects with `prompt`, `completion` and `label` (true for a good one). Where none is given, each
-    update plays `batch_size` completions of the reference, and the proxy judges them."""
+    """A `.jsonl` file or a list of objects with `prompt`, `completion` and `label` (true for a good one). Default: each
+    update samples `batch_size` completions of the reference, and the task's reward judges them."""
     epochs: PositiveInt = 3
     """With `data`: passes over them; then it has finished. Without, the budget ends it."""
     capacity: PositiveInt = 65_536
-    """Without `data`: how many judged completions to remember."""
+    """Without `data`: how many judged completions to keep."""
     train_batch_size: int = Field(default=128, ge=2)
-    """Completions a step, drawn from those there are."""
+    """Completions per gradient step, drawn from those there are."""
     gradient_steps: PositiveInt = 4
-    """Steps an update."""
+    """Gradient steps per update."""
     beta: float | None = Field(default=None, gt=0)
-    """Of the loss; kl_coef / label_temperature where none is given."""
+    """KTO's beta. Default: kl_coef / label_temperature."""
     desirable_weight: float = Field(default=1.0, gt=0)
-    """What good completions weigh."""
+    """Weight of good completions in the loss."""
     undesirable_weight: float = Field(default=1.0, gt=0)
-    """What bad ones weigh."""
+    """Weight of bad completions in the loss."""
     labels: Labels = "bradley_terry"
-    """How the proxy judges: good with probability sigmoid((reward - mean reward) / label_temperature), drawn
+    """How the reward judges: good with probability sigmoid((reward - mean reward) / label_temperature), drawn
     (`bradley_terry`), kept as it is (`soft`), or whether the reward is above the mean (`deterministic`)."""
     label_temperature: float = Field(default=1.0, gt=0)
     """Tau: by how much a reward has to differ from the mean for a judgment to be clear."""
@@ -151,7 +151,7 @@ class KTO(Algorithm):
         return self.beta * max(0.0, float(torch.cat(ratios).mean()))
 
     def loss(self, part: Judgments, point: float, mean_reward: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of some completions, and what one watches."""
+        """The loss of some completions, and its figures."""
         logps_B = self.policy.model.token_logprobs(part.completions).sum(1)
         reference_B, good_B = part.reference_logps_B.to(logps_B.device), part.desirable_B.to(logps_B.device)
         loss = kto_loss(

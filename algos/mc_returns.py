@@ -1,6 +1,6 @@
 """Monte-Carlo Q: regress the reference's returns, tilt by them. The honest simple baseline of value learning.
 
-Q(s, a), the mean score of completions that go on with token a and then as the reference does, is learned by least squares from
+Q(s, a), the mean score of completions that continue with token a and then as the reference does, is learned by least squares from
 completions of the reference; answers follow ref(a|s) exp(Q / beta). That is one step of soft policy iteration: each token is
 chosen well if all tokens after it are chosen as the reference chooses. Nothing is bootstrapped, so nothing can diverge; and
 nothing is learned about what follows from choosing well later, so even a perfect fit stays below the optimum.

@@ -1,7 +1,7 @@
-"""Online DPO (Guo et al. 2024): pairs of the current policy's own completions, judged by the proxy, anew for each update.
+"""Online DPO (Guo et al. 2024): pairs of the current policy's own completions, labeled by the reward, anew for each update.
 
 The loss is right for pairs from any sampler, so a batch serves a few epochs without probability ratios. Departures from the paper:
-the judge is the task's reward, so labels may be soft (its own probabilities, in place of one draw from them), and all pairs within
+the judge is the task's reward, so labels may be soft (its own probabilities, instead of one draw from them), and all pairs within
 a group of `group_size` completions of a prompt are used, each completion read once.
 """
 
@@ -29,14 +29,14 @@ class OnlineDPOConfig(PreferenceConfig):
     """Settings of online DPO."""
 
     labels: Labels = "soft"
-    """How the proxy judges: `soft` keeps the probability sigmoid(difference / label_temperature) as the label, `bradley_terry`
+    """How the reward labels pairs: `soft` keeps the probability sigmoid(difference / label_temperature) as label, `bradley_terry`
     draws the better one with it, `deterministic` takes the greater reward."""
     group_size: int = Field(default=2, ge=2)
     """Completions of each prompt; all pairs among them are learned from. `batch_size` is a multiple of it."""
     epochs: PositiveInt = 4
     """Passes over each batch of pairs."""
     minibatches: PositiveInt = 2
-    """Updates a pass; the prompts of a batch are shared out over them."""
+    """Gradient steps per pass; the prompts of a batch are shared out over them."""
 
 
 @dataclass(frozen=True)

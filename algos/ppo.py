@@ -43,7 +43,7 @@ class PPOConfig(AlgorithmConfig):
     epochs: PositiveInt = 4
     """Passes over each batch of completions (phase II)."""
     minibatches: PositiveInt = 2
-    """Updates a pass; `batch_size` completions are shared out over them."""
+    """Gradient steps per pass; `batch_size` completions are shared out over them."""
     clip: float = Field(default=0.2, gt=0)
     """How far the probability ratio may leave 1 before its gradient stops."""
     value_clip: float | None = Field(default=0.2, gt=0)
@@ -53,7 +53,7 @@ class PPOConfig(AlgorithmConfig):
     entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of an entropy bonus; anything above 0 changes the objective."""
     gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount a token; below 1 changes the objective."""
+    """Discount per token; below 1 changes the objective."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """GAE's lambda: 1 uses whole returns, 0 one-step errors of the value function."""
     whiten_advantages: bool = True
@@ -66,7 +66,7 @@ class PPOConfig(AlgorithmConfig):
     kl_horizon: PositiveInt = 10_000
     """Completions over which the adaptive coefficient reacts."""
     target_kl: float | None = Field(default=None, gt=0)
-    """End phase II early once the mean KL(old || new) a token exceeds this; null never does."""
+    """End phase II early once the mean KL(old || new) per token exceeds this; null: never."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Batch:
     """What phase I leaves for phase II."""
 
     rollout: Rollout
-    """What was played; its log-probabilities are the old policy's."""
+    """The completions; their log-probabilities are the old policy's."""
     old_values_BT: Tensor
     """The critic's values at collection."""
     advantages_BT: Tensor

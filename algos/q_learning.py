@@ -10,8 +10,8 @@ stays an ordinary causal language model. Along any stretch of any completion the
 
     V(s_i) = sum_t [r_t - beta log(pi/ref)(a_t|s_t)] + V(s_j),
 
-whoever sampled it (path consistency: Nachum et al. 2017), so old completions teach as well as new ones, without importance
-weights. The default takes whole completions and, in place of V(prompt), the mean over the batch's completions of the same prompt:
+whichever policy sampled it (path consistency: Nachum et al. 2017), so old completions teach as well as new ones, without importance
+weights. The default takes whole completions and, instead of V(prompt), the mean over the batch's completions of the same prompt:
 the loss is the variance of score / beta - log(pi/ref) among them (Richter et al. 2020's log-variance loss; in GFlowNets,
 trajectory balance: Malkin et al. 2022; Zhang et al. 2023). On fresh samples its gradient is RLOO's.
 
@@ -59,7 +59,7 @@ class QLearningConfig(AlgorithmConfig):
     value: Literal["batch_mean", "network"] = "batch_mean"
     """Where V comes from: the mean over the completions of the same prompt in a batch, or a value network."""
     steps: PositiveInt = 1
-    """Tokens a stretch (`backup: steps`)."""
+    """Tokens per stretch (`backup: steps`)."""
     decay: float = Field(default=0.9, gt=0, le=1)
     """A stretch of n tokens weighs decay^(n - 1) (`backup: subtrajectories`)."""
     critic: CriticKind = "auto"
@@ -69,13 +69,13 @@ class QLearningConfig(AlgorithmConfig):
     tau: float = Field(default=0.2, gt=0, le=1)
     """How far the value that stretches end in moves towards the value network after each step; 1 is no separate target."""
     replay_capacity: PositiveInt = 2048
-    """Completions to remember."""
+    """Completions that the replay buffer keeps."""
     train_batch_size: PositiveInt = 256
-    """Completions a step, drawn from the memory."""
+    """Completions per gradient step, drawn from the replay buffer."""
     replay_group: PositiveInt = 32
     """Completions of one prompt that are drawn together, as far as there are as many (`value: batch_mean`)."""
     gradient_steps: PositiveInt = 4
-    """Steps after each batch of fresh completions."""
+    """Gradient steps after each batch of fresh completions."""
     priority_alpha: float = Field(default=0.0, ge=0, le=1)
     """Completions are drawn in proportion to |residual|^this; 0 draws uniformly."""
     priority_beta: float = Field(default=1.0, ge=0, le=1)
@@ -113,7 +113,7 @@ class QLearning(Algorithm):
         self.optimizer = Optimizer(parameters, config, policy.model.width)
 
     def update(self) -> Mapping[str, float]:
-        """Collect, remember, and learn from what is remembered."""
+        """Collect, store, and learn from the replay buffer."""
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         self.replay.add(rollout)
         steps = [self.step() for _ in range(self.config.gradient_steps)]
@@ -125,7 +125,7 @@ class QLearning(Algorithm):
         }
 
     def step(self) -> dict[str, float]:
-        """One step on completions drawn from the memory."""
+        """One step on completions drawn from the replay buffer."""
         config = self.config
         group = config.replay_group if self.critic is None else 1
         rows = self.replay.sample(config.train_batch_size, self.rng, group_size=group)

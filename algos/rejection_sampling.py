@@ -1,8 +1,8 @@
 """Rejection sampling fine-tuning: best of n, then supervised on the winners, again and again (RAFT: Dong et al. 2023).
 
-Each round samples n completions a prompt from the current policy, keeps the best of each group, and raises the
+Each round samples n completions per prompt from the current policy, keeps the best of each group, and raises the
 likelihood of those. Where the winner is chosen by reward - beta * log(pi/ref), the rounds come to rest at the optimum of
-the objective, where all completions are equally good; by reward alone they never do, and the policy narrows on and on.
+the objective, where all completions are equally good; by reward alone they never do, and the policy keeps narrowing.
 
 Departures from the paper: it trains on the winners of several thousand completions at a time, here of one batch; and
 its default chooses by the reward (`rank_by: reward`), with the penalty as an option.

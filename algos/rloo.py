@@ -3,7 +3,7 @@
 Each prompt is completed several times; a completion's baseline is the mean return of the others. The whole completion
 is one action, so the probability ratio is that of whole completions.
 
-Departure from the papers: they take one step a batch; here a batch is used for a few epochs, with PPO's clip on the
+Departure from the papers: they take one step per batch; here a batch is used for a few epochs, with PPO's clip on the
 ratio. `epochs: 1, minibatches: 1` is their estimator exactly, since the ratio is 1 then.
 """
 

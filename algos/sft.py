@@ -1,7 +1,7 @@
-"""Supervised fine-tuning on given text: the likelihood of demonstrations goes up, the reward is never asked.
+"""Supervised fine-tuning on given text: it raises the likelihood of demonstrations and never calls the reward.
 
-The baseline of everybody who has good text and no reward. It knows no KL penalty (`kl_coef` is not used): what holds it
-near the reference is how little it trains.
+The baseline where good text exists and no reward. It has no KL penalty (`kl_coef` is not used): only the small amount of
+training keeps it near the reference.
 """
 
 from __future__ import annotations

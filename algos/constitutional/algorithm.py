@@ -1,9 +1,9 @@
-"""Constitutional AI (Bai et al. 2022): a model's own critiques, revisions and preferences in place of a reward.
+"""Constitutional AI (Bai et al. 2022): a model's own critiques, revisions and preferences instead of a reward.
 
 Stage 1, `critique_revise`: the model answers, criticizes its answer by a principle and revises it, for some rounds; then it is
 fine-tuned on the last revisions, mixed with its own answers to ordinary prompts. Stage 2, `ai_feedback`: it answers twice, the
 critic says by several principles which answer is the better one, and the policy learns from these preferences. The reward is
-never asked.
+never called.
 
 Departures from the paper: the critic is the model's own start (or another model), not a larger one; responses are judged without
 chain of thought, and by several principles where the paper draws one; `feedback: dpo` trains on the preferences themselves; the
@@ -51,14 +51,14 @@ class Constitutional(Algorithm):
         if problems:
             raise ConfigError("constitutional", problems)
         if judge:
-            check_groups("constitutional", config.batch_size, "two responses a prompt:", 2)
+            check_groups("constitutional", config.batch_size, "two responses per prompt:", 2)
         seeds = torch.randint(2**62, (2,), generator=rng).tolist()
-        self.work = StageContext(
+        self.context = StageContext(
             config, policy, envs, rng, constitution, PromptedModel(policy.model, envs), PromptedModel(critic, envs)
         )
-        self.critique_revise = CritiqueRevise(self.work, seeds[0]) if revise else None
+        self.critique_revise = CritiqueRevise(self.context, seeds[0]) if revise else None
         feedback = PreferencePPO if config.feedback == "ppo" else PreferenceDPO
-        self.ai_feedback = feedback(self.work, seeds[1]) if judge else None
+        self.ai_feedback = feedback(self.context, seeds[1]) if judge else None
 
     @property
     def stages(self) -> Sequence[Stage[Any]]:
@@ -82,12 +82,12 @@ class Constitutional(Algorithm):
 
     def records(self) -> list[dict[str, Any]]:
         """Chains and choices since the last call."""
-        drained, self.work.records = self.work.records, []
+        drained, self.context.records = self.context.records, []
         return drained
 
     @classmethod
     def example_settings(cls, task: Task) -> dict[str, Any]:
-        """One rule in whatever words the tokenizer has: the prompt's own; the verdicts are two words of the task's prompts."""
+        """One rule in the words that the tokenizer has, the prompt's own; the verdicts are two words of the task's prompts."""
         words = sorted({word for prompt in task.prompts.train for word in prompt.split()})
         template = {"critique": "{prompt}", "revision": "{prompt}", "verdict": "{prompt}{response}"}
         constitution = {

@@ -12,15 +12,15 @@ Stage = Literal["critique_revise", "ai_feedback"]
 
 
 class ConstitutionalConfig(AlgorithmConfig):
-    """Settings of Constitutional AI; it ends when its stages are over, whatever is left of the budget."""
+    """Settings of Constitutional AI; it ends with its last stage, even where budget is left."""
 
     constitution: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = "helpful-harmless"
-    """Whose principles: `helpful-harmless` (chat models), `reviews` (the shipped review model), a `.yaml` or `.json` file, the
+    """The principles: `helpful-harmless` (chat models), `reviews` (the shipped review model), a `.yaml` or `.json` file, the
     content of one, or several of these."""
     stages: tuple[Stage, ...] = ("critique_revise", "ai_feedback")
     """Which stages run, always in this order."""
     critic: str | None = None
-    """Model that criticizes and judges: a folder, a hub id, `package:NAME`; the policy's own start where none is given."""
+    """Model that criticizes and judges: a folder, a hub id, `package:NAME`; default: the policy as it was before training."""
     step_size: PositiveInt = 16
     """Completions or pairs in one step of learning, in either stage; `batch_size` is what is collected at a time."""
     chains: PositiveInt = 512
@@ -35,7 +35,7 @@ class ConstitutionalConfig(AlgorithmConfig):
     ordinary_share: float = Field(default=0.1, ge=0, lt=1)
     """Stage 1: share of the drawn prompts that are treated as ordinary where the prompts have no such column."""
     resample: bool = True
-    """Stage 1: answer each prompt once more, as the control that a revision has to beat. Costs a response a chain."""
+    """Stage 1: answer each prompt once more, as the control that a revision has to beat. Costs one more response per chain."""
     epochs: PositiveInt = 2
     """Stage 1: passes over what was collected."""
     pairs: PositiveInt = 512
@@ -53,7 +53,7 @@ class ConstitutionalConfig(AlgorithmConfig):
     feedback_reference: Literal["stage", "task"] = "stage"
     """Stage 2: DPO's reference: the policy with which the `stage` began, as in the paper, or the `task`'s model."""
     feedback_learning_rate: float | Literal["auto"] | None = None
-    """Stage 2: Adam's step size at its start; that of stage 1 where none is given."""
+    """Stage 2: Adam's step size at its start; default: that of stage 1."""
 
     ppo_updates: PositiveInt = 30
     """Stage 2, `feedback: ppo`: updates of PPO, each of `batch_size` completions."""

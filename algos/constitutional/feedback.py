@@ -27,7 +27,7 @@ class Judgment:
     """Probability that was given to the response in first place: with the first shown first, and with the second shown first.
     None where responses are judged alone."""
     option_mass: float
-    """Mean probability of all options together: near 0 the critic meant to say something else."""
+    """Mean probability of all options together: near 0 the critic preferred another answer than the options."""
     principles: tuple[tuple[Principle, ...], ...]
     """N times K principles that were asked; N empty ones where responses are judged alone."""
 
@@ -76,7 +76,7 @@ def judge(
 
     Args:
         constitution: principles and templates.
-        critic: who is asked.
+        critic: the model that judges.
         prompts: N prompts as text.
         first: a response to each.
         second: another response to each.

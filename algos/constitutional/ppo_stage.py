@@ -20,20 +20,22 @@ from bakeoff.envs.preferences.pair import PreferencePair
 from bakeoff.errors import ConfigError
 
 
-class PPOTrainingPhase:
+class PPOPhase:
     """Updates of PPO against a preference model, with a schedule of its own."""
 
-    def __init__(self, work: StageContext, config: PPOConfig, report: RewardModelReport, total: int, seed: int) -> None:
+    def __init__(
+        self, context: StageContext, config: PPOConfig, report: RewardModelReport, total: int, seed: int
+    ) -> None:
         """Args:
-        work: the policy and where it plays.
+        context: the policy and where it plays.
         config: PPO's settings.
         report: the trained preference model, and how good it is.
         total: updates.
         seed: of the prompt order.
         """
         self.total, self.updates, self.accuracy = total, 0, report.measured.accuracy.value
-        envs = work.envs.with_reward(report.model, "preference_model", seed, progress=lambda: self.progress)
-        self.ppo = PPO(config, work.policy, envs, work.rng)
+        envs = context.envs.with_reward(report.model, "preference_model", seed, progress=lambda: self.progress)
+        self.ppo = PPO(config, context.policy, envs, context.rng)
 
     @property
     def progress(self) -> float:
@@ -52,31 +54,31 @@ class PPOTrainingPhase:
         return {"ppo": self.ppo.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.ppo.load_state_dict(state["ppo"])
         self.updates = state["updates"]
 
 
-class PreferencePPO(PreferenceStage[PPOTrainingPhase]):
+class PreferencePPO(PreferenceStage[PPOPhase]):
     """Stage 2 with a preference model and PPO."""
 
-    def __init__(self, work: StageContext, seed: int) -> None:
-        super().__init__(work, seed)
-        self.ppo_config = ppo_config(work.config)
+    def __init__(self, context: StageContext, seed: int) -> None:
+        super().__init__(context, seed)
+        self.ppo_config = ppo_config(context.config)
 
-    def begin_lesson(self) -> PPOTrainingPhase:
+    def begin_training(self) -> PPOPhase:
         """The preference model, fitted to the pairs, and PPO before its first update."""
-        config = self.work.config
-        return PPOTrainingPhase(self.work, self.ppo_config, self._fit(), config.ppo_updates, self.seed)
+        config = self.context.config
+        return PPOPhase(self.context, self.ppo_config, self._fit(), config.ppo_updates, self.seed)
 
-    def learn(self, lesson: PPOTrainingPhase) -> Mapping[str, float]:
+    def learn(self, phase: PPOPhase) -> Mapping[str, float]:
         """One update of PPO."""
-        return lesson.update()
+        return phase.update()
 
     def _fit(self) -> RewardModelReport:
         """A preference model; labels are the likelier side, smoothed by how unsure the critic was on average."""
-        work, pairs = self.work, self.buffer.pairs
-        model, prompts = work.policy.reference, work.envs.rules.prompts
+        context, pairs = self.context, self.buffer.pairs
+        model, prompts = context.policy.reference, context.envs.rules.prompts
         sides = [model.decode(side.tokens_BT, side.mask_BT) for side in (pairs.chosen, pairs.rejected)]
         texts = [prompts[i].text for i in pairs.chosen.prompts.indices_B.tolist()]
         rows = [PreferencePair(p, *both) for p, *both in zip(texts, *sides, strict=True) if both[0] != both[1]]

@@ -9,40 +9,46 @@ from torch import Tensor
 
 from bakeoff.algos.constitutional.feedback import judge
 from bakeoff.algos.constitutional.records import choice_records
-from bakeoff.algos.constitutional.stage import AnyLearning, Stage, StageContext, TrainingPhase
+from bakeoff.algos.constitutional.stage import AnyPhase, Stage, StageContext, TrainingPhase
 from bakeoff.algos.dpo import train_on_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics
 from bakeoff.algos.preference_data.pairs import PairBuffer, TokenizedPairs
 from bakeoff.envs.language_model.completions import Completions
 
 
-class PreferenceStage(Stage[AnyLearning]):
+class PreferenceStage(Stage[AnyPhase]):
     """The first half of stage 2: pairs and what the critic thinks of them."""
 
     buffer: PairBuffer
 
-    def __init__(self, work: StageContext, seed: int) -> None:
-        super().__init__(work, PairBuffer(), seed)
+    def __init__(self, context: StageContext, seed: int) -> None:
+        super().__init__(context, PairBuffer(), seed)
 
     @property
     def wanted(self) -> int:
         """Pairs to judge."""
-        return self.work.config.pairs
+        return self.context.config.pairs
 
     def collect(self) -> Mapping[str, float]:
         """Two responses to each prompt of half a batch, and what the critic thinks of them."""
-        work, config = self.work, self.work.config
-        work.envs.reset(options={"group_size": 2})
-        responses = work.policy.sample(work.envs.prompt_batch, work.envs.max_new_tokens, work.rng)
-        played = work.envs.play(responses, scored=False)
-        prompts, first, second = played.prompts[::2], played.texts[::2], played.texts[1::2]
+        context, config = self.context, self.context.config
+        context.envs.reset(options={"group_size": 2})
+        responses = context.policy.sample(context.envs.prompt_batch, context.envs.max_new_tokens, context.rng)
+        completed = context.envs.play(responses, scored=False)
+        prompts, first, second = completed.prompts[::2], completed.texts[::2], completed.texts[1::2]
         judgment = judge(
-            work.constitution, work.critic, prompts, first, second, principles=config.principles, generator=work.rng
+            context.constitution,
+            context.critic,
+            prompts,
+            first,
+            second,
+            principles=config.principles,
+            generator=context.rng,
         )
         preference_N = judgment.preference_N.clamp(config.clamp, 1 - config.clamp)
         self.buffer.add(self._pairs(responses, preference_N))
         self.collected += len(prompts)
-        work.records += choice_records(responses.prompts.indices_B[::2].tolist(), prompts, first, second, judgment)
+        context.records += choice_records(responses.prompts.indices_B[::2].tolist(), prompts, first, second, judgment)
         return {
             **judgment.figures(),
             "identical_pairs": sum(a == b for a, b in zip(first, second, strict=True)) / len(prompts),
@@ -58,8 +64,12 @@ class PreferenceStage(Stage[AnyLearning]):
         behind = (preference_N < 0.5).long()
         chosen, rejected = responses.select(evens + behind), responses.select(evens + 1 - behind)
         sure_N = torch.maximum(preference_N, 1 - preference_N)
-        if self.work.config.feedback_reference == "task" or chosen.logprobs_BT is None or rejected.logprobs_BT is None:
-            return TokenizedPairs.with_reference(self.work.policy, chosen, rejected, preference_B=sure_N)
+        if (
+            self.context.config.feedback_reference == "task"
+            or chosen.logprobs_BT is None
+            or rejected.logprobs_BT is None
+        ):
+            return TokenizedPairs.with_reference(self.context.policy, chosen, rejected, preference_B=sure_N)
         logps_B2 = torch.stack([chosen.logprobs_BT.sum(1), rejected.logprobs_BT.sum(1)], 1).float().cpu()
         return TokenizedPairs(chosen, rejected, logps_B2, sure_N, torch.full_like(sure_N, float("nan")))
 
@@ -67,21 +77,21 @@ class PreferenceStage(Stage[AnyLearning]):
 class PreferenceDPO(PreferenceStage[TrainingPhase]):
     """Stage 2 with DPO on the preferences themselves."""
 
-    def __init__(self, work: StageContext, seed: int) -> None:
-        super().__init__(work, seed)
-        self.objective = PreferenceObjective(work.config.feedback_beta)
+    def __init__(self, context: StageContext, seed: int) -> None:
+        super().__init__(context, seed)
+        self.objective = PreferenceObjective(context.config.feedback_beta)
 
-    def begin_lesson(self) -> TrainingPhase:
+    def begin_training(self) -> TrainingPhase:
         """Epochs over the pairs."""
-        config = self.work.config
+        config = self.context.config
         return TrainingPhase(
-            self.work, len(self.buffer), config.feedback_epochs, self.seed, config.feedback_learning_rate
+            self.context, len(self.buffer), config.feedback_epochs, self.seed, config.feedback_learning_rate
         )
 
-    def learn(self, lesson: TrainingPhase) -> Mapping[str, float]:
+    def learn(self, phase: TrainingPhase) -> Mapping[str, float]:
         """One step of DPO on soft labels."""
-        progress = lesson.progress
-        rows = lesson.draw(self.work.config.step_size)
+        progress = phase.progress
+        rows = phase.draw(self.context.config.step_size)
         pairs = self.buffer.pairs.select(rows)
-        figures = train_on_pairs(self.work.policy, lesson.optimizer, pairs, self.objective, progress)
-        return {**mean_pair_metrics([figures]), "learning_rate": lesson.optimizer.rate(progress)}
+        figures = train_on_pairs(self.context.policy, phase.optimizer, pairs, self.objective, progress)
+        return {**mean_pair_metrics([figures]), "learning_rate": phase.optimizer.rate(progress)}

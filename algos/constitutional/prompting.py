@@ -25,7 +25,7 @@ class PromptedModel:
 
     def __init__(self, model: LanguageModel, envs: TextGenerationVectorEnv) -> None:
         """Args:
-        model: who is asked.
+        model: the model that is prompted.
         envs: whose meter counts.
         """
         self.model, self.envs = model, envs
@@ -103,7 +103,7 @@ class PromptedModel:
         return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     def _parting(self, turns: Sequence[Turn], options: Sequence[str]) -> tuple[list[int], list[int]]:
-        """The tokens that a question has in common with all options behind it, and the token with which each goes on."""
+        """The tokens that a question has in common with all options behind it, and the token with which each continues."""
         *before, (role, text) = turns
         answered = [self.encode([*before, (role, text + option)]) for option in options]
         if role == "user" and self.chat:  # the options are answers, not part of the question

@@ -21,28 +21,30 @@ class CritiqueRevise(Stage[TrainingPhase]):
 
     buffer: CompletionBuffer
 
-    def __init__(self, work: StageContext, seed: int) -> None:
-        super().__init__(work, CompletionBuffer(), seed)
+    def __init__(self, context: StageContext, seed: int) -> None:
+        super().__init__(context, CompletionBuffer(), seed)
 
     @property
     def wanted(self) -> int:
         """Responses to collect."""
-        return self.work.config.chains
+        return self.context.config.chains
 
     def collect(self) -> Mapping[str, float]:
         """Answer a batch of prompts, criticize and revise the answers; those to ordinary prompts are left alone."""
-        work = self.work
-        work.envs.reset()
-        prompts = work.envs.prompt_batch
+        context = self.context
+        context.envs.reset()
+        prompts = context.envs.prompt_batch
         ordinary = self._ordinary(prompts.indices_B.tolist())
         rows = [i for i, plain in enumerate(ordinary) if not plain]
         # The second answers come in the same batch; they are the control, and nothing is learned from them.
-        again = rows if work.config.resample else []
-        sampled = work.policy.sample(prompts.select([*range(len(prompts)), *again]), work.envs.max_new_tokens, work.rng)
+        again = rows if context.config.resample else []
+        sampled = context.policy.sample(
+            prompts.select([*range(len(prompts)), *again]), context.envs.max_new_tokens, context.rng
+        )
         responses = sampled.select(range(len(prompts)))
         control = sampled.select(range(len(prompts), len(sampled)))
-        played = work.envs.play(responses, scored=False)
-        work.envs.count_generated(control)
+        completed = context.envs.play(responses, scored=False)
+        context.envs.count_generated(control)
         self.buffer.add(responses.select([i for i, plain in enumerate(ordinary) if plain]))
         self.collected += len(prompts)
         figures = {
@@ -51,61 +53,61 @@ class CritiqueRevise(Stage[TrainingPhase]):
         }
         if not rows:
             return figures
-        chained, texts = prompts.select(rows), [played.prompts[i] for i in rows]
-        answers = [played.texts[i] for i in rows]
+        chained, texts = prompts.select(rows), [completed.prompts[i] for i in rows]
+        answers = [completed.texts[i] for i in rows]
         rounds = critique_and_revise(
-            work.constitution,
-            work.critic,
-            work.author,
+            context.constitution,
+            context.critic,
+            context.author,
             chained,
             texts,
             answers,
-            rounds=work.config.revisions,
-            critique_tokens=work.config.critique_tokens,
-            revision_tokens=work.envs.max_new_tokens,
-            generator=work.rng,
+            rounds=context.config.revisions,
+            critique_tokens=context.config.critique_tokens,
+            revision_tokens=context.envs.max_new_tokens,
+            generator=context.rng,
         )
         revised, usable = last_revisions(responses.select(rows), rounds)
         self.buffer.add(revised.select(usable))
         preferred, verdicts = self._opinion(texts, answers, rounds)
-        second = work.author.model.decode(control.tokens_BT, control.mask_BT) if again else None
+        second = context.author.model.decode(control.tokens_BT, control.mask_BT) if again else None
         indices = chained.indices_B.tolist()
-        work.records += chain_records(indices, texts, answers, second, rounds, preferred, verdicts)
+        context.records += chain_records(indices, texts, answers, second, rounds, preferred, verdicts)
         figures |= chain_figures(answers, rounds) | {"usable_revisions": len(usable) / len(rows)}
         if preferred is not None:
             figures["revision_preferred"] = float(preferred.mean())
         return figures
 
-    def begin_lesson(self) -> TrainingPhase:
+    def begin_training(self) -> TrainingPhase:
         """Epochs over revisions and ordinary answers."""
-        return TrainingPhase(self.work, len(self.buffer), self.work.config.epochs, self.seed)
+        return TrainingPhase(self.context, len(self.buffer), self.context.config.epochs, self.seed)
 
-    def learn(self, lesson: TrainingPhase) -> Mapping[str, float]:
+    def learn(self, phase: TrainingPhase) -> Mapping[str, float]:
         """One supervised step."""
-        progress = lesson.progress
-        rows = lesson.draw(self.work.config.step_size)
-        figures = imitate(self.work.policy, lesson.optimizer, self.buffer.completions, rows, progress)
-        return {**figures, "demonstrations": float(len(self.buffer)), "learning_rate": lesson.optimizer.rate(progress)}
+        progress = phase.progress
+        rows = phase.draw(self.context.config.step_size)
+        figures = imitate(self.context.policy, phase.optimizer, self.buffer.completions, rows, progress)
+        return {**figures, "demonstrations": float(len(self.buffer)), "learning_rate": phase.optimizer.rate(progress)}
 
     def _ordinary(self, indices: Sequence[int]) -> list[bool]:
         """Which of some prompts are answered and not revised."""
-        config = self.work.config
-        column = self.work.envs.columns.get(config.ordinary_column)
+        config = self.context.config
+        column = self.context.envs.columns.get(config.ordinary_column)
         if column is not None:
             return [bool(column[i]) for i in indices]
-        return (torch.rand(len(indices), generator=self.work.rng) < config.ordinary_share).tolist()
+        return (torch.rand(len(indices), generator=self.context.rng) < config.ordinary_share).tolist()
 
     def _opinion(
         self, prompts: Sequence[str], answers: Sequence[str], rounds: Sequence[Round]
     ) -> tuple[Tensor | None, Tensor | None]:
         """What the critic itself thinks: that the last revision is better than the response (N,), and verdicts on the response."""
-        work = self.work
-        constitution = work.constitution
-        if constitution.problems(revise=False, judge=True, chat=work.critic.chat):
+        context = self.context
+        constitution = context.constitution
+        if constitution.problems(revise=False, judge=True, chat=context.critic.chat):
             return None, None
         kept = rounds[-1].kept
-        judgment = judge(constitution, work.critic, prompts, kept, answers, principles=1, generator=work.rng)
-        verdicts = rate(constitution, work.critic, prompts, answers)[0] if constitution.judges_alone else None
+        judgment = judge(constitution, context.critic, prompts, kept, answers, principles=1, generator=context.rng)
+        verdicts = rate(constitution, context.critic, prompts, answers)[0] if constitution.judges_alone else None
         return judgment.preference_N, verdicts
 
 
@@ -149,5 +151,5 @@ class CompletionBuffer:
         return dict(self._rows)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self._rows = dict(state)

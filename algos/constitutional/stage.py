@@ -34,28 +34,28 @@ class StageContext:
     constitution: Constitution
     """The principles."""
     author: PromptedModel
-    """The policy, asked in words."""
+    """The policy, prompted with text."""
     critic: PromptedModel
-    """Who criticizes and judges."""
+    """The model that criticizes and judges."""
     records: list[dict[str, Any]] = field(default_factory=list)
-    """Chains and choices that nobody has fetched yet."""
+    """Chains and choices not yet fetched by the harness."""
 
 
 class TrainingPhase:
     """Epochs over collected rows, with an optimizer of its own and a schedule that ends with them."""
 
-    def __init__(self, work: StageContext, rows: int, epochs: int, seed: int, learning_rate: Any = None) -> None:
+    def __init__(self, context: StageContext, rows: int, epochs: int, seed: int, learning_rate: Any = None) -> None:
         """Args:
-        work: gives the policy and the settings.
+        context: gives the policy and the settings.
         rows: how many rows there are.
         epochs: passes over them.
         seed: of the order.
         learning_rate: instead of the settings'.
         """
-        config = work.config
+        config = context.config
         if learning_rate is not None:
             config = config.model_copy(update={"learning_rate": learning_rate})
-        self.optimizer = Optimizer(work.policy.parameters(), config, work.policy.model.width)
+        self.optimizer = Optimizer(context.policy.parameters(), config, context.policy.model.width)
         self.order = PromptOrder(max(1, rows), seed)
         self.rows, self.total, self.seen = rows, epochs * rows, 0
 
@@ -75,14 +75,14 @@ class TrainingPhase:
         return {"optimizer": self.optimizer.state_dict(), "order": self.order.state_dict(), "seen": self.seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.load_state_dict(state["order"])
         self.seen = state["seen"]
 
 
 class TrainsOnCollected(Protocol):
-    """What goes on once all is collected: a :class:`TrainingPhase`, or another algorithm's updates."""
+    """What follows once all is collected: a :class:`TrainingPhase`, or another algorithm's updates."""
 
     @property
     def progress(self) -> float:
@@ -92,24 +92,24 @@ class TrainsOnCollected(Protocol):
         """All that decides the steps to come."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
 
 
-AnyLearning = TypeVar("AnyLearning", bound=TrainsOnCollected)
+AnyPhase = TypeVar("AnyPhase", bound=TrainsOnCollected)
 
 
-class Stage(ABC, Generic[AnyLearning]):
+class Stage(ABC, Generic[AnyPhase]):
     """A stage: batches are collected until there are enough, then learned in epochs."""
 
-    def __init__(self, work: StageContext, buffer: Any, seed: int) -> None:
+    def __init__(self, context: StageContext, buffer: Any, seed: int) -> None:
         """Args:
-        work: what it works with.
+        context: what it works with.
         buffer: keeps what is collected; has a length and a state.
         seed: of the order in which it is learned.
         """
-        self.work, self.buffer, self.seed = work, buffer, seed
+        self.context, self.buffer, self.seed = context, buffer, seed
         self.collected = 0
-        self.lesson: AnyLearning | None = None
+        self.phase: AnyPhase | None = None
         self.over = False
 
     @abstractmethod
@@ -117,11 +117,11 @@ class Stage(ABC, Generic[AnyLearning]):
         """Collect one batch, and count it in ``collected``."""
 
     @abstractmethod
-    def learn(self, lesson: AnyLearning) -> Mapping[str, float]:
+    def learn(self, phase: AnyPhase) -> Mapping[str, float]:
         """Take one step."""
 
     @abstractmethod
-    def begin_lesson(self) -> AnyLearning:
+    def begin_training(self) -> AnyPhase:
         """What there is to learn from all that was collected."""
 
     @property
@@ -133,25 +133,25 @@ class Stage(ABC, Generic[AnyLearning]):
         """Collect a batch while some are wanting, else learn from one."""
         if self.collected < self.wanted:
             return self.collect()
-        if self.lesson is None:
-            self.lesson = self.begin_lesson()
-        metrics = self.learn(self.lesson)
-        if self.lesson.progress >= 1:  # what was collected and the optimizer's state need not be kept any longer
-            self.lesson, self.buffer, self.over = None, type(self.buffer)(), True
+        if self.phase is None:
+            self.phase = self.begin_training()
+        metrics = self.learn(self.phase)
+        if self.phase.progress >= 1:  # what was collected and the optimizer's state need not be kept any longer
+            self.phase, self.buffer, self.over = None, type(self.buffer)(), True
         return metrics
 
     @property
     def finished(self) -> bool:
         """All is learned; or all is collected and there is nothing to learn from."""
-        return self.over or (self.collected >= self.wanted and self.lesson is None and len(self.buffer) == 0)
+        return self.over or (self.collected >= self.wanted and self.phase is None and len(self.buffer) == 0)
 
     @property
     def progress(self) -> float:
         """0 to 1; collecting is taken for half of the way, learning for the other."""
         if self.finished:
             return 1.0
-        learnt = 0.0 if self.lesson is None else self.lesson.progress
-        return (min(1.0, self.collected / self.wanted) + learnt) / 2
+        trained = 0.0 if self.phase is None else self.phase.progress
+        return (min(1.0, self.collected / self.wanted) + trained) / 2
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides what it does next."""
@@ -160,14 +160,14 @@ class Stage(ABC, Generic[AnyLearning]):
             "collected": self.collected,
             "over": self.over,
             "buffer": self.buffer.state_dict(),
-            "lesson": None if self.lesson is None else self.lesson.state_dict(),
+            "phase": None if self.phase is None else self.phase.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.seed, self.collected, self.over = state["seed"], state["collected"], state["over"]
         self.buffer.load_state_dict(state["buffer"])
-        self.lesson = None
-        if state["lesson"] is not None:
-            self.lesson = self.begin_lesson()
-            self.lesson.load_state_dict(state["lesson"])
+        self.phase = None
+        if state["phase"] is not None:
+            self.phase = self.begin_training()
+            self.phase.load_state_dict(state["phase"])

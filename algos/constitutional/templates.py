@@ -84,7 +84,7 @@ class Template:
     """What is asked in one step."""
 
     turns: tuple[tuple[str, Text], ...]
-    """Role and text of each turn; a plain template is one turn. A last turn of the assistant is one that it goes on with."""
+    """Role and text of each turn; a plain template is one turn. A last turn of the assistant is one that it continues."""
 
     def fill(self, values: Mapping[str, str]) -> list[Turn]:
         """The turns with every placeholder replaced."""

@@ -27,7 +27,7 @@ class DataSource(enum.Enum):
     """Where an algorithm's training data come from."""
 
     NONE = "none"
-    """It does not train."""
+    """No training."""
     ONLINE = "online"
     """Fresh completions of the current policy."""
     REPLAY = "replay"
@@ -41,16 +41,16 @@ class DataSource(enum.Enum):
 
 
 class Contestant(Protocol):
-    """What evaluation needs to know of a contestant: how it answers, and how far it is from the reference."""
+    """What evaluation needs to know of a contestant: how it answers, and its distance from the reference."""
 
     def generate(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
-        """One completion for each prompt that ``envs`` now shows (``envs.prompt_batch``); not yet played."""
+        """One completion for each prompt that ``envs`` now shows (``envs.prompt_batch``); not yet scored."""
 
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
         """Figures of each completion that it sampled, each (B,).
 
-        `kl`, an estimate of KL(contestant || reference) in nats, has to be there; `entropy` (mean nats a token) and
-        `reference_nll` (nats a token) are expected, and what else there is becomes a metric too.
+        `kl`, an estimate of KL(contestant || reference) in nats, is required; `entropy` (mean nats per token) and
+        `reference_nll` (nats per token) are expected, and all further entries become metrics too.
         """
 
     def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
@@ -61,7 +61,7 @@ class Algorithm(ABC):
     """One contestant while it learns.
 
     The harness calls :meth:`update` until the budget is spent or :attr:`finished` is true. An algorithm gets completions
-    by playing in ``envs`` and nowhere else, so the meter in there sees all it does.
+    from ``envs`` and nowhere else, so the meter there counts everything.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
@@ -74,7 +74,7 @@ class Algorithm(ABC):
     """:meth:`save` leaves what plain transformers loads; False where what was trained is something else."""
 
     resumes_exactly: ClassVar[bool] = True
-    """A killed run goes on bit for bit from a checkpoint; False where its state cannot be kept: such a cell writes no
+    """A killed run resumes bit for bit from a checkpoint; False where its state cannot be kept: such a cell writes no
     checkpoints, and one that is killed starts again from its beginning."""
 
     runs_as_several: ClassVar[bool] = True
@@ -89,7 +89,7 @@ class Algorithm(ABC):
         Args:
             config: an instance of this class's ``Config``.
             policy: the language model that learns, with its frozen reference.
-            envs: the environments to play in; ``envs.num_envs == config.batch_size``.
+            envs: the environments; ``envs.num_envs == config.batch_size``.
             rng: the only source of randomness an algorithm may use.
         """
         self.config, self.policy, self.envs, self.rng = config, policy, envs, rng
@@ -106,20 +106,20 @@ class Algorithm(ABC):
 
     @property
     def progress(self) -> float:
-        """How far it has come by its own plan, 0 to 1; 0 where the budget alone decides. Shown to who waits for it."""
+        """How far it has come by its own plan, 0 to 1; 0 where the budget alone decides. Progress bars show it."""
         return 0.0
 
     def records(self) -> list[dict[str, Any]]:
-        """What it wrote on its way since the last call, as JSON objects; the harness keeps them in ``records.jsonl``.
+        """Records written since the last call, as JSON objects; the harness keeps them in ``records.jsonl``.
 
         Where an object has ``prompt``, ``prompt_index`` (of the train split) and ``texts``, a mapping of names to completions,
-        the harness adds ``scores``: what the task's judges say of each. The algorithm never sees them.
+        the harness adds ``scores``: the scores of each by the task's judges. The algorithm never sees them.
         """
         return []
 
     @classmethod
     def example_settings(cls, task: Task) -> dict[str, Any]:
-        """Settings to try it with on ``task``, where it cannot run without any: data of its own, say.
+        """Settings to try it with on ``task``, where it cannot run without any: for example data of its own.
 
         Tests over all algorithms and ``bakeoff check`` use them; a run never does.
         """
@@ -134,11 +134,11 @@ class Algorithm(ABC):
         return None
 
     def contestant(self) -> Contestant:
-        """Who answers when this algorithm is judged; the policy, unless a subclass says otherwise."""
+        """The model that answers in evaluations; the policy, unless a subclass returns another."""
         return self.policy
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """The weights that updates move; those of the policy, unless a subclass says otherwise."""
+        """The weights that updates move; the policy's, unless a subclass returns others."""
         return self.policy.parameters()
 
     def save(self, folder: str | Path) -> None:
@@ -146,7 +146,7 @@ class Algorithm(ABC):
         self.policy.save(folder)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a killed run needs to go on bit for bit: nested dicts of tensors and JSON values.
+        """Everything a killed run needs to resume bit for bit: nested dicts of tensors and JSON values.
 
         Saved are all attributes of this object that can tell their state (``state_dict``), generators, and plain data: numbers,
         text, tensors, arrays, and lists, tuples and dicts of them. A subclass that keeps anything else adds it here.
@@ -170,7 +170,7 @@ class Algorithm(ABC):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         for name, saved in state.items():
             value = vars(self).get(name)
             if isinstance(value, torch.Generator):

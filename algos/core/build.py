@@ -69,7 +69,7 @@ def build(
         algorithm: a registered name, or the class itself.
         settings: values for its ``Config``.
         task: what to optimize.
-        budget: schedules follow its share that is spent; whoever calls ``update`` has to stop at its end.
+        budget: schedules follow the share that is spent; the caller of ``update`` has to stop at its end.
         seed: fixes every random draw of this run.
 
     Raises:

@@ -20,10 +20,10 @@ class AlgorithmConfig(BaseModel):
     batch_size: PositiveInt = 64
     """Completions collected in one update: the number of parallel environments."""
     kl_coef: float | None = Field(default=None, ge=0)
-    """Beta, the price of one nat of KL to the reference; the task's own where none is given."""
+    """Beta: what one nat of KL to the reference costs, in units of reward. Default: the task's."""
     kl_budget: float | None = Field(default=None, gt=0)
-    """Stop learning once the KL to the reference is seen to reach this many nats a completion, in an update or an evaluation;
-    null never does. The update that is over the limit counts, so a run ends a little beyond it."""
+    """Stop learning once the KL to the reference reaches this many nats per completion, in an update or an evaluation;
+    null: never. The update that is over the limit counts, so a run ends a little beyond it."""
     learning_rate: float | Literal["auto"] = "auto"
     """Adam's step size at the start; `auto` derives it from the model's width (see docs/settings.md)."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
@@ -34,7 +34,7 @@ class AlgorithmConfig(BaseModel):
     """Gradients are scaled down to this global norm."""
     micro_batch_size: PositiveInt | None = None
     """Completions in one forward and backward pass; gradients add up over a minibatch, so the update stays the same and
-    needs less memory. All at once where none is given."""
+    needs less memory. Default: all at once."""
     gradient_checkpointing: bool = False
     """Keep only each block's input for the backward pass and compute the rest again: less memory, about a third slower."""
     trainable: Trainable = "full"
@@ -44,7 +44,7 @@ class AlgorithmConfig(BaseModel):
     lora_alpha: float = Field(default=32.0, gt=0)
     """Adapters are scaled by this over the rank (`trainable: lora`)."""
     lora_targets: tuple[str, ...] | None = None
-    """Names of the linear layers that get adapters (`trainable: lora`); every one but the head where none are given."""
+    """Names of the linear layers that get adapters (`trainable: lora`); default: all but the head."""
     top_layers: PositiveInt = 2
     """How many of the highest blocks move, with the final norm (`trainable: top_layers`)."""
 

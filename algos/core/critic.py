@@ -60,7 +60,7 @@ class Critic:
         Args:
             completions: the states.
             policy_hidden_BTD: the policy's hidden states of these completions, if they are at hand; a critic that reads them
-                takes these in place of a forward pass of its own.
+                takes these instead of a forward pass of its own.
         """
         mask = completions.mask_BT.to(self.network.device)
         hidden = policy_hidden_BTD if self.reads_policy else None
@@ -84,7 +84,7 @@ class Critic:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         for i, parameter in enumerate(self.parameters()):
             parameter.copy_(state[str(i)])
 

@@ -68,8 +68,8 @@ class GuidedDecoder:
 
     @torch.no_grad()
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
-        """The exact per-token KL to the reference in nats, summed along each completion, the mean entropy in nats a token,
-        and the reference's negative log-likelihood in nats a token, each (B,)."""
+        """The exact per-token KL to the reference in nats, summed along each completion, the mean entropy in nats per token,
+        and the reference's negative log-likelihood in nats per token, each (B,)."""
         lengths_B = completions.lengths_B.to(self._policy.model.device).clamp_min(1)
         kl_B, entropy_B, logprob_B = self._sums(completions)
         return {"kl": kl_B, "entropy": entropy_B / lengths_B, "reference_nll": -logprob_B / lengths_B}

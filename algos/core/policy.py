@@ -74,8 +74,8 @@ class Policy:
         Returns:
             `kl`, an unbiased estimate of KL(policy || reference) in nats from each completion: the exact per-token KL summed
             along the sample. By the chain rule its mean is the sequence KL, and its variance is lower than that of the summed
-            log-ratio (Rao-Blackwell). `entropy`, mean nats a token. `reference_nll`, the reference's negative log-likelihood,
-            nats a token.
+            log-ratio (Rao-Blackwell). `entropy`, mean nats per token. `reference_nll`, the reference's negative log-likelihood,
+            nats per token.
         """
         if distributed.should_shard(len(completions)):
             return distributed.map_sharded(len(completions), lambda rows: self.statistics(completions.select(rows)))
@@ -103,14 +103,14 @@ class Policy:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         for name, parameter in self.model.module.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(state[name])
 
 
 def count_trained_tokens(trunk: nn.Module, meter: Meter) -> None:
-    """Count every real token that passes through ``trunk`` while gradients are enabled, whoever calls it."""
+    """Count every real token that passes through ``trunk`` while gradients are enabled, whatever code calls it."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():

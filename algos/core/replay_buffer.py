@@ -1,7 +1,7 @@
 """A bounded memory of whole completions, from which batches are drawn uniformly or by priority.
 
 A row is a completion with its prompt, its score, and the log-probabilities of its own tokens under the policy that sampled it
-and under the reference: numbers a token, never a vocabulary's width of them. The oldest rows make room for new ones.
+and under the reference: numbers per token, never a vocabulary's width of them. The oldest rows make room for new ones.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class ReplayBuffer:
         return {"added": self.added, "rows": {name: values[: len(self)] for name, values in self._rows.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.added, self._rows = state["added"], {}
         for name, values in state["rows"].items():
             self._rows[name] = torch.zeros(self.capacity, *values.shape[1:], dtype=values.dtype)

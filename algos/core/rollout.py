@@ -30,7 +30,7 @@ class GroupConfig(AlgorithmConfig):
     epochs: PositiveInt = 4
     """Passes over each batch of completions."""
     minibatches: PositiveInt = 2
-    """Updates a pass; `batch_size` completions are shared out over them."""
+    """Gradient steps per pass; `batch_size` completions are shared out over them."""
     clip: float = Field(0.2, gt=0)
     """How far the probability ratio may leave 1 before its gradient stops."""
     kl_placement: KLPlacement = "reward"
@@ -43,9 +43,9 @@ class Rollout:
     """A batch of completions, scored."""
 
     completions: Completions
-    """What was played."""
+    """The completions."""
     scores_B: Tensor
-    """What the reward said of each."""
+    """The reward of each."""
     logprobs_BT: Tensor
     """Log-probabilities under the policy that sampled them; 0 outside the mask."""
     reference_logprobs_BT: Tensor
@@ -69,7 +69,7 @@ class Rollout:
         return Rollout(self.completions.select(rows), *(part[rows] for part in parts))
 
     def metrics(self, kl_coef: float) -> dict[str, float]:
-        """What one wants to know of a batch, under the names that all algorithms use."""
+        """The metrics of a batch, under the names that all algorithms use."""
         return {
             "reward": float(self.scores_B.mean()),
             "kl": float(self.log_ratios_B.mean()),
@@ -102,6 +102,6 @@ def check_groups(algorithm: str, batch_size: int, setting: str, group_size: int)
 
 
 def minibatch_rows(count: int, epochs: int, minibatches: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Row numbers of each minibatch: every row once an epoch, in an order drawn anew for each."""
+    """Row numbers of each minibatch: every row once per epoch, in an order drawn anew for each."""
     for _ in range(epochs):
         yield from torch.randperm(count, generator=generator).tensor_split(min(minibatches, count))

@@ -36,7 +36,7 @@ class TargetModel:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         for name, parameter in self._own().items():
             parameter.copy_(state[name])
 

@@ -48,7 +48,7 @@ class SurrogateLoss:
     clip_fraction: Tensor
     """Share of tokens at which the clipped term is the one that counts."""
     approximate_kl: Tensor
-    """Mean of r - 1 - log r a token: KL(old || new), the k3 estimate on the old policy's samples."""
+    """Mean of r - 1 - log r per token: KL(old || new), the k3 estimate on the old policy's samples."""
 
     def figures(self) -> dict[str, Tensor]:
         """The figures under the names that all algorithms use."""

@@ -1,7 +1,7 @@
-"""Losses of direct preference optimization. Pure functions: log-probabilities of whole completions in, losses a pair out.
+"""Losses of direct preference optimization. Pure functions: log-probabilities of whole completions in, losses per pair out.
 
-Each has one number a *pair*, from log-probabilities summed over a completion's tokens: a pair of long completions counts as much as
-a pair of short ones. Letters: B pairs (or, in :func:`kto_loss`, B completions).
+Each has one number per *pair*, from log-probabilities summed over a completion's tokens: a pair of long completions counts as
+much as a pair of short ones. Letters: B pairs (or, in :func:`kto_loss`, B completions).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def kto_loss(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Tensor:
-    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, equation 8) from single judgments, one loss a completion, shape (B,).
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, equation 8) from single judgments, one loss each, shape (B,).
 
     A good completion loses 1 - sigmoid(r - z), a bad one 1 - sigmoid(z - r), with r = beta log(pi/ref); the gradient fades where
     r is far from the reference point z on either side.

@@ -46,13 +46,13 @@ def path_residuals(soft_rewards_BT: Tensor, values_BT: Tensor, next_values_BT: T
     """What each stretch of a completion leaves unexplained, shape (B, T, T) (path consistency: Nachum et al. 2017, equation 15).
 
     Entry (i, j) belongs to the stretch from token i to token j, both included: sum of (r - beta log(pi/ref)) along it, plus the
-    value after j, less the value before i. Every stretch of every completion, whoever sampled it, is 0 at pi* and V*, and only
+    value after j, less the value before i. Every stretch of every completion, from any policy, is 0 at pi* and V*, and only
     there. Entries with j < i are meaningless (see :func:`path_weights`).
 
     Args:
         soft_rewards_BT: r_t - beta * (log pi - log ref) of the chosen tokens; 0 outside the mask.
         values_BT: V before each token.
-        next_values_BT: V after each token, 0 after the last; from a slowly moving copy, say.
+        next_values_BT: V after each token, 0 after the last; for example from a slowly moving copy.
     """
     upto_BT = soft_rewards_BT.cumsum(1)
     before_BT = upto_BT - soft_rewards_BT

@@ -89,7 +89,7 @@ def encode_pairs(
         The chosen completions, the rejected ones, and figures for the log: `cut_share` of completions, `cut_prompt_share`.
 
     Raises:
-        ConfigError: text that the tokenizer cannot encode or the model never says, or a limit that leaves no room for a prompt.
+        ConfigError: text that the tokenizer cannot encode or the model never generates, or a limit without room for a prompt.
     """
     room = language_model.max_context - max_completion_tokens
     if room < 1:
@@ -149,7 +149,7 @@ def _parse(place: str, line: str) -> Row:
     try:
         row: Row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ConfigError(place, [f"not JSON ({error.msg}); write one object a line"]) from None
+        raise ConfigError(place, [f"not JSON ({error.msg}); write one object per line"]) from None
     return row
 
 
@@ -182,7 +182,7 @@ def check_sayable(language_model: LanguageModel, place: str, completion: Sequenc
     """
     forbidden = [i for i in completion if i >= language_model.vocab_size or not bool(language_model.allowed_V[i])]
     if forbidden:
-        raise ConfigError(place, [f"holds token {forbidden[0]}, which the model never says (padding, or not its own)"])
+        raise ConfigError(place, [f"holds token {forbidden[0]}, which the model never generates (padding, or unknown)"])
 
 
 def continuation_ids(
@@ -190,8 +190,8 @@ def continuation_ids(
 ) -> list[int]:
     """The completion's tokens as they follow the prompt's, the end-of-sequence token not yet on.
 
-    It is encoded alone where the two would merge across the border: a model that continues ``prompt_ids`` cannot say the
-    merged token.
+    It is encoded alone where the two would merge across the border: a model that continues ``prompt_ids`` cannot generate
+    the merged token.
 
     Args:
         language_model: encodes it.

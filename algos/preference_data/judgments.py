@@ -30,7 +30,7 @@ class Judgments:
     desirable_B: Tensor
     """Probability that it is a good one: 1 or 0 for plain judgments, float32."""
     rewards_B: Tensor
-    """What the proxy says, float32; NaN where unknown. For the record: no loss reads it."""
+    """The optimized reward of each, float32; NaN where unknown. For metrics only: no loss reads it."""
 
     @classmethod
     def with_reference(
@@ -102,7 +102,7 @@ def judge(rewards_B: Tensor, standard: float, labels: Labels, temperature: float
     sigmoid((r - standard) / temperature).
 
     Args:
-        rewards_B: what the proxy says.
+        rewards_B: the optimized reward of each.
         standard: the reward to beat.
         labels: `bradley_terry` draws the judgment, `deterministic` compares, `soft` keeps the probability.
         temperature: tau.

@@ -1,4 +1,4 @@
-"""Completions with rewards to learn from offline: the reference's own, or what somebody has logged."""
+"""Completions with rewards to learn from offline: the reference's own, or logged ones."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ REWARD_KEYS = ("reward", "proxy")
 
 
 class OfflineConfig(AlgorithmConfig):
-    """Settings of the algorithms that learn from completions they did not choose."""
+    """Settings of the algorithms that learn from given completions."""
 
     data: Path | tuple[dict[str, Any], ...] | None = None
     """A `.jsonl` file (another cell's samples.jsonl, say) or a list of objects with `prompt`, `completion` and `reward` (or
-    `proxy`). Where none is given, each update plays `batch_size` completions of the reference, metered as ever."""
+    `proxy`). Default: each update samples `batch_size` completions of the reference and scores them."""
     updates: PositiveInt = 300
     """With `data`: updates until it has finished. Without, the budget ends it."""
     replay_capacity: PositiveInt = 65_536
-    """Completions to remember; with `data` all of them."""
+    """Completions that the replay buffer keeps; with `data` all of them."""
     train_batch_size: PositiveInt = 256
-    """Completions a step, drawn from those."""
+    """Completions per gradient step, drawn from those."""
     gradient_steps: PositiveInt = 8
-    """Steps an update."""
+    """Gradient steps per update."""
     decoding_beta: float | None = Field(default=None, ge=0)
-    """How strongly answers follow what was learned: reference logits + this * (Q - V), in nats per unit of reward; 1 / kl_coef
-    where none is given. It can be changed after training (`decoded`)."""
+    """How strongly answers follow what was learned: reference logits + this * (Q - V), in nats per unit of reward. Default:
+    1 / kl_coef. It can be changed after training (`decoded`)."""
 
 
 class LoggedCompletions:
@@ -50,7 +50,7 @@ class LoggedCompletions:
         """Args:
         config: says where they come from.
         policy: its reference samples, encodes, and judges what others have sampled.
-        envs: where the reference plays.
+        envs: where the reference generates completions.
 
         Raises:
             ConfigError: logged data that cannot be used: file, line and reason.
@@ -60,7 +60,7 @@ class LoggedCompletions:
         self.updates = 0
         if config.data is not None:
             completions, scores_B = read_logged(config.data, policy.reference, envs.max_new_tokens)
-            # Who sampled them is unknown; nothing here asks for it.
+            # The sampling policy is unknown, and not needed here.
             reference_BT = policy.reference_logprobs(completions).cpu()
             self.replay = ReplayBuffer(len(completions))
             self.replay.add(Rollout(completions, scores_B, reference_BT, reference_BT))
@@ -105,7 +105,7 @@ class LoggedCompletions:
         return {"replay": self.replay.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.replay.load_state_dict(state["replay"])
         self.updates = state["updates"]
 

@@ -25,15 +25,15 @@ class PreferenceObjective:
     """What is minimized over pairs."""
 
     beta: float
-    """Of the loss (see :func:`~bakeoff.algos.losses.preference.preference_loss`)."""
+    """The loss's beta (see :func:`~bakeoff.algos.losses.preference.preference_loss`)."""
     loss_type: PreferenceLossType = "sigmoid"
     """Which loss."""
     label_smoothing: float = 0.0
     """Probability with which a label is taken to be wrong."""
     supervised_coef: float = 0.0
-    """Weight of the chosen completion's negative log-likelihood a token."""
+    """Weight of the chosen completion's negative log-likelihood per token."""
     length_normalization: bool = False
-    """Log-probabilities are means over a completion's tokens in place of sums."""
+    """Log-probabilities are means over a completion's tokens instead of sums."""
     reference_free: bool = False
     """The reference is left out of the loss."""
     target_margin: float = 0.0
@@ -47,20 +47,20 @@ class PreferenceConfig(AlgorithmConfig):
     """`sigmoid` (DPO), `ipo`, `hinge` (SLiC), `robust` (with label_smoothing), `exo` (with label_smoothing or soft labels),
     `sppo`."""
     beta: float | None = Field(default=None, gt=0)
-    """Of the loss; kl_coef / label_temperature where none is given, which has the task's objective for its optimum where labels are
+    """The loss's beta. Default: kl_coef / label_temperature, whose optimum is that of the task's objective where labels are
     Bradley-Terry's (see docs/preference-optimization.md)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability with which a label is taken to be wrong."""
     supervised_coef: float = Field(default=0.0, ge=0)
-    """Weight of the chosen completion's negative log-likelihood a token, against a falling likelihood of both."""
+    """Weight of the chosen completion's negative log-likelihood per token, against a falling likelihood of both."""
     length_normalization: bool = False
-    """Log-probabilities are means over a completion's tokens in place of sums; changes the objective."""
+    """Log-probabilities are means over a completion's tokens instead of sums; changes the objective."""
     reference_free: bool = False
     """Leave the reference out of the loss; changes the objective."""
     target_margin: float = Field(default=0.0, ge=0)
     """Taken off beta times the margin (SimPO's gamma); changes the objective."""
     labels: Labels = "bradley_terry"
-    """How the proxy judges pairs that were made here: `bradley_terry` draws the better one with probability
+    """How the reward labels pairs that were made here: `bradley_terry` draws the better one with probability
     sigmoid(difference / label_temperature), `deterministic` takes the greater reward, `soft` keeps that probability as the
     label."""
     label_temperature: float = Field(default=1.0, gt=0)
@@ -98,7 +98,7 @@ class PreferenceConfig(AlgorithmConfig):
 
 @torch.no_grad()
 def pair_figures(logps_B2: Tensor, preferences: PreferenceLoss, reward_margin_B: Tensor) -> dict[str, Tensor]:
-    """Means over pairs of what one watches in preference optimization, and of the moments of the correlation with the reward."""
+    """Means over pairs of the usual figures of preference optimization, and of the moments of the correlation with the reward."""
     margins_B, rewards_B = preferences.margins_B, reward_margin_B.to(logps_B2.device)
     known_B = rewards_B.isfinite()
     rewards_B = rewards_B.where(known_B, 0.0)

@@ -42,21 +42,21 @@ class OfflinePreferenceConfig(PreferenceConfig):
 
     data: Path | tuple[dict[str, Any], ...] | None = None
     """Pairs: a file that `bakeoff train-reward` reads too (`.jsonl` of `prompt`, `chosen`, `rejected`), or a list of such objects.
-    Where none are given, the reference makes them and the proxy judges: two reward queries a pair, metered as ever."""
+    Default: the reference makes them and the task's reward labels them, which costs two reward queries per pair."""
     pairs: PositiveInt | None = None
-    """Without `data`: how many pairs to make before learning begins; it then passes over them `epochs` times. Where none is given,
+    """Without `data`: how many pairs to make before learning begins; it then passes over them `epochs` times. Default:
     each update makes `batch_size` / 2 more and learns from all there are, until the budget ends."""
     epochs: PositiveInt = 3
     """With `data` or `pairs`: passes over them; then it has finished."""
     capacity: PositiveInt = 65_536
-    """Without `data` or `pairs`: how many to remember."""
+    """Without `data` or `pairs`: how many pairs to keep."""
     train_batch_size: PositiveInt = 64
-    """Pairs a step, drawn from those there are."""
+    """Pairs per gradient step, drawn from those there are."""
     gradient_steps: PositiveInt = 4
-    """Steps an update."""
+    """Gradient steps per update."""
     max_completion_tokens: PositiveInt | None = None
-    """With `data`: where completions are cut; they have no end-of-sequence token then, as in the environment. The task's
-    max_new_tokens where none is given."""
+    """With `data`: where completions are cut; they have no end-of-sequence token then, as in the environment. Default: the
+    task's max_new_tokens."""
 
     @model_validator(mode="after")
     def _data_are_given_or_made(self) -> OfflinePreferenceConfig:
@@ -82,7 +82,7 @@ class PreferenceData:
         algorithm: its name, for messages.
         config: says where pairs come from.
         policy: its reference makes them, and judges given ones.
-        envs: where the reference plays.
+        envs: where the reference generates completions.
         generator: seeds the order of passes.
 
         Raises:
@@ -181,7 +181,7 @@ class PreferenceData:
         return {"buffer": self.buffer.state_dict(), "seen": self.seen, "order": order}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.buffer.load_state_dict(state["buffer"])
         self.seen = int(state["seen"])
         if self.order is not None:

@@ -1,4 +1,4 @@
-"""Pairs of completions of one prompt, the first preferred to the second: tokens, labels, and what the reference says of them.
+"""Pairs of completions of one prompt, the first preferred to the second: tokens, labels and the reference's log-probabilities.
 
 The reference never changes, so its log-probabilities are computed once, when a pair is made, and kept. Both sides of a batch of
 pairs go through the policy as one batch, which reads their prompt once where that pays. Letters: B pairs, 2 sides (chosen,
@@ -37,7 +37,7 @@ class TokenizedPairs:
     preference_B: Tensor
     """Probability that the chosen one is the better: 1 for a plain label, float32."""
     reward_margin_B: Tensor
-    """Reward of the chosen one less that of the rejected one, float32; NaN where unknown. For the record: no loss reads it."""
+    """Reward of the chosen one less that of the rejected one, float32; NaN where unknown. For metrics only: no loss reads it."""
 
     @classmethod
     def with_reference(
@@ -197,7 +197,7 @@ class RowBuffer(Generic[R]):
         return {"added": self.added, "rows": {} if self._rows is None else self._rows.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.added = int(state["added"])
         self._rows = self._kind.from_state(state["rows"]) if state["rows"] else None
 

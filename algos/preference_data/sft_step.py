@@ -1,4 +1,4 @@
-"""Supervised fine-tuning's one step: raise the likelihood of given completions. Whoever imitates uses it."""
+"""Supervised fine-tuning's one step, which raises the likelihood of given completions; shared by all algorithms that imitate."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ def imitate(
         progress: share of the training that is done, for the learning rate.
 
     Returns:
-        `nll` and `entropy` in nats a token before the step, and `grad_norm`.
+        `nll` and `entropy` in nats per token before the step, and `grad_norm`.
     """
-
     for part, share in optimizer.micro_batches(rows, completions.lengths_B[rows]):
         chosen = completions.select(part)
         logprobs_BT, entropy_BT, _ = policy.model.token_outputs(chosen, entropy_gradient=False)

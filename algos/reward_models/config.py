@@ -15,7 +15,7 @@ class RewardModelConfig(BaseModel):
     trainable: Literal["frozen", "lora", "full"] = "frozen"
     """What moves: the head on frozen features, low-rank adapters and the head, or everything."""
     layers: PositiveInt | None = None
-    """Keep only that many of the lowest blocks of a causal model; all where none is given."""
+    """Keep only that many of the lowest blocks of a causal model; default: all."""
     format: Literal["auto", "chat", "plain"] = "auto"
     """How prompt and answer become one text; `auto` is the chat template where the tokenizer has one."""
     pooling: Literal["last", "answer_mean"] = "last"

@@ -41,7 +41,7 @@ class Measured:
     """Confidence against accuracy."""
 
     def lines(self) -> list[str]:
-        """The figures in words, a line each."""
+        """The figures in words, one line each."""
         beaten = [name for name, floor in self.floors.items() if floor.value >= self.accuracy.low]
         return [
             f"accuracy {self.accuracy} on {self.on} ({self.accuracy.pairs:,} pairs)",

@@ -110,7 +110,7 @@ class EpisodeStatsCallback(BaseCallback):
         return {"log_ratio": self._log_ratio_B.tolist(), "length": self._length_B.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self._log_ratio_B, self._length_B = np.array(state["log_ratio"]), np.array(state["length"])
 
 
@@ -140,7 +140,7 @@ def agent_state(agent: BaseAlgorithm) -> dict[str, Any]:
 
 
 def load_agent_state(agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
-    """Take up what :func:`agent_state` returned."""
+    """Restore what :func:`agent_state` returned."""
     policy: Any = agent.policy
     policy.load_state_dict(state["policy"])
     groups = policy.optimizer.state_dict()["param_groups"]

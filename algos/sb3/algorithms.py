@@ -47,7 +47,7 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.seeding import OwnRandomness
 
 LANGUAGE_MODEL_SETTINGS = ("trainable", "micro_batch_size", "gradient_checkpointing")
-"""Settings of the base class that are about training the language model, which nobody trains here."""
+"""Settings of the base class about training the language model, which is not trained here."""
 
 
 class SB3Config(AlgorithmConfig):
@@ -60,7 +60,7 @@ class SB3Config(AlgorithmConfig):
     net_arch: tuple[PositiveInt, ...] = (64, 64)
     """Widths of the hidden layers of the agent's network (of the actor's and of the critic's)."""
     gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount a token; below 1 changes the objective."""
+    """Discount per token; below 1 changes the objective."""
 
     @model_validator(mode="after")
     def _the_language_model_stays(self) -> SB3Config:
@@ -160,7 +160,7 @@ class SB3Algorithm(Algorithm):
         return {**state, "agent": agent_state(self.agent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         super().load_state_dict({name: value for name, value in state.items() if name != "agent"})
         load_agent_state(self.agent, state["agent"])
 
@@ -172,7 +172,7 @@ class ActorCriticConfig(SB3Config):
     """`uniform`: Stable-Baselines3's own policy class, which starts near the uniform distribution over the k tokens;
     `reference`: ours, which starts as the reference restricted to them and tilts it by what the tokens are."""
     n_steps: PositiveInt | None = None
-    """Tokens of each completion in one update; the length limit where none is given, a whole completion at most."""
+    """Tokens of each completion in one update; default: the length limit, a whole completion at most."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """GAE's lambda."""
     ent_coef: float = Field(default=0.0, ge=0)
@@ -226,11 +226,11 @@ class SB3PPOConfig(ActorCriticConfig):
     epochs: PositiveInt = 10
     """Passes over each batch (its `n_epochs`)."""
     minibatches: PositiveInt = 4
-    """Gradient steps a pass: its `batch_size` is `batch_size` x `n_steps` over this."""
+    """Gradient steps per pass: its `batch_size` is `batch_size` x `n_steps` over this."""
     clip: float = Field(default=0.2, gt=0)
     """How far the probability ratio may leave 1 (its `clip_range`)."""
     target_kl: float | None = Field(default=None, gt=0)
-    """End the passes once KL(old || new) a token exceeds 1.5 times this; null never does."""
+    """End the passes once KL(old || new) per token exceeds 1.5 times this; null: never."""
 
 
 class SB3PPO(_ActorCritic):

@@ -39,7 +39,7 @@ class TopTokensContestant:
     ) -> None:
         """Args:
         reference: the language model whose hidden states the agent sees.
-        allowed_V: tokens that may be played.
+        allowed_V: tokens that may be generated.
         k: how many there are to choose from.
         action_logprobs: the agent.
         show_choices: whether its observations end in the tokens' log-probabilities and ids.
@@ -49,7 +49,7 @@ class TopTokensContestant:
 
     @torch.no_grad()
     def generate(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
-        """One completion for each prompt that ``envs`` now shows, sampled with one uniform number a token."""
+        """One completion for each prompt that ``envs`` now shows, sampled with one uniform number per token."""
         model, prompts, limit = self._model, envs.prompt_batch, envs.max_new_tokens
         rows, device = len(prompts), model.device
         uniforms_BT = torch.rand(rows, limit, generator=generator).to(device)
@@ -78,7 +78,7 @@ class TopTokensContestant:
     @torch.no_grad()
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
         """The exact KL to the reference at each position, summed along the agent's own completions, nats; the mean entropy
-        in nats a token, the reference's negative log-likelihood in nats a token, and how much of the reference's
+        in nats per token, the reference's negative log-likelihood in nats per token, and how much of the reference's
         probability the k tokens hold at those positions, each (B,)."""
         _, reference_NK, ours_NK = self._choices(self._hidden(completions))
         lengths_B = completions.lengths_B.to(self._model.device).clamp_min(1)

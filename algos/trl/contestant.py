@@ -1,9 +1,9 @@
 """What TRL's trainers have in common here: how one is made around a policy, and how it takes a step.
 
-A trainer's ``train()`` runs from its first batch to its last and cannot stop at a budget, be judged on the way, or go on
+A trainer's ``train()`` runs from its first batch to its last and cannot stop at a budget, be evaluated on the way, or resume
 from a checkpoint without pickle. So its loop over batches is not used. One step is TRL's own ``training_step``, once for each
 part of a batch, then gradient clipping and the trainer's own optimizer, as in that loop; the learning rate follows the
-budget, as it does for every contestant. That makes the state small and known, and a killed run goes on bit for bit.
+budget, as it does for every contestant. That makes the state small and known, and a killed run resumes bit for bit.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TRLAlgorithm(Algorithm):
             return 1
         if rows % size:
             raise ConfigError(
-                type(self).__name__, [f"{rows} rows a step are not a multiple of micro_batch_size {size}"]
+                type(self).__name__, [f"{rows} rows per step are not a multiple of micro_batch_size {size}"]
             )
         return rows // size
 
@@ -116,7 +116,7 @@ class TRLAlgorithm(Algorithm):
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """TRL draws from the global generators, and its warnings are not for those who read a suite's output."""
+        """TRL draws from the global generators, and its warnings would disturb a suite's output."""
         with self.own_randomness, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
@@ -154,7 +154,7 @@ class TRLAlgorithm(Algorithm):
         return self.initial_rate * left * min(1.0, (self.steps + 1) / (self.config.warmup_steps + 1))
 
     def take_metrics(self) -> dict[str, float]:
-        """What the trainer has noted since it was last asked, by TRL's own names."""
+        """What the trainer has logged since the last call, by TRL's own names."""
         noted = self.trainer._metrics["train"]
         found = {name: sum(values) / len(values) for name, values in noted.items() if values}
         noted.clear()

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer on pairs that the environment has made: the reference's completions, labeled by the proxy.
+"""TRL's DPOTrainer on pairs that the environment has made: the reference's completions, labeled by the reward.
 
 Each update plays a batch of the reference's completions, two for each prompt, adds the pairs to those at hand, and takes
 some steps on pairs drawn from all of them. So the budget decides how many pairs there are, as for the other offline
@@ -49,9 +49,9 @@ class TRLDPOConfig(AlgorithmConfig):
     pairs_per_step: PositiveInt = 64
     """Pairs in one step, drawn from all there are."""
     gradient_steps: PositiveInt = 4
-    """Steps an update."""
+    """Gradient steps per update."""
     pair_capacity: PositiveInt = 32_768
-    """Pairs to remember; the oldest make room."""
+    """Pairs that the buffer keeps; the oldest are dropped first."""
 
 
 class TRLDPO(TRLAlgorithm):
@@ -67,7 +67,7 @@ class TRLDPO(TRLAlgorithm):
     ) -> None:
         problems = []
         if config.batch_size % 2:
-            problems.append(f"batch_size {config.batch_size} is odd; completions are played in pairs")
+            problems.append(f"batch_size {config.batch_size} is odd; completions are generated in pairs")
         if not (envs.kl_coef if config.kl_coef is None else config.kl_coef) > 0:
             problems.append("kl_coef is 0; DPO's beta is a number above 0")
         if problems:

@@ -1,6 +1,6 @@
-"""TRL's GRPOTrainer and RLOOTrainer: they ask for completions, and get those that were played in the environment.
+"""TRL's GRPOTrainer and RLOOTrainer: they request completions and get those of the environment.
 
-Settings are TRL's defaults (one step a batch, GRPO with the `dapo` loss) but for beta, which is the task's `kl_coef`; TRL's
+Settings are TRL's defaults (one step per batch, GRPO with the `dapo` loss) but for beta, which is the task's `kl_coef`; TRL's
 own default for GRPO is none at all. In GRPO it multiplies the k3 estimate in the loss, per token as there; in RLOO the
 log-ratio in the reward, which is the objective's own gradient.
 """
@@ -48,21 +48,21 @@ class TRLOnline(TRLAlgorithm):
     ) -> None:
         assert isinstance(config, TRLOnlineConfig)
         check_groups(type(self).__name__, config.batch_size, "group_size", config.group_size)
-        self.played: ScoredCompletions | None = None
+        self.scored_batch: ScoredCompletions | None = None
         super().__init__(config, policy, envs, rng)
 
     def update(self) -> Mapping[str, float]:
         """Play a batch, then let the trainer learn from it."""
         self.envs.reset(options={"group_size": self.config.group_size})
         completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
-        self.played = self.envs.play(completions)
-        inputs = [{"prompt": text} for text in self.played.prompts]
+        self.scored_batch = self.envs.play(completions)
+        inputs = [{"prompt": text} for text in self.scored_batch.prompts]
         with self._undisturbed():
             for _ in range(self.config.epochs):
                 figures = self.step(inputs)
         noted = chosen(self.take_metrics(), {"kl": "kl_per_token", "entropy": "entropy", "reward_std": "reward_std"})
-        scores_B, lengths_B = self.played.rewards_B, completions.lengths_B
-        self.played = None
+        scores_B, lengths_B = self.scored_batch.rewards_B, completions.lengths_B
+        self.scored_batch = None
         return {"reward": float(scores_B.mean()), "length": float(lengths_B.float().mean()), **noted, **figures}
 
     def _make_trainer(self, folder: str) -> Any:
@@ -91,19 +91,19 @@ class TRLOnline(TRLAlgorithm):
 
     @abstractmethod
     def _playing(self, trainer: type) -> Callable[..., Any]:
-        """The trainer's class, or a function that makes one, with its generation replaced by what was played."""
+        """The trainer's class, or a function that makes one, with its generation replaced by the environment's completions."""
 
     def batch(self) -> tuple[list[list[int]], list[list[int]], list[str]]:
-        """The played batch as TRL takes it: tokens of prompts and of completions, and the completions' texts."""
-        assert self.played is not None
-        completions = self.played.completions
+        """The batch as TRL takes it: tokens of prompts and of completions, and the completions' texts."""
+        assert self.scored_batch is not None
+        completions = self.scored_batch.completions
         prompts = unpadded(completions.prompts.tokens_BP, completions.prompts.mask_BP)
-        return prompts, unpadded(completions.tokens_BT, completions.mask_BT), list(self.played.texts)
+        return prompts, unpadded(completions.tokens_BT, completions.mask_BT), list(self.scored_batch.texts)
 
     def reward(self, completions: list[str], **columns: Any) -> list[float]:
         """The rewards that the environment gave."""
-        assert self.played is not None
-        return [float(score) for score in self.played.rewards_B]
+        assert self.scored_batch is not None
+        return [float(score) for score in self.scored_batch.rewards_B]
 
 
 class TRLGRPOConfig(TRLOnlineConfig):

@@ -138,7 +138,11 @@ def test_padding_in_a_batch_changes_no_loss() -> None:
     ("pair", "limit", "message"),
     [
         (PreferencePair("x", "a", "b"), 32, "completions of 32 tokens fill the context of 32"),
-        (PreferencePair("x", "a<pad>", "b"), 8, "preference pair 0, chosen: holds token 0, which the model never says"),
+        (
+            PreferencePair("x", "a<pad>", "b"),
+            8,
+            "preference pair 0, chosen: holds token 0, which the model never generates",
+        ),
     ],
 )
 def test_pairs_that_cannot_be_used_are_named(pair: PreferencePair, limit: int, message: str) -> None:

@@ -167,7 +167,7 @@ def test_other_weights_may_move(kind: type, trainable: str, exact: Task) -> None
     ("kind", "settings", "message"),
     [
         (TRLGRPO, {"group_size": 5}, "batch_size 16 is not a multiple of group_size 5"),
-        (TRLRLOO, {"micro_batch_size": 3}, "16 rows a step are not a multiple of micro_batch_size 3"),
+        (TRLRLOO, {"micro_batch_size": 3}, "16 rows per step are not a multiple of micro_batch_size 3"),
         (TRLDPO, {"batch_size": 15}, "batch_size 15 is odd"),
         (TRLDPO, {"kl_coef": 0.0}, "kl_coef is 0"),
     ],
