@@ -64,7 +64,7 @@ class BestOfNSampler:
 
 
 def best_of_each(scores_B: Tensor, n: int) -> Tensor:
-    """Row numbers of the best in each run of ``n`` neighbors, shape (B / n,)."""
+    """Row numbers of the best in each run of ``n`` consecutive rows, shape (B / n,)."""
     groups = scores_B.reshape(-1, n)
     return groups.argmax(1) + torch.arange(len(groups), device=groups.device) * n
 

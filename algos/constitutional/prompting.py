@@ -16,7 +16,7 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
 ROWS = 16
-"""Questions that are weighed in one forward pass; longer batches are cut, neighbors in length together."""
+"""Questions that are weighed in one forward pass; longer batches are cut, rows of similar length together."""
 _MARKER = re.compile(r"<[^\s<>]+>")
 
 

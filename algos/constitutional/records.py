@@ -82,7 +82,7 @@ def chain_records(
 def choice_records(
     indices: Sequence[int], prompts: Sequence[str], first: Sequence[str], second: Sequence[str], judgment: Judgment
 ) -> list[dict[str, Any]]:
-    """One row a pair, with the probability that the first is the better one, by principle and in both orders."""
+    """One row per pair, with the probability that the first is the better one, by principle and in both orders."""
     rows = []
     for i, (index, prompt) in enumerate(zip(indices, prompts, strict=True)):
         places = judgment.first_place_NK2

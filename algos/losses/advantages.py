@@ -53,7 +53,7 @@ def leave_one_out_advantages(returns_B: Tensor, group_size: int) -> Tensor:
     completion, so the gradient is unbiased.
 
     Args:
-        returns_B: ``group_size`` neighbors share a prompt.
+        returns_B: ``group_size`` consecutive rows share a prompt.
         group_size: k, at least 2.
     """
     groups = returns_B.reshape(-1, group_size)
@@ -65,7 +65,7 @@ def group_advantages(returns_B: Tensor, group_size: int, *, normalize: bool) -> 
     """Each return minus its group's mean, over the group's standard deviation, shape (B,) (GRPO: Shao et al. 2024).
 
     Args:
-        returns_B: ``group_size`` neighbors share a prompt.
+        returns_B: ``group_size`` consecutive rows share a prompt.
         group_size: at least 2.
         normalize: divide by the deviation (of a sample: over k - 1); Dr. GRPO (Liu et al. 2025) does not, since that
             gives prompts whose completions hardly differ the weight of those that tell them apart.

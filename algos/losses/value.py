@@ -21,7 +21,7 @@ def soft_value(action_values: Tensor, reference_logprobs: Tensor, beta: float) -
     Args:
         action_values: Q, shape (.., V); -inf on what cannot be chosen.
         reference_logprobs: log ref(a|s), shape (.., V).
-        beta: price of a nat of KL to the reference, above 0.
+        beta: the KL coefficient, above 0.
     """
     return beta * (reference_logprobs + action_values / beta).logsumexp(-1)
 

@@ -78,7 +78,7 @@ class PreferenceConfig(AlgorithmConfig):
         """What is minimized.
 
         Raises:
-            ConfigError: a price of KL of 0, which leaves no finite optimum, and no ``beta``.
+            ConfigError: a KL coefficient of 0, which leaves no finite optimum, and no ``beta``.
         """
         beta = kl_coef / self.label_temperature if self.beta is None else self.beta
         if beta <= 0:

@@ -1,4 +1,4 @@
-"""What came of training a reward model, and how good it is."""
+"""The result of training a reward model, and how good it is."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class RewardModelReport:
-    """What came of the training."""
+    """The result of the training."""
 
     pairs: int
     """Pairs that it was given."""

@@ -144,7 +144,7 @@ class TRLDPO(TRLAlgorithm):
 
 
 def labeled(scores_B: Tensor, labels: Literal["bradley_terry", "deterministic"], generator: torch.Generator) -> Tensor:
-    """Row numbers of pairs of neighbors, the preferred one first, shape (pairs, 2).
+    """Row numbers of consecutive rows as pairs, the preferred one first, shape (pairs, 2).
 
     Args:
         scores_B: rewards; rows 2 i and 2 i + 1 answer the same prompt.
