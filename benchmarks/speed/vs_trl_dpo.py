@@ -110,7 +110,7 @@ def side_by_side(options: argparse.Namespace) -> None:
     trainer.add_callback(Turns())
     trainer.train()
     timings = {name: Timing(tuple(walls[name][1:]), tuple(cpus[name][1:])) for name in walls}  # the first warms up
-    lengths = algorithm.data.memory.pairs.lengths_B2.float()
+    lengths = algorithm.data.buffer.pairs.lengths_B2.float()
     how = "TRL's reference precomputed" if options.precomputed else "TRL's reference at each step"
     print(
         report(f"DPO, {options.batch} pairs, {lengths.mean():.0f} tokens a side, {model.name}, {how}", timings, "ours")
