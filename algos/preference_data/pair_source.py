@@ -26,7 +26,7 @@ from bakeoff.envs.preferences.load import load_pairs
 from bakeoff.envs.preferences.pair import Pairs, PreferencePair
 from bakeoff.envs.rewards.call import AnyReward
 from bakeoff.envs.tasks.base import Task
-from bakeoff.envs.text_generation.played import ScoredCompletions
+from bakeoff.envs.text_generation.episodes import ScoredCompletions
 from bakeoff.envs.text_generation.prompt_order import PromptOrder
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError, PreferenceError
