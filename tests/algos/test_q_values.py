@@ -154,6 +154,7 @@ def test_without_data_the_reference_plays_and_is_metered(exact: Task, name: str)
 # ---------------------------------------------------------------- the algorithms
 
 
+@pytest.mark.slow
 def test_ilql_learns_and_its_decoding_can_be_swept(exact: Task) -> None:
     algorithm = make("ilql", exact, queries=4_000)
     assert isinstance(algorithm, ILQL)

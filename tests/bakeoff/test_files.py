@@ -178,6 +178,7 @@ def test_tracebacks_show_the_text_that_ran(player_file: Path) -> None:
         plugins.unload_plugin(str(player_file))
 
 
+@pytest.mark.slow
 def test_resuming_needs_the_same_plugin_text(tmp_path: Path, player_file: Path, capsys) -> None:
     out = tmp_path / "run"
     arguments = ["run", str(suite(tmp_path)), "--out", str(out), "--no-report", "--quiet", "--workers", "1"]

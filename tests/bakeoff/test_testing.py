@@ -400,7 +400,12 @@ def test_a_good_one_passes_all(exact: Task) -> None:
         (LateSmuggler, "learns", "completions that no meter counted"),
         (Follower, "learns", "self.policy.reference changed during training"),
         (Understates, "learns", "nats to the reference, but the exact value is"),
-        (Endless, "learns", "it trained 2,000,000 tokens and neither queried the reward nor set finished"),
+        pytest.param(
+            Endless,
+            "learns",
+            "it trained 2,000,000 tokens and neither queried the reward nor set finished",
+            marks=pytest.mark.slow,
+        ),
         (SaysNothing, "meter", "update 1 returned NoneType; return a mapping of names to numbers"),
         (Sourceless, "settings", "it has no data_source; declare where its training data come from"),
         (Twin, "meter", "tokens were trained on, but the meter shows"),

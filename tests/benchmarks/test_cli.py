@@ -165,6 +165,7 @@ def test_whose_folder_it_is(tmp_path: Path) -> None:
     assert {"torch", "transformers", "bakeoff"} <= set(versions)
 
 
+@pytest.mark.slow
 def test_cells_fail_alone(plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = write(tmp_path, """\
 name: mixed
@@ -215,6 +216,7 @@ def test_a_task_that_cannot_be_built_is_bad_input(
     assert not (tmp_path / "out" / "cells").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_of_a_folder_by_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = SUITE.replace("[exact]", "{mine: {task: custom, model: MODEL, prompts: PROMPTS, reward: length}}")
     model = Path(run_folder.__file__).parents[2] / "envs" / "tasks" / "exact" / "model"
@@ -468,6 +470,7 @@ def custom(folder: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_an_edited_reward_is_another_reward(tmp_path: Path) -> None:
     suite, out = load_suite(custom(tmp_path)), tmp_path / "out"
     run_suite(suite, out, workers=1, only=["reference"])
@@ -478,6 +481,7 @@ def test_an_edited_reward_is_another_reward(tmp_path: Path) -> None:
     assert len(run_suite(suite, out, workers=1).done) == 2
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_shows_before_the_first_cell(tmp_path: Path) -> None:
     document, out = custom(tmp_path), tmp_path / "out"
     (tmp_path / "prompts.txt").write_text("a b\n" + "a " * 500 + "\nb b\n")
@@ -487,6 +491,7 @@ def test_a_prompt_that_is_too_long_shows_before_the_first_cell(tmp_path: Path) -
     assert len(run_suite(load_suite(document), out, workers=1).done) == 2
 
 
+@pytest.mark.slow
 def test_what_broke_one_cell_breaks_no_other(tmp_path: Path) -> None:
     document = custom(tmp_path)
     broken = {**document["tasks"]["mine"], "reward": f"{tmp_path / 'reward.py'}:changes"}
@@ -526,6 +531,7 @@ def test_a_working_folder_that_is_gone_is_borne(
     assert outcome.kind == "done", outcome
 
 
+@pytest.mark.slow
 def test_what_a_reward_has_started_ends_with_the_run(tmp_path: Path) -> None:
     import psutil
 
@@ -536,6 +542,7 @@ def test_what_a_reward_has_started_ends_with_the_run(tmp_path: Path) -> None:
         assert ["sleep", "61"] not in [process.cmdline() for process in alive if process.name() == "sleep"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_goes_away_ends_the_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
 
@@ -578,6 +585,7 @@ def test_standard_output_on_a_full_disk(capsys: pytest.CaptureFixture[str], monk
     )
 
 
+@pytest.mark.slow
 def test_arguments_of_the_functions_are_checked(tmp_path: Path) -> None:
     import bakeoff
 

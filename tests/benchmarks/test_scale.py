@@ -25,6 +25,7 @@ def trivial(seed: int) -> dict[str, Any]:
     return {"job": "cell", "cell": cell.to_json(), "checkpoint_every": 60.0, "trackers": []}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_is_flat_over_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bakeoff.envs.tasks.exact.enumeration import Enumeration

@@ -266,7 +266,7 @@ def test_stopping_after_every_update_changes_no_number(tmp_path: Path) -> None:
     assert last["phase"] == "eval"
     assert {"normalized_score", "kl", "reference_mass", "entropy"} <= set(last["metrics"])
     assert atomic_files.read_json(tmp_path / "whole" / "config.json")["notes"][0].startswith("saves no language model")
-    with pytest.raises(RunFolderError, match="no language model"):
+    with pytest.raises(RunFolderError, match="not a language model"):
         sample_cell(tmp_path / "whole", "a b", 1)
 
 

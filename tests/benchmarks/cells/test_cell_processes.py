@@ -71,6 +71,7 @@ def assert_close(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
         assert mine["metrics"] == pytest.approx(other["metrics"], rel=tolerance, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "this",
     [
@@ -105,6 +106,7 @@ def test_every_algorithm_runs_as_two(name: str, tmp_path: Path, cache: TaskCache
     assert_close(*(rows(this, tmp_path / count) for count in "12"))
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_the_first_ones_checkpoint(tmp_path: Path) -> None:
     this = cell("grpo")
     assert play(this, tmp_path / "whole", 2).kind == "done"
@@ -172,6 +174,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_one_process_calls_rewards_and_dead_ones_are_noticed(plugin: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a b\nb c\nc d\na c\n")
@@ -197,6 +200,7 @@ def test_one_process_calls_rewards_and_dead_ones_are_noticed(plugin: Path, tmp_p
     ]  # two lives: the reference, the untrained policy; an update
 
 
+@pytest.mark.slow
 def test_further_processes_end_with_their_parent(tmp_path: Path) -> None:
     script = f"""
 import json, os, time

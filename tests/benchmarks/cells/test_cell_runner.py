@@ -132,6 +132,7 @@ def test_killed_twenty_times(algorithm: str, longest: float, cache: TaskCache, t
         assert content(folder) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_every_algorithm_resumes_exactly(cache: TaskCache, tmp_path: Path) -> None:
     from bakeoff import registry
 

@@ -98,6 +98,7 @@ def killed_and_equal(family: str, kills: int, cache: TaskCache, home: Path) -> N
         assert number < 10 * kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_killed_twice_at_random(family: str, cache: TaskCache, tmp_path: Path) -> None:
     killed_and_equal(family, 2, cache, tmp_path)

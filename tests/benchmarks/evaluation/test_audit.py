@@ -251,6 +251,7 @@ def test_it_is_remembered_over_an_interruption(
     assert config["outside_meter"] == {"reward_queries": 21}
 
 
+@pytest.mark.slow
 def test_no_registered_algorithm_is_flagged(cache: TaskCache, tmp_path: Path) -> None:
     """What plays fair must never be accused: every algorithm, on a task whose completions end early and late."""
     for name in registry.algorithms.names():

@@ -40,6 +40,7 @@ def test_seeds_of_trials_are_nobody_elses() -> None:
     assert trial_seeds([0, 1, 1_000_001], 3) == [1_000_000, 1_000_002, 1_000_003]
 
 
+@pytest.mark.slow
 def test_equal_trials_and_a_suite_of_the_best(tmp_path: Path) -> None:
     suite = load_suite(SUITE)
     path = tune(suite, tmp_path, workers=1)
@@ -72,6 +73,7 @@ def test_equal_trials_and_a_suite_of_the_best(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trials").rglob("status.json")} == started
 
 
+@pytest.mark.slow
 def test_trials_of_another_suite_are_not_taken_for_this_ones(tmp_path: Path) -> None:
     suite = {**SUITE, "algorithms": {"best_of_n": {"batch_size": 16}}}
     suite["tune"] = {**SUITE["tune"], "trials": 1, "space": {"best_of_n": SUITE["tune"]["space"]["best_of_n"]}}
@@ -156,6 +158,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         tune(load_suite({**SUITE, "sweep": {"kl_coef": [0.1]}}), tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_what_a_plugin_file_brings_is_tuned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +210,7 @@ def test_a_search_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert seen == [7]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = load_suite({**SUITE, "algorithms": {"best_of_n": {"batch_size": 16}}, "tune": {"trials": 1}})
     real = atomic_files.write_json
