@@ -360,10 +360,8 @@ def interrupted(tmp_path: Path, number: int, to_group: bool) -> tuple[int, str]:
     return process.wait(timeout=120), process.communicate()[1]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_and_gone_on_with(number: int, cache: TaskCache, tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job that a script put in the background
     path = write(tmp_path)
