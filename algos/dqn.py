@@ -120,9 +120,10 @@ class DQN(Algorithm):
 
     def step(self) -> dict[str, float]:
         """One step on completions drawn from the replay buffer; the target network follows."""
-        rows = self.replay.sample(self.config.train_batch_size, self.rng)
-        batch = self.replay.batch(rows, self.policy.model.device)
-        weights_B = self.replay.correction(rows, self.config.priority_beta).to(self.policy.model.device)
+        rows, weights_B = self.replay.weighted_sample(
+            self.config.train_batch_size, self.rng, beta=self.config.priority_beta
+        )
+        batch, weights_B = self.replay.batch(rows, self.policy.model.device), weights_B.to(self.policy.model.device)
         errors_B = torch.zeros(len(rows))
 
         for part, share in self.optimizer.micro_batches(torch.arange(len(rows)), batch.completions.lengths_B.cpu()):

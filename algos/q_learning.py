@@ -128,9 +128,10 @@ class QLearning(Algorithm):
         """One step on completions drawn from the replay buffer."""
         config = self.config
         group = config.replay_group if self.critic is None else 1
-        rows = self.replay.sample(config.train_batch_size, self.rng, group_size=group)
-        batch = self.replay.batch(rows, self.policy.model.device)
-        weights_B = self.replay.correction(rows, config.priority_beta).to(self.policy.model.device)
+        rows, weights_B = self.replay.weighted_sample(
+            config.train_batch_size, self.rng, beta=config.priority_beta, group_size=group
+        )
+        batch, weights_B = self.replay.batch(rows, self.policy.model.device), weights_B.to(self.policy.model.device)
         baseline_B = self.baseline(batch, weights_B)
         residuals_B = torch.zeros(len(rows))
 

@@ -17,6 +17,8 @@ from bakeoff.envs.language_model.completions import Completions, PromptBatch
 
 SMALLEST_PRIORITY = 1e-3
 """Added to each priority, so that what is explained already still comes up now and then."""
+ROUNDING = 1e-9
+"""A row this close to being drawn in any case is drawn in any case."""
 
 
 class ReplayBuffer:
@@ -25,7 +27,7 @@ class ReplayBuffer:
     def __init__(self, capacity: int, *, priority_alpha: float = 0.0) -> None:
         """Args:
         capacity: rows to keep.
-        priority_alpha: rows are drawn in proportion to priority ** exponent; 0 draws uniformly (Schaul et al. 2016).
+        priority_alpha: rows are drawn in proportion to priority ** priority_alpha; 0 draws uniformly (Schaul et al. 2016).
         """
         self.capacity, self.priority_alpha = capacity, priority_alpha
         self.added = 0
@@ -87,26 +89,70 @@ class ReplayBuffer:
             generator: draws them.
             group_size: rows of one prompt to draw together, as far as there are as many; ``count`` is cut to whole groups.
         """
+        return self.weighted_sample(count, generator, group_size=group_size)[0]
+
+    def weighted_sample(
+        self, count: int, generator: torch.Generator, *, beta: float = 1.0, group_size: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Rows as by :meth:`sample`, and their importance weights, both (B,).
+
+        A weight is (B / (N pi))^beta with pi the row's probability of being drawn, which is known exactly: with ``beta`` 1 the
+        weighted mean over a sample has the mean over the buffer as its expectation (Horvitz and Thompson 1952), whatever the
+        priorities. Schaul et al. 2016 (section 3.4) give the weight for draws with replacement, and divide by the largest weight
+        of a batch; here rows are different, and a divisor that depends on the draw would bias the mean.
+
+        Args:
+            count: rows wanted.
+            generator: draws them.
+            beta: 1 takes all of the priorities back, 0 nothing.
+            group_size: as in :meth:`sample`.
+        """
         chances = self.chances()
+        if self.priority_alpha == 0:
+            rows = self._uniform(chances, count, generator, group_size)
+            return rows, torch.ones(len(rows))
         if group_size == 1 or count >= len(chances):
-            return _draw(chances, count, generator)
-        anchors = _draw(chances, max(1, count // group_size), generator)
+            rows, expected = draw_different(chances, count, generator)
+        else:
+            rows, expected = self._groups(chances, max(1, count // group_size), group_size, generator)
+        return rows, (len(rows) / (len(self) * expected)).pow(beta).float()
+
+    def _uniform(self, chances: Tensor, count: int, generator: torch.Generator, group_size: int) -> Tensor:
+        if group_size == 1 or count >= len(chances):
+            return torch.multinomial(chances, min(count, len(chances)), generator=generator)
+        anchors = torch.multinomial(chances, max(1, count // group_size), generator=generator)
         prompts_N = self._rows["prompt_indices"][: len(self)]
         chosen = []
         for prompt, groups in zip(*torch.unique(prompts_N[anchors], return_counts=True), strict=True):
             same = (prompts_N == prompt).nonzero()[:, 0]
-            chosen.append(same[_draw(chances[same], int(groups) * group_size, generator)])
+            wanted = min(int(groups) * group_size, len(same))
+            chosen.append(same[torch.multinomial(chances[same], wanted, generator=generator)])
         return torch.cat(chosen)
 
+    def _groups(
+        self, chances: Tensor, count: int, group_size: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """``count`` groups: prompts in proportion to the sum of their rows' chances, then rows of each; rows (B,), and what to
+        divide by for an unbiased sum (B,).
+
+        Given g groups of a prompt, the sum over its drawn rows divided by their inclusion probabilities is unbiased for the
+        prompt's sum; times g / E[g], it stays so over the draws of g.
+        """
+        prompts, prompt_N = torch.unique(self._rows["prompt_indices"][: len(self)], return_inverse=True)
+        expected_K = count * torch.zeros(len(prompts), dtype=torch.float64).index_add(0, prompt_N, chances.double())
+        groups_K = systematic(expected_K, count, generator)
+        rows, divisors = [], []
+        for prompt in groups_K.nonzero()[:, 0]:
+            same, groups = (prompt_N == prompt).nonzero()[:, 0], int(groups_K[prompt])
+            drawn, inclusion = draw_different(chances[same], groups * group_size, generator)
+            rows.append(same[drawn])
+            divisors.append(inclusion * expected_K[prompt] / groups)
+        return torch.cat(rows), torch.cat(divisors)
+
     def chances(self) -> Tensor:
-        """The probability of each row to be drawn first, shape (N,)."""
+        """The share of each row in what is drawn, shape (N,): its probability where one row is drawn."""
         weights = self._rows["priorities"][: len(self)] ** self.priority_alpha
         return weights / weights.sum()
-
-    def correction(self, rows: Tensor, exponent: float) -> Tensor:
-        """Importance weights (N p)^-exponent, the largest of them 1, shape (B,) (Schaul et al. 2016, section 3.4)."""
-        weights = (self.chances()[rows] * len(self)) ** -exponent
-        return weights / weights.max()
 
     def prioritize(self, rows: Tensor, errors_B: Tensor) -> None:
         """Set the priorities of some rows to the size of their errors."""
@@ -124,6 +170,44 @@ class ReplayBuffer:
             self._rows[name][: len(values)] = values
 
 
-def _draw(chances_N: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Different row numbers, each drawn in proportion to its chance among those that are left."""
-    return torch.multinomial(chances_N, min(count, len(chances_N)), generator=generator)
+def draw_different(chances_N: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """``count`` different row numbers, or all where there are no more, and the probability of each to be among them, both (B,).
+
+    That probability is ``count`` times the row's chance, or 1 where this is more; the others then share what is left in
+    proportion to their chances.
+    """
+    count = min(count, len(chances_N))
+    inclusion_N = torch.zeros(len(chances_N), dtype=torch.float64)
+    certain_N = torch.zeros(len(chances_N), dtype=torch.bool)
+    while count > int(certain_N.sum()):
+        inclusion_N = chances_N.double() * ~certain_N
+        inclusion_N = inclusion_N * ((count - int(certain_N.sum())) / inclusion_N.sum())
+        more_N = inclusion_N >= 1 - ROUNDING
+        certain_N |= more_N
+        if not more_N.any():
+            break
+    left = count - int(certain_N.sum())
+    drawn_N = certain_N.clone()
+    if left:
+        drawn_N |= systematic(inclusion_N * ~certain_N, left, generator) > 0
+    inclusion_N[certain_N] = 1.0
+    rows = drawn_N.nonzero()[:, 0]
+    return rows, inclusion_N[rows]
+
+
+def systematic(expected_N: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """How often each of N is drawn in ``count`` draws, shape (N,): its expectation rounded up or down, right on average.
+
+    Systematic sampling (Madow 1949) in random order: intervals of these lengths lie one after the other, and points at distance
+    1 with one random start are drawn.
+
+    Args:
+        expected_N: expectations, which add up to ``count``.
+        count: draws.
+        generator: of the order and the start.
+    """
+    order = torch.randperm(len(expected_N), generator=generator)
+    ends = expected_N.double()[order].cumsum(0)
+    points = torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count)
+    hit = torch.searchsorted(ends * (count / ends[-1]), points, right=True).clamp_max(len(order) - 1)
+    return torch.bincount(order[hit], minlength=len(order))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bakeoff.algos.core.replay_buffer import SMALLEST_PRIORITY, ReplayBuffer
+from bakeoff.algos.core.replay_buffer import SMALLEST_PRIORITY, ReplayBuffer, draw_different
 from bakeoff.algos.core.rollout import Rollout
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 
@@ -79,10 +79,55 @@ def test_priorities_and_their_correction() -> None:
     torch.testing.assert_close(replay.chances(), weights / weights.sum())
     first = torch.tensor([int(replay.sample(1, source)) for _ in range(3000)]).bincount(minlength=4) / 3000
     torch.testing.assert_close(first, replay.chances(), atol=0.04, rtol=0)
-    # Weighted by 1/(N p), rows count alike: p * w is the same for all.
-    product = replay.chances() * replay.correction(torch.arange(4), 1.0)
-    torch.testing.assert_close(product, product[:1].expand(4))
-    assert replay.correction(torch.arange(4), 0.0).tolist() == [1.0] * 4
+    # One row: its weight is 1/(N p).
+    row, weight = replay.weighted_sample(1, source)
+    torch.testing.assert_close(weight, 1 / (4 * replay.chances()[row]))
+    assert replay.weighted_sample(3, source, beta=0.0)[1].tolist() == [1.0] * 3
+    # All rows: each is drawn in any case, so none weighs less.
+    assert replay.weighted_sample(9, source)[1].tolist() == [1.0] * 4
+
+
+def test_three_of_four_by_hand() -> None:
+    # Three times the chances are 2.1, .45, .3 and .15: the first is drawn in any case, the others share two draws as
+    # 1, 2/3 and 1/3, which makes the second certain, too.
+    chances = torch.tensor([0.7, 0.15, 0.1, 0.05], dtype=torch.float64)
+    source, drawn = generator(), torch.zeros(4)
+    for _ in range(3000):
+        rows, inclusion = draw_different(chances, 3, source)
+        expected = torch.tensor([1.0, 1.0, 2 / 3, 1 / 3], dtype=torch.float64)
+        torch.testing.assert_close(inclusion, expected[rows])
+        drawn[rows] += 1
+    torch.testing.assert_close(drawn / 3000, expected.float(), atol=0.035, rtol=0)  # four standard errors
+
+
+@pytest.mark.parametrize(("count", "group_size"), [(64, 1), (256, 1), (64, 8), (96, 32)])
+@pytest.mark.parametrize("alpha", [0.6, 1.0])
+def test_weights_take_priorities_back(alpha: float, count: int, group_size: int) -> None:
+    replay, source, draws = ReplayBuffer(256, priority_alpha=alpha), generator(), 1000
+    replay.add(rollout(0, 256, prompts=7))  # 36 or 37 rows each
+    replay.prioritize(torch.arange(256), torch.randn(256, generator=source).exp())
+    top = replay.chances() >= replay.chances().sort().values[-25]
+    sums = []
+    for _ in range(draws):
+        rows, weights = replay.weighted_sample(count, source, group_size=group_size)
+        assert len(rows.unique()) == len(rows) <= count
+        # Weighted means over the sample, of an indicator and of 1: those over the buffer are 25/256 and 1.
+        sums.append(torch.stack([(weights * top[rows]).mean(), weights.mean()]))
+    found = torch.stack(sums).double()
+    error = 4.5 * found.std(0) / draws**0.5 + 1e-6
+    assert ((found.mean(0) - torch.tensor([25 / 256, 1.0])).abs() < error).all()
+    assert float(error[0]) < 0.02
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_without_priorities_draws_are_as_ever_and_weigh_alike(group_size: int) -> None:
+    replay = ReplayBuffer(64)
+    replay.add(rollout(0, 60, prompts=10))
+    rows, weights = replay.weighted_sample(12, generator(3), group_size=group_size)
+    assert weights.tolist() == [1.0] * len(rows)
+    assert rows.tolist() == replay.sample(12, generator(3), group_size=group_size).tolist()
+    if group_size == 1:
+        assert rows.tolist() == torch.multinomial(torch.full((60,), 1 / 60), 12, generator=generator(3)).tolist()
 
 
 def test_new_rows_come_first() -> None:
