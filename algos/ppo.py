@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
@@ -35,6 +35,11 @@ from bakeoff.algos.losses.advantages import (
 )
 from bakeoff.algos.losses.policy_gradient import clipped_surrogate, clipped_value_loss
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
+from bakeoff.errors import ConfigError
+
+STAYS_ZERO = (
+    "kl_coef is 0, and adaptive_kl_target multiplies it, so it would stay 0; give kl_coef above 0 to start from"
+)
 
 
 class PPOConfig(AlgorithmConfig):
@@ -64,9 +69,15 @@ class PPOConfig(AlgorithmConfig):
     adaptive_kl_target: float | None = Field(default=None, gt=0)
     """Adapt the KL coefficient towards this sequence KL in nats; null keeps it fixed. Adapting changes the objective."""
     kl_horizon: PositiveInt = 10_000
-    """Completions over which the adaptive coefficient reacts."""
+    """Completions over which the adaptive coefficient grows by a factor of 1.22 at most, or falls by .82."""
     target_kl: float | None = Field(default=None, gt=0)
     """End phase II early once the mean KL(old || new) per token exceeds this; null: never."""
+
+    @model_validator(mode="after")
+    def _zero_does_not_adapt(self) -> PPOConfig:
+        if self.adaptive_kl_target is not None and self.kl_coef == 0:
+            raise ValueError(STAYS_ZERO)
+        return self
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,8 @@ class PPO(Algorithm):
 
     def __init__(self, config: PPOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
+        if config.adaptive_kl_target is not None and self.kl_coef == 0:
+            raise ConfigError("ppo", [STAYS_ZERO])
         self.critic = Critic(policy, config.critic)
         self.optimizer = Optimizer([*policy.parameters(), *self.critic.parameters()], config, policy.model.width)
 

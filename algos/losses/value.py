@@ -102,7 +102,10 @@ def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
 
 
 def conservative_term(logsumexp: Tensor, chosen_values: Tensor) -> Tensor:
-    """log sum_a exp Q(s, a) - Q(s, chosen): never below 0; pulls down what was not tried (Kumar et al. 2020, CQL(H)); any shape."""
+    """log sum_a exp Q(s, a) - Q(s, chosen): never below 0; pulls down what was not tried (Kumar et al. 2020, CQL(H)); any shape.
+
+    It is the cross-entropy of the chosen action with Q as logits (Snell et al. 2023).
+    """
     return logsumexp - chosen_values
 
 

@@ -1,14 +1,16 @@
 """PPO's update, step by step on the enumerable task."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
-from bakeoff.algos.core.build import build
+from bakeoff.algos.core.build import build, parse_config
 from bakeoff.algos.ppo import PPO
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task
+from bakeoff.errors import ConfigError
 
 
 def make(task: Task, **settings: Any) -> PPO:
@@ -71,6 +73,21 @@ def test_the_kl_coefficient_follows_its_target(exact: Task) -> None:
     assert low["kl_coef"] > 0.3 > high["kl_coef"]
     # Five steps at the clipped error of -.2.
     assert high["kl_coef"] == pytest.approx(0.3 * (1 - 0.2 * 64 / 10_000) ** 5)
+
+
+def test_a_kl_coefficient_of_zero_cannot_adapt(exact: Task) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^settings: kl_coef is 0, and adaptive_kl_target multiplies it.*give kl_coef above 0"
+    ):
+        parse_config(PPO, {"adaptive_kl_target": 4, "kl_coef": 0})
+    parse_config(PPO, {"adaptive_kl_target": 4})  # the task's may be anything
+    free = dataclasses.replace(exact, kl_coef=0.0)
+    with pytest.raises(
+        ConfigError, match=r"^ppo: kl_coef is 0, and adaptive_kl_target multiplies it.*give kl_coef above 0"
+    ):
+        make(free, adaptive_kl_target=4)
+    assert make(free, adaptive_kl_target=4, kl_coef=0.1).kl_coef == 0.1
+    assert make(free).kl_coef == 0
 
 
 def test_an_entropy_bonus_keeps_the_policy_wider(exact: Task) -> None:

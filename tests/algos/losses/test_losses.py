@@ -82,3 +82,11 @@ def test_adaptive_coefficient() -> None:
     assert kl.adapt_coefficient(0.15, 12.0, 6.0, 512, 10_000) == pytest.approx(0.151536)
     assert kl.adapt_coefficient(0.15, 0.0, 6.0, 512, 10_000) == pytest.approx(0.148464)
     assert kl.adapt_coefficient(0.15, 6.0, 6.0, 512, 10_000) == 0.15
+
+
+@pytest.mark.parametrize(("kl_value", "factor"), [(1e3, 1.22), (0.0, 0.82)])
+def test_the_adaptive_coefficient_over_a_horizon(kl_value: float, factor: float) -> None:
+    coefficient = 1.0
+    for _ in range(1000):  # steps of 10 of 10,000 completions
+        coefficient = kl.adapt_coefficient(coefficient, kl_value, 6.0, 10, 10_000)
+    assert coefficient == pytest.approx(factor, abs=0.005)

@@ -105,6 +105,8 @@ def test_the_conservative_term_pulls_down_what_was_not_chosen() -> None:
     term.backward()
     assert action_values.grad is not None
     torch.testing.assert_close(action_values.grad, torch.tensor([0.25, -0.25]))
+    # Snell et al.: cross-entropy with Q as logits.
+    torch.testing.assert_close(term, torch.nn.functional.cross_entropy(action_values, torch.tensor(1)))
 
 
 def test_double_estimation_by_hand() -> None:

@@ -145,6 +145,12 @@ def test_the_coverage_that_reports_state_is_the_measured_one(seeds):
     assert measured == pytest.approx(COVERAGE[seeds], abs=0.02)  # standard error of the simulation: 0.007
 
 
+def test_the_coverage_at_twenty_seeds_is_93_percent():
+    measured = simulate_coverage(20, rng=rng(20), runs=40_000)
+    assert measured == pytest.approx(COVERAGE[20], abs=0.004)  # standard error of the simulation: 0.0013
+    assert f"{100 * coverage_at(20):.0f} %" == "93 %"
+
+
 def test_coverage_between_measured_numbers_of_seeds():
     assert coverage_at(1) == 0
     assert coverage_at(2) == 0.5
