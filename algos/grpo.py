@@ -4,8 +4,8 @@ PPO without a value function: each prompt is completed several times, and a comp
 standard deviations of its group, the same at each of its tokens.
 
 Departures from the paper: the KL penalty stands in the reward (`kl_placement: k3_loss` puts it in the loss, as in the
-paper; its fixed point is another one), and the reference is the task's model throughout. `normalize_variance: false`
-with `length_normalization: limit` is Dr. GRPO (Liu et al. 2025).
+paper, `k3_ratio_loss` as in TRL; their fixed points are others), and the reference is the task's model throughout.
+`normalize_variance: false` with `length_normalization: limit` is Dr. GRPO (Liu et al. 2025).
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from torch import Tensor
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, minibatch_rows
+from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, kl_loss, minibatch_rows
 from bakeoff.algos.losses.advantages import group_advantages, masked_mean
-from bakeoff.algos.losses.kl import k3
 from bakeoff.algos.losses.policy_gradient import LengthNormalization, clipped_surrogate, completion_average
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
@@ -84,6 +83,7 @@ class GRPO(Algorithm):
             logprobs_BT, part.logprobs_BT, advantages_B[:, None], mask_BT, clip=self.config.clip, reduce=self.reduce
         )
         loss = surrogate.loss
-        if self.config.kl_placement == "k3_loss":
-            loss = loss + self.kl_coef * self.reduce(k3(logprobs_BT, part.reference_logprobs_BT), mask_BT)
+        penalty_BT = kl_loss(self.config.kl_placement, logprobs_BT, part)
+        if penalty_BT is not None:
+            loss = loss + self.kl_coef * self.reduce(penalty_BT, mask_BT)
         return loss, {**surrogate.figures(), "entropy": masked_mean(entropy_BT, mask_BT)}

@@ -18,9 +18,8 @@ from torch import Tensor
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
-from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, minibatch_rows
+from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, kl_loss, minibatch_rows
 from bakeoff.algos.losses.advantages import leave_one_out_advantages, masked_mean
-from bakeoff.algos.losses.kl import k3
 from bakeoff.algos.losses.policy_gradient import sequence_surrogate
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
@@ -66,6 +65,7 @@ class RLOO(Algorithm):
         logprobs_BT, entropy_BT, _ = self.policy.model.token_outputs(part.completions, entropy_gradient=False)
         surrogate = sequence_surrogate(logprobs_BT, part.logprobs_BT, advantages_B, clip=self.config.clip)
         loss = surrogate.loss
-        if self.config.kl_placement == "k3_loss":
-            loss = loss + self.kl_coef * k3(logprobs_BT, part.reference_logprobs_BT).sum(1).mean()
+        penalty_BT = kl_loss(self.config.kl_placement, logprobs_BT, part)
+        if penalty_BT is not None:
+            loss = loss + self.kl_coef * penalty_BT.sum(1).mean()
         return loss, {**surrogate.figures(), "entropy": masked_mean(entropy_BT, part.completions.mask_BT)}

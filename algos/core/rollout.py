@@ -15,11 +15,12 @@ from torch import Tensor
 
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.losses.kl import k3, k3_ratio
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
-KLPlacement = Literal["reward", "k3_loss"]
+KLPlacement = Literal["reward", "k3_loss", "k3_ratio_loss"]
 
 
 class GroupConfig(AlgorithmConfig):
@@ -35,7 +36,8 @@ class GroupConfig(AlgorithmConfig):
     """How far the probability ratio may leave 1 before its gradient stops."""
     kl_placement: KLPlacement = "reward"
     """`reward`: beta * log(pi/ref) is taken off the reward, which is the objective's own gradient; `k3_loss`: beta * k3
-    is added to the loss, as in the GRPO paper: another gradient, with another fixed point."""
+    is added to the loss, as in the GRPO paper; `k3_ratio_loss`: beta * k3 * pi/pi_old, as in TRL. Both are other gradients with
+    other fixed points."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,23 @@ def collect(
         raise ValueError("these completions carry no log-probabilities; the policy that samples must give its own")
     scores_B = envs.play(completions).rewards_B
     return Rollout(completions, scores_B, completions.logprobs_BT, policy.reference_logprobs(completions))
+
+
+def kl_loss(placement: KLPlacement, logprobs_BT: Tensor, part: Rollout) -> Tensor | None:
+    """What beta multiplies in the loss of each token, shape (B, T); None where the KL is in the reward.
+
+    Args:
+        placement: where the KL goes.
+        logprobs_BT: under the policy being trained, 0 outside the mask.
+        part: the completions.
+    """
+    match placement:
+        case "reward":
+            return None
+        case "k3_loss":
+            return k3(logprobs_BT, part.reference_logprobs_BT)
+        case "k3_ratio_loss":
+            return k3_ratio(logprobs_BT, part.logprobs_BT, part.reference_logprobs_BT)
 
 
 def check_groups(algorithm: str, batch_size: int, setting: str, group_size: int) -> None:

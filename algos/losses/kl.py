@@ -24,6 +24,20 @@ def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
+def k3_ratio(logprobs: Tensor, old_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """p/old times k3, of samples from ``old``: unbiased for KL(p || q), and as a loss, too, since the ratio has its gradient.
+
+    Where p is ``old`` that gradient is (k3 + 1 - q/p) d log p = log(p/q) d log p: k2's. DeepSeek-V3.2 (2025); TRL's
+    ``use_bias_correction_kl``.
+
+    Args:
+        logprobs: under p, which is being trained.
+        old_logprobs: under the policy that sampled; no gradient.
+        reference_logprobs: under q; no gradient.
+    """
+    return (logprobs - old_logprobs).exp() * k3(logprobs, reference_logprobs)
+
+
 def adapt_coefficient(coefficient: float, kl: float, target: float, samples: int, horizon: int) -> float:
     """The KL coefficient after one step of proportional control (Ziegler et al. 2019, section 2.2).
 

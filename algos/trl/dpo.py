@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from bakeoff.algos.core.algorithm import DataSource
@@ -42,7 +42,7 @@ class TRLDPOConfig(AlgorithmConfig):
     loss_type: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
     """Which loss, by TRL's names."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Probability with which a label is taken to be wrong (`robust` needs some)."""
+    """Probability with which a label is taken to be wrong (`loss_type: robust`, which needs some)."""
     labels: Literal["bradley_terry", "deterministic"] = "bradley_terry"
     """`bradley_terry`: drawn, with probability sigmoid(difference of rewards); `deterministic`: the greater reward, equal ones
     are left out."""
@@ -52,6 +52,15 @@ class TRLDPOConfig(AlgorithmConfig):
     """Gradient steps per update."""
     pair_capacity: PositiveInt = 32_768
     """Pairs that the buffer keeps; the oldest are dropped first."""
+
+    @model_validator(mode="after")
+    def _smoothing_is_read(self) -> TRLDPOConfig:
+        if self.label_smoothing and self.loss_type != "robust":
+            raise ValueError(
+                f"TRL ignores label_smoothing with loss_type {self.loss_type}; give loss_type: robust, or leave it out "
+                "(dpo has label_smoothing with other losses)"
+            )
+        return self
 
 
 class TRLDPO(TRLAlgorithm):

@@ -1,8 +1,9 @@
 """TRL's GRPOTrainer and RLOOTrainer: they request completions and get those of the environment.
 
 Settings are TRL's defaults (one step per batch, GRPO with the `dapo` loss) but for beta, which is the task's `kl_coef`; TRL's
-own default for GRPO is none at all. In GRPO it multiplies the k3 estimate in the loss, per token as there; in RLOO the
-log-ratio in the reward, which is the objective's own gradient.
+own default for GRPO is none at all. In GRPO it multiplies k3 times the token's probability ratio in the loss, whose gradient on
+policy is that of the reverse KL of each token by itself (k2's); in RLOO the log-ratio in the reward, which is the objective's own
+gradient.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from bakeoff.algos.core.algorithm import DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
@@ -114,6 +115,18 @@ class TRLGRPOConfig(TRLOnlineConfig):
     divided by the length limit (`dr_grpo`)."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Whose standard deviation advantages are divided by."""
+    use_bias_correction_kl: bool = True
+    """Multiply the k3 penalty of each token by its probability ratio, TRL's default: on policy the gradient is then that of the
+    token's reverse KL. False: k3 alone, as in the GRPO paper."""
+
+    @model_validator(mode="after")
+    def _parts_add_up(self) -> TRLGRPOConfig:
+        if self.loss_type == "bnpo" and self.micro_batch_size is not None and self.micro_batch_size < self.batch_size:
+            raise ValueError(
+                "loss_type bnpo averages over the tokens of each micro-batch, so micro_batch_size would change the update; "
+                "leave it out, or give loss_type dapo"
+            )
+        return self
 
 
 class TRLGRPO(TRLOnline):
@@ -124,7 +137,12 @@ class TRLGRPO(TRLOnline):
     trainer_name, config_name = "GRPOTrainer", "GRPOConfig"
 
     def _own_arguments(self) -> dict[str, Any]:
-        return {"loss_type": self.config.loss_type, "scale_rewards": self.config.scale_rewards}
+        config = self.config
+        return {
+            "loss_type": config.loss_type,
+            "scale_rewards": config.scale_rewards,
+            "use_bias_correction_kl": config.use_bias_correction_kl,
+        }
 
     def _playing(self, trainer: type) -> Callable[..., Any]:
         return partial(quiet(trainer), rollout_func=self.rollout)

@@ -150,7 +150,7 @@ def test_metrics_are_averaged_over_steps() -> None:
 
 
 @pytest.mark.parametrize("name", GROUPED)
-@pytest.mark.parametrize("placement", ["reward", "k3_loss"])
+@pytest.mark.parametrize("placement", ["reward", "k3_loss", "k3_ratio_loss"])
 def test_the_first_step_has_a_ratio_of_one(name: str, placement: str, exact: Task) -> None:
     metrics = make(name, exact, epochs=1, minibatches=1, kl_placement=placement).update()
     assert metrics["ratio"] == pytest.approx(1, abs=1e-5)
@@ -175,13 +175,13 @@ def test_rloo_at_ratio_one_has_the_gradient_of_reinforce(exact: Task) -> None:
 
 
 def test_at_the_reference_the_kl_pulls_nowhere(exact: Task) -> None:
-    """Both placements give the same first update: k3 is at its minimum of 0, and log-ratios are 0 but for rounding."""
+    """All placements give the same first update: k3 is at its minimum of 0, and log-ratios are 0 but for rounding."""
     for name in GROUPED:
         norms = [
             make(name, exact, epochs=1, minibatches=1, kl_placement=placement).update()["grad_norm"]
-            for placement in ("reward", "k3_loss")
+            for placement in ("reward", "k3_loss", "k3_ratio_loss")
         ]
-        assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+        assert norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-3)
         assert norms[0] > 0
 
 
@@ -193,7 +193,31 @@ def test_placements_of_kl_after_the_policy_has_moved(name: str, exact: Task) -> 
             algorithm.update()
         return torch.cat([p.detach().flatten() for p in algorithm.policy.parameters()])
 
-    assert not torch.allclose(weights("reward"), weights("k3_loss"), atol=1e-4)
+    in_reward, k3_alone, k3_ratio = (weights(placement) for placement in ("reward", "k3_loss", "k3_ratio_loss"))
+    assert not torch.allclose(in_reward, k3_alone, atol=1e-4)
+    assert not torch.allclose(in_reward, k3_ratio, atol=1e-4)
+    assert not torch.allclose(k3_alone, k3_ratio, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_the_ratio_in_the_kl_loss_is_to_the_policy_that_sampled(name: str, exact: Task) -> None:
+    """Off policy the loss with k3_ratio_loss is that with k3_loss plus beta * (ratio - 1) * k3."""
+    losses = {}
+    for placement in ("k3_loss", "k3_ratio_loss"):
+        algorithm = make(name, exact, kl_placement=placement)
+        played = rollout_of(algorithm)
+        mask_BT = played.completions.mask_BT
+        part = replace(
+            played,
+            logprobs_BT=played.logprobs_BT - 0.1 * mask_BT,
+            reference_logprobs_BT=played.logprobs_BT - 0.5 * mask_BT,
+        )
+        losses[placement] = float(algorithm.loss(part, torch.zeros(len(part)))[0].detach())
+    estimate = math.exp(-0.5) - 1 + 0.5
+    tokens = 1.0 if name == "grpo" else float(mask_BT.sum(1).float().mean())
+    beta = algorithm.kl_coef
+    assert losses["k3_loss"] == pytest.approx(beta * estimate * tokens, rel=1e-4)
+    assert losses["k3_ratio_loss"] == pytest.approx(beta * math.exp(0.1) * estimate * tokens, rel=1e-4)
 
 
 def test_dr_grpo_has_rloo_s_direction(exact: Task) -> None:

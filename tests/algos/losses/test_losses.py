@@ -77,6 +77,27 @@ def test_kl_estimators_have_their_published_bias_and_deviation(
         assert float(estimate.std()) / true == pytest.approx(deviation, rel=0.01)
 
 
+def test_k3_times_the_ratio_by_hand() -> None:
+    # p = .5, old = .25, q = .125: ratio 2; k3 = 1/4 - 1 + ln 4. The derivative by log p is ratio * (k3 + 1 - q/p) = 2 ln 4.
+    logp = torch.tensor(math.log(0.5), dtype=torch.float64, requires_grad=True)
+    old, reference = torch.tensor([0.25, 0.125], dtype=torch.float64).log()
+    value = kl.k3_ratio(logp, old, reference)
+    assert float(value.detach()) == pytest.approx(2 * (math.log(4) - 0.75))
+    value.backward()
+    assert float(logp.grad) == pytest.approx(2 * math.log(4))
+
+
+def test_on_policy_the_gradient_of_k3_times_the_ratio_is_k2_s() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logp, reference = -3 * torch.rand(2, 64, generator=generator, dtype=torch.float64)
+    logp.requires_grad_()
+    (of_ratio,) = torch.autograd.grad(kl.k3_ratio(logp, logp.detach(), reference).sum(), logp)
+    (of_k2,) = torch.autograd.grad(kl.k2(logp, reference).sum(), logp)
+    (of_k3,) = torch.autograd.grad(kl.k3(logp, reference).sum(), logp)
+    torch.testing.assert_close(of_ratio, of_k2, rtol=0, atol=1e-12)
+    assert (of_k3 - of_k2).abs().max() > 0.1
+
+
 def test_adaptive_coefficient() -> None:
     # Twice the target is clipped to an error of .2: .15 * (1 + .2 * 512 / 10000).
     assert kl.adapt_coefficient(0.15, 12.0, 6.0, 512, 10_000) == pytest.approx(0.151536)

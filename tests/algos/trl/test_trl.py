@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from bakeoff.algos.core.build import build
+from bakeoff.algos.losses.kl import k3, k3_ratio
+from bakeoff.algos.losses.policy_gradient import completion_average
 from bakeoff.algos.trl.dpo import TRLDPO, labeled
 from bakeoff.algos.trl.online import TRLGRPO, TRLRLOO
 from bakeoff.benchmarks.spec.reader import SuiteError
@@ -98,10 +100,37 @@ def test_grpos_gradient_is_that_of_group_advantages(exact: Task) -> None:
     advantages_B = ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).flatten()
     logprobs_BT, mask_BT = algorithm.policy.model.token_logprobs(batch.completions), batch.completions.mask_BT
     means_B = (logprobs_BT * mask_BT).sum(1) / mask_BT.sum(1)
-    # At the reference the gradient of the k3 penalty is 0.
+    # At the reference the gradient of the KL penalty is 0.
     expected = torch.autograd.grad(-(advantages_B * means_B).mean(), list(algorithm.policy.parameters()))
     for ours, theirs in zip(expected, found, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-6)
+
+
+@needs_trl
+@pytest.mark.parametrize("ratio", [True, False])
+def test_grpos_kl_penalty_is_ours(ratio: bool, exact: Task) -> None:
+    """Value and gradient in TRL's own loss, off policy and away from the reference, in float64."""
+    algorithm = make(TRLGRPO, exact, group_size=4, loss_type="grpo", use_bias_correction_kl=ratio)
+    trainer, generator = algorithm.trainer, torch.Generator().manual_seed(0)
+    logprobs_BT, old_BT, reference_BT = -2 * torch.rand(3, 6, 5, generator=generator, dtype=torch.float64)
+    logprobs_BT.requires_grad_()
+    mask_BT = (torch.arange(5) < torch.tensor([5, 1, 3, 4, 2, 5])[:, None]).long()
+    trainer._get_per_token_logps_and_entropies = lambda *args, **rest: (logprobs_BT, torch.zeros(6, 5), None)
+    trainer.current_gradient_accumulation_steps = 1
+    inputs = {
+        "prompt_ids": torch.zeros(6, 1, dtype=torch.long), "prompt_mask": torch.ones(6, 1, dtype=torch.long),
+        "completion_ids": torch.zeros(6, 5, dtype=torch.long), "completion_mask": mask_BT,
+        "advantages": torch.zeros(6, dtype=torch.float64), "old_per_token_logps": old_BT,
+        "ref_per_token_logps": reference_BT,
+    }  # fmt: skip
+    theirs = trainer._compute_loss(trainer.model, inputs)
+    (their_gradient,) = torch.autograd.grad(theirs, logprobs_BT)
+    penalty_BT = k3_ratio(logprobs_BT, old_BT, reference_BT) if ratio else k3(logprobs_BT, reference_BT)
+    ours = algorithm.kl_coef * completion_average(penalty_BT, mask_BT.bool(), by="completion", limit=5)
+    (our_gradient,) = torch.autograd.grad(ours, logprobs_BT)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=0, atol=1e-6)
+    assert float(ours.detach()) > 0.01
 
 
 @needs_trl
@@ -168,7 +197,13 @@ def test_other_weights_may_move(kind: type, trainable: str, exact: Task) -> None
     [
         (TRLGRPO, {"group_size": 5}, "batch_size 16 is not a multiple of group_size 5"),
         (TRLRLOO, {"micro_batch_size": 3}, "16 rows per step are not a multiple of micro_batch_size 3"),
+        (TRLGRPO, {"loss_type": "bnpo", "micro_batch_size": 8}, "micro_batch_size would change the update"),
         (TRLDPO, {"batch_size": 15}, "batch_size 15 is odd"),
+        (
+            TRLDPO,
+            {"label_smoothing": 0.1},
+            "TRL ignores label_smoothing with loss_type sigmoid; give loss_type: robust",
+        ),
         (TRLDPO, {"kl_coef": 0.0}, "kl_coef is 0"),
     ],
 )
