@@ -74,6 +74,8 @@ class BestOfN(Algorithm):
 
     Config = BestOfNConfig
     data_source: ClassVar[DataSource] = DataSource.ONLINE
+    # n is what an answer costs, and nothing is trained.
+    not_tuned: ClassVar[frozenset[str]] = frozenset({"n", "learning_rate"})
     config: BestOfNConfig
 
     def __init__(

@@ -81,6 +81,10 @@ class Algorithm(ABC):
     """A cell of it may run as several processes (``accelerate.processes``); False where a library underneath would take them for
     its own."""
 
+    not_tuned: ClassVar[frozenset[str]] = frozenset()
+    """Settings that `bakeoff tune` searches only where a suite lists them under ``tune.space``: those that set what an answer costs
+    at inference, rather than how it learns, and those that have no effect."""
+
     def __init__(
         self, config: AlgorithmConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
     ) -> None:

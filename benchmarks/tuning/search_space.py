@@ -28,7 +28,8 @@ def default_space(kind: type[Algorithm], own: Mapping[str, Any], rate: float) ->
 
     The learning rate within a factor of 8 of what the label has by itself, evenly in its logarithm, and each number that the
     algorithm's own settings add to those that all share: fractional ones within a factor of 3, whole ones halved, kept or
-    doubled; always inside the setting's limits. What the label sets itself stays as it is.
+    doubled; always inside the setting's limits. What the label sets itself stays as it is, and so does what the algorithm excludes
+    (``not_tuned``).
 
     Args:
         kind: the algorithm.
@@ -39,10 +40,11 @@ def default_space(kind: type[Algorithm], own: Mapping[str, Any], rate: float) ->
     from bakeoff.algos.core.config import AlgorithmConfig
 
     space: Space = {}
-    if kind.data_source is not DataSource.NONE and "learning_rate" not in own:
+    fixed = {*own, *kind.not_tuned}
+    if kind.data_source is not DataSource.NONE and "learning_rate" not in fixed:
         space["learning_rate"] = {"low": rate / RATE_FACTOR, "high": rate * RATE_FACTOR, "log": True}
     for name, field in kind.Config.model_fields.items():
-        if name in AlgorithmConfig.model_fields or name in own:
+        if name in AlgorithmConfig.model_fields or name in fixed:
             continue
         found = _around(field)
         if found is not None:

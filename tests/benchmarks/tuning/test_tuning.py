@@ -111,7 +111,20 @@ def test_default_spaces_lie_inside_the_limits_of_every_setting() -> None:
                 parse_config(kind, {key: value})
         assert "learning_rate" not in search_space.default_space(kind, {"learning_rate": 0.1}, 1e-3)
     assert search_space.default_space(registry.algorithms.load("reference"), {}, 1e-3) == {}
-    assert search_space.default_space(registry.algorithms.load("best_of_n"), {}, 1e-3)["n"] == [4, 8, 16]
+    assert "n" in search_space.default_space(registry.algorithms.load("rejection_sampling"), {}, 1e-3)
+
+
+def test_what_an_answer_costs_is_not_searched() -> None:
+    kind = registry.algorithms.load("best_of_n")
+    assert search_space.default_space(kind, {}, 1e-3) == {}
+    declared = {name for key in registry.algorithms.names() for name in registry.algorithms.load(key).not_tuned}
+    assert declared == {"n", "learning_rate"}
+
+
+def test_not_tuned_names_settings() -> None:
+    for name in registry.algorithms.names():
+        kind = registry.algorithms.load(name)
+        assert kind.not_tuned <= set(kind.Config.model_fields)
 
 
 def test_bad_spaces_are_named_with_their_place(tmp_path: Path) -> None:
