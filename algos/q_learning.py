@@ -96,7 +96,7 @@ class QLearning(Algorithm):
         check_groups("q_learning", config.batch_size, "group_size", config.group_size)
         problems = []
         if not self.kl_coef > 0:
-            problems.append("kl_coef is 0, and without a price for KL there is no soft Q function; give one above 0")
+            problems.append("kl_coef is 0, at which the soft Q function is undefined; give one above 0")
         if config.value == "batch_mean" and config.backup != "sequence":
             problems.append(f"backup: {config.backup} ends stretches in states that need a value; add value: network")
         if config.value == "batch_mean" and min(config.replay_group, config.train_batch_size) < 2:

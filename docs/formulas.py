@@ -12,7 +12,7 @@ _FORMULA = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>'
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """A page's HTML with MathML in place of each formula that the extension ``arithmatex`` has marked."""
+    """A page's HTML with MathML instead of each formula that the extension ``arithmatex`` has marked."""
     return _FORMULA.sub(_mathml, content)
 
 

@@ -60,7 +60,7 @@ def _run(run: Path, pictures: Path) -> list[str]:
     lines = [
         f"{SUITE}{run.name}",
         "",
-        f"{done} of {len(cells)} cells done, {cells['seed'].nunique()} seeds, {machine.get('threads_per_cell')} thread a cell "
+        f"{done} of {len(cells)} cells done, {cells['seed'].nunique()} seeds, {machine.get('threads_per_cell')} thread per cell "
         f"on {machine.get('processor')}, bakeoff {manifest.get('bakeoff')}.",
         "",
     ]

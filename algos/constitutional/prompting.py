@@ -120,6 +120,6 @@ class PromptedModel:
         return answered[0][:shared], parting
 
 
-def cleaned(speaker: PromptedModel, values: Mapping[str, str]) -> dict[str, str]:
+def cleaned(prompted: PromptedModel, values: Mapping[str, str]) -> dict[str, str]:
     """Values for a template without special tokens."""
-    return {name: speaker.clean(text) for name, text in values.items()}
+    return {name: prompted.clean(text) for name, text in values.items()}

@@ -45,7 +45,7 @@ def chain_records(
     preferred_N: Tensor | None,
     verdicts_NV: Tensor | None,
 ) -> list[dict[str, Any]]:
-    """One row a chain; ``texts`` is what judges may be asked about.
+    """One row per chain; ``texts`` is what judges may score.
 
     Args:
         indices: which prompt each is.

@@ -1,7 +1,7 @@
 """What a reward model's head reads of both answers of a pair, computed once.
 
 In a causal model the two answers of a pair share all that is computed for their prompt. So both go in one sequence, prompt,
-chosen and rejected, with a mask that hides the one from the other; compared with two texts this saves a prompt a pair. That
+chosen and rejected, with a mask that hides the one from the other; compared with two texts this saves one prompt per pair. That
 a family understands such masks is checked, not assumed; where it does not, each text goes alone.
 """
 

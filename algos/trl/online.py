@@ -38,7 +38,7 @@ class TRLOnlineConfig(AlgorithmConfig):
 
 
 class TRLOnline(TRLAlgorithm):
-    """Completions of the current policy, scored and learnt from in groups."""
+    """Completions of the current policy, scored and learned from in groups."""
 
     data_source: ClassVar[DataSource] = DataSource.ONLINE
     Config: ClassVar[type[AlgorithmConfig]] = TRLOnlineConfig

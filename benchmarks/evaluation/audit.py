@@ -1,9 +1,8 @@
 """What an algorithm spends outside the meter: found where it can be, and noted in its cell.
 
-From before an algorithm is built to its end, but for evaluations, the completions that the task's reward was asked about, by
-whatever way, are compared with what the meter has counted. While it updates so are the tokens that the policy or the reference was
-made to generate, whoever ran the loop; and no total may go down. An algorithm that only plays in its environment can never be
-flagged.
+From before an algorithm is built to its end, evaluations excepted, the completions that the task's reward scored, called from
+anywhere, are compared with what the meter has counted. During updates so are the tokens that the policy or the reference
+generated, in any loop; and no total may go down. An algorithm that only plays in its environment is never flagged.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from bakeoff.envs.tasks.base import Task
 
 
 class WatchedReward:
-    """A reward that counts the completions it was asked about; in all else the reward itself."""
+    """A reward that counts the completions it scores; otherwise the reward itself."""
 
     def __init__(self, reward: AnyReward) -> None:
         self._reward, self.scored = reward, 0
@@ -34,7 +33,7 @@ class WatchedReward:
             self.__signature__ = inspect.signature(reward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Count, and ask the reward."""
+        """Count, and call the reward."""
         completions = kwargs.get("completions", args[1] if len(args) > 1 else ())
         self.scored += len(completions)
         return self._reward(*args, **kwargs)
@@ -51,7 +50,7 @@ def watched(task: Task) -> Task:
 
 
 def scored_so_far(task: Task) -> int:
-    """Completions that the task's reward was asked about since it was built; 0 where it is not watched."""
+    """Completions that the task's reward has scored since it was built; 0 where it is not watched."""
     return task.reward.scored if isinstance(task.reward, WatchedReward) else 0
 
 
@@ -61,7 +60,7 @@ class Audit:
     def __init__(self, task: Task, algorithm: Algorithm, scored_before: int) -> None:
         """Args:
         task: what is played; a reward that is not watched is not counted.
-        algorithm: who plays.
+        algorithm: the one that is watched.
         scored_before: what :func:`scored_so_far` said before the algorithm was built.
         """
         self._task, self._last_scored = task, scored_before
@@ -76,7 +75,7 @@ class Audit:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look on inside."""
+        """Watch the meter, the reward and the models inside."""
         before = self._meter.snapshot()
         self._active = True
         try:
@@ -92,7 +91,7 @@ class Audit:
 
     @contextmanager
     def excused(self) -> Iterator[None]:
-        """Count no queries inside: an evaluation's are nobody's."""
+        """Count no queries inside: an evaluation's are not charged."""
         self._compare_queries()
         yield
         self._last_scored = scored_so_far(self._task)
@@ -118,13 +117,13 @@ class Audit:
         return {"queries": self._unmetered_queries, "lowered": self._lowered, "generated": dict(self._generated)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self._unmetered_queries, self._lowered = state["queries"], state["lowered"]
         self._last_scored, self._last_queries = scored_so_far(self._task), float(self._meter.reward_queries)
         self._generated = dict(state["generated"])
 
     def close(self) -> None:
-        """Look on no longer."""
+        """Stop watching."""
         for hook in self._hooks:
             hook.remove()
 

@@ -170,7 +170,7 @@ class Evaluator:
         return self._reference
 
     def _score(self, completions: Completions) -> _Scored:
-        """Play the completions in the environment, so that the proxy is what algorithms get, and ask the other judges."""
+        """Play the completions in the environment, so that the proxy is what algorithms get, and call the other judges."""
         played = self._envs.play(completions)
         tokens, mask = completions.tokens_BT.cpu(), completions.mask_BT.cpu()
         ids = [t[m].tolist() for t, m in zip(tokens, mask, strict=True)]

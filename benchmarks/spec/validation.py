@@ -41,7 +41,7 @@ def load_suite(
 
     Raises:
         NotFoundError: no suite of that name.
-        SuiteError: every problem, one a line.
+        SuiteError: every problem, one per line.
     """
     if isinstance(source, Suite):
         data = reader.from_mapping(source.document())

@@ -1,6 +1,6 @@
 """What training a model takes at the peak, by which weights move: one process each, the most memory it ever held.
 
-    python benchmarks/speed/memory.py [--model smollm2] [--updates 2] [--modes full,lora,top_layers,...]
+    python benchmarks/speed/memory.py [--model smollm2] [--updates 2] [--modes "full;lora;..."]
 
 PPO with its default critic on 64 completions of 24 tokens, two minibatches, one epoch, CPU float32, unless
 the name says otherwise. `loaded` is a process that has loaded the model and samples, nothing more.

@@ -46,7 +46,7 @@ def make_pairs(name: str, count: int) -> list[dict[str, str]]:
 
 
 def nothing(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-    """Given pairs ask no reward."""
+    """Never called: the pairs are given."""
     return [0.0] * len(completions)
 
 
@@ -113,7 +113,9 @@ def side_by_side(options: argparse.Namespace) -> None:
     lengths = algorithm.data.buffer.pairs.lengths_B2.float()
     how = "TRL's reference precomputed" if options.precomputed else "TRL's reference at each step"
     print(
-        report(f"DPO, {options.batch} pairs, {lengths.mean():.0f} tokens a side, {model.name}, {how}", timings, "ours")
+        report(
+            f"DPO, {options.batch} pairs, {lengths.mean():.0f} tokens per side, {model.name}, {how}", timings, "ours"
+        )
     )
     for name, timing in timings.items():
         print(f"{name}: {options.batch / statistics.median(timing.wall):.2f} pairs/s")

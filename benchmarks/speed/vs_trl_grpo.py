@@ -35,7 +35,7 @@ BATCH, TOKENS, GROUP = 64, 24, 4
 
 
 def even(prompts: list[str], completions: Any, **columns: Any) -> list[float]:
-    """A reward that costs nothing and can be learnt: the share of even token ids."""
+    """A reward that costs nothing and can be learned: the share of even token ids."""
     rows: Sequence[Sequence[int]] = columns["completion_ids"]
     return [sum(token % 2 == 0 for token in ids) / max(1, len(ids)) for ids in rows]
 

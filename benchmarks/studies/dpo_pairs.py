@@ -125,7 +125,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def figure(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Last score against pairs, one line a setting, a dot a seed."""
+    """Last score against pairs, one line per setting, one dot per seed."""
     import matplotlib.pyplot as plt
 
     from bakeoff.reports.figures.style import styled

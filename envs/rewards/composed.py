@@ -64,7 +64,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Changed:
-    """A reward and what becomes of it."""
+    """A reward made of another one."""
 
     kind: str
     part: _Part

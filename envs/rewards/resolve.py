@@ -1,8 +1,8 @@
 """Rewards by name, with settings, or as a path to a function.
 
 A reward is any callable ``f(prompts, completions, **columns) -> list[float]``, TRL's signature (see
-:class:`bakeoff.envs.rewards.call.Reward`). Factories of the built-in ones stand in files of their own (``text_rewards``, ``vader``,
-``profanity``, ``classifier``, ``preference_model``, ``composed_rewards``); a plugin registers its own factory in the
+:class:`bakeoff.envs.rewards.call.Reward`). Factories of the built-in ones are in this package (``text``, ``vader``,
+``profanity``, ``classifier``, ``preference_model``, ``composed``); a plugin registers its own factory in the
 entry-point group ``bakeoff.rewards``.
 """
 

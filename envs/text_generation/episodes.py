@@ -1,4 +1,4 @@
-"""The bookkeeping of B parallel episodes, shared by the vector and the single environment, and what comes of them.
+"""The bookkeeping of B parallel episodes, shared by the vector and the single environment, and their results.
 
 Stepping writes one token per row into preallocated arrays; nothing here runs a language model.
 """

@@ -1,4 +1,4 @@
-"""The price of KL as a per-token reward, for agents that know nothing of it.
+"""The KL penalty as a per-token reward, for agents that do not have one of their own.
 
 The objective is E[reward] - beta KL(policy || reference), and KL(policy || reference) is the expected sum over a
 completion's tokens of log policy - log reference. So each token's reward is changed by
@@ -59,7 +59,7 @@ class ModelLogProbs:
 
 
 class VectorKLShaping(VectorWrapper[Observation, npt.ArrayLike, Observation, npt.ArrayLike, npt.NDArray[Any]]):
-    """A vector environment whose every token pays for its distance to the reference.
+    """A vector environment in which every token is charged for its distance to the reference.
 
     ``infos["kl_shaping"]`` says what each reward was changed by.
     """

@@ -1,4 +1,4 @@
-"""In which order prompts are drawn: shuffled anew each epoch, every prompt once an epoch.
+"""In which order prompts are drawn: shuffled anew each epoch, every prompt once per epoch.
 
 Two arrangements for a batch. *Of their own*: sub-environment i has an order seeded with seed + i, so a vector
 environment plays what as many single ones would, as Gymnasium's SyncVectorEnv does. *Shared*: one order for the batch,
@@ -53,7 +53,7 @@ class PromptOrder:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where :meth:`state_dict` was called.
+        """Continue exactly where :meth:`state_dict` was called.
 
         Raises:
             UserError: the state belongs to another number of prompts.

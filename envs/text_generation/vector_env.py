@@ -75,7 +75,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             prompts: what episodes start from.
             reward: a callable with TRL's signature (see :class:`bakeoff.envs.rewards.call.Reward`).
             max_new_tokens: T, where a completion is truncated.
-            kl_coef: the price of a nat of KL to the reference; kept for algorithms to read, it changes no reward here.
+            kl_coef: the KL coefficient, in reward per nat; kept for algorithms to read, it changes no reward here.
             columns: extra values for the reward, one for each prompt, by name.
             reward_name: how messages call the reward.
             token_mask: shape (V,), False on further tokens that must not be played.

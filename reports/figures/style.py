@@ -83,7 +83,7 @@ class FigureStyle:
 
     @classmethod
     def of(cls, results: RunData) -> FigureStyle:
-        """Colors in the order of the suite; grey for the untrained reference; one color for all points of a sweep."""
+        """Colors in the order of the suite; gray for the untrained reference; one color for all points of a sweep."""
         series: dict[str, SeriesStyle] = {}
         families: dict[str, list[str]] = {}
         for label in results.labels():

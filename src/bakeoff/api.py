@@ -1,4 +1,4 @@
-"""The two calls that a Python user needs: run a suite, load what came of one."""
+"""The two calls that a Python user needs: run a suite, load the results of one."""
 
 from __future__ import annotations
 

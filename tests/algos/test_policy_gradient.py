@@ -317,7 +317,7 @@ def test_imitation_starts_at_the_reference_s_own_likelihood(exact: Task) -> None
     completions = rollout_of(algorithm).completions
     rows = torch.tensor([3, 5])
     figures = imitate(algorithm.policy, algorithm.optimizer, completions, rows, 0.0)
-    # Nats a token over the tokens of both rows, as the sampler saw them.
+    # Nats per token over the tokens of both rows, as the sampler saw them.
     tokens = completions.lengths_B[rows].sum()
     assert figures["nll"] == pytest.approx(-float(completions.logprobs_BT[rows].sum() / tokens), abs=1e-5)
     assert imitate(algorithm.policy, algorithm.optimizer, completions, rows, 0.0)["nll"] < figures["nll"]
@@ -331,7 +331,7 @@ def test_rejection_sampling_keeps_one_of_each_group(exact: Task) -> None:
 
 
 def test_the_winner_is_ranked_by_what_is_set(exact: Task) -> None:
-    """With a price that drowns the reward, ranking by the objective pulls back to the reference; by reward it does not."""
+    """With a KL term above the reward, ranking by the objective pulls back to the reference; by reward it does not."""
     kl = {}
     for rank_by in ("objective", "reward"):
         algorithm = make("rejection_sampling", exact, rank_by=rank_by, kl_coef=20.0, learning_rate_schedule="constant")

@@ -108,7 +108,7 @@ def test_the_meter_counts_what_was_done(exact: Task) -> None:
     assert meter.reward_queries == 64
     assert meter.generated_tokens == completion_tokens
     # Policy and critic each read every prompt of two tokens and the completion, three times over; a token that nothing
-    # follows in its batch (at most one a completion) need not be read.
+    # follows in its batch (at most one per completion) need not be read.
     most = 2 * 3 * (64 * 2 + completion_tokens)
     assert most - 2 * 3 * 64 <= meter.trained_tokens <= most
 

@@ -1,4 +1,4 @@
-"""One door for all: what is wrong behind one name concerns only those who use it."""
+"""The registry: a fault in one entry affects only those who use its name."""
 
 import json
 import os

@@ -143,7 +143,7 @@ class Forgetful(Good):
 
 
 class SilentlyForgetful(Good):
-    """The same, and no metric tells: a weight that is never read does."""
+    """The same, and no metric shows it: a weight that is never read does."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -219,7 +219,7 @@ class LateSmuggler(Good):
 
 
 class Constructor(Good):
-    """Asks the reward before its first update."""
+    """Calls the reward before its first update."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -236,7 +236,7 @@ class Follower(Good):
 
 
 class Understates(Good):
-    """Tells half of its KL."""
+    """Reports half of its KL."""
 
     def contestant(self) -> Any:
         policy = copy.copy(self.policy)
@@ -287,7 +287,7 @@ class Honest(Good):
 
 
 class Smuggler(Good):
-    """Samples a second batch that nobody counts."""
+    """Samples a second batch that is not counted."""
 
     def update(self) -> Mapping[str, float]:
         self.envs.reset()
@@ -296,7 +296,7 @@ class Smuggler(Good):
 
 
 class Peeker(Good):
-    """Asks the reward behind the meter's back."""
+    """Calls the reward without the meter."""
 
     def collect(self) -> Any:
         completions, rewards = super().collect()

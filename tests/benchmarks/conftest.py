@@ -1,4 +1,4 @@
-"""A plugin made of algorithms that misbehave in known ways, found through the same door as any other."""
+"""A plugin made of algorithms that misbehave in known ways, registered as any other."""
 
 import importlib
 from pathlib import Path

@@ -251,7 +251,7 @@ def test_nothing_is_lost_of_a_folder_by_a_mistake(tmp_path: Path, capsys: pytest
     assert "task mine: its prompts differ from those that this folder was begun with" in capsys.readouterr().err
     prompts.write_text("a b\nb c\nc d\na c\nd a\n")
 
-    # Somebody else's run is not touched.
+    # Another run is not touched.
     before = (out / "manifest.json").read_bytes()
     with run_folder.locked(out):
         assert main([*command, "--seeds", "5"]) == 2

@@ -42,7 +42,7 @@ def test_memory_is_flat_over_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     early = run(range(20))
     late = run(range(20, 80))
-    assert late - early < 6  # 0.1 MB a cell would be 200 MB over 2,000
+    assert late - early < 6  # 0.1 MB per cell would be 200 MB over 2,000
 
 
 @pytest.mark.slow

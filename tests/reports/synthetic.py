@@ -109,7 +109,7 @@ def _tokens(completion: str, share: float | None) -> dict[str, Any]:
 def write_manifest(
     run: Path, *, suite: Mapping[str, Any], planned: Sequence[tuple[str, str, int]], tasks: Mapping[str, Any]
 ) -> None:
-    """The manifest and one file a task."""
+    """The manifest and one file per task."""
     manifest = {
         "schema": 2,
         "bakeoff": "0.1.0",

@@ -1,7 +1,7 @@
 """The optimum, and the value of any policy, when every completion can be listed: pure functions of tables.
 
 Letters: Q prompts, N complete sequences, M nodes of a level, V vocabulary. Log-probabilities are normalized along N.
-Beta is the price of a nat of KL divergence to the reference; at 0 the limit is meant.
+Beta is the KL coefficient, in units of reward per nat; at 0 the limit is meant.
 """
 
 from __future__ import annotations

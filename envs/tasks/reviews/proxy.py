@@ -58,7 +58,7 @@ class PreferenceProxy:
 
 
 def combine(scores_NM: npt.NDArray[np.float64], ensemble: Ensemble) -> npt.NDArray[np.float64]:
-    """Scores of members (N, M) as one score a text, (N,)."""
+    """Scores of members (N, M) as one score per text, (N,)."""
     if ensemble == "minimum":
         return np.asarray(scores_NM.min(1))
     mean_N = scores_NM.mean(1)

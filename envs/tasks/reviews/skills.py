@@ -44,7 +44,7 @@ def split_tag(text: str) -> tuple[str, str]:
 
 def level_of(rating: float) -> str:
     """The level whose rating is nearest to a human rating on the scale -4 to 4."""
-    distances = [abs(rating - centre) for centre in LEVEL_RATINGS]
+    distances = [abs(rating - center) for center in LEVEL_RATINGS]
     return LEVELS[distances.index(min(distances))]
 
 

@@ -172,7 +172,7 @@ def test_a_chain_is_recorded_and_its_revision_learned(reviews: Task) -> None:
     algorithm = make(reviews, stages=["critique_revise"], ordinary_share=0.0, epochs=1)
     assert algorithm.progress == 0
     metrics = algorithm.update()
-    assert algorithm.progress == 0.5, "all is collected, nothing learnt"
+    assert algorithm.progress == 0.5, "all is collected, nothing learned"
     rows = algorithm.records()
     assert algorithm.records() == []
     assert len(rows) == 16

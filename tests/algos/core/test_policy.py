@@ -153,7 +153,7 @@ def test_kept_activations_give_the_full_logprobs(family: str) -> None:
     assert completions.logprobs_BT is not None
     torch.testing.assert_close(completions.logprobs_BT, model.token_logprobs(plain).detach(), atol=1e-4, rtol=0)
     assert float(algorithm.policy.statistics(plain)["kl"].max()) > 6e-3, (
-        "it has learnt, more than 1e-3 at one of the six tokens"
+        "it has learned, more than 1e-3 at one of the six tokens"
     )
 
 

@@ -34,7 +34,7 @@ SMALL = {
     "batch_size": 8, "group_size": 4, "n": 4, "epochs": 1, "minibatches": 2, "train_batch_size": 8, "replay_group": 4,
     "gradient_steps": 1, "chains": 4, "pairs": 4,
 }  # fmt: skip
-"""Whatever of this an algorithm can be told."""
+"""All of these that are settings of the algorithm."""
 DEMONSTRATIONS = [
     {"prompt": "The movie", "completion": f" was {word}."} for word in ("good", "great", "fun", "fine")
 ] * 4
@@ -178,7 +178,7 @@ def small_settings(name: str, task: Task) -> dict[str, Any]:
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(("name", "settings"), [*cases()])
 def test_an_algorithm_lives_on_the_gpu(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    """Judged, updated twice, judged again, and taken up by a second one that goes on."""
+    """Evaluated, updated twice, evaluated again, and resumed by a second one."""
     task = watched(smollm_sentiment(model=str(MODEL), device="cuda", max_new_tokens=4))
     settings = {**small_settings(name, task), **settings}
     evaluator = Evaluator(task, completions=4, samples=2, answer_seed=1, reference_seed=2)

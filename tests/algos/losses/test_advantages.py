@@ -22,7 +22,7 @@ def test_gae_of_a_reward_at_the_end() -> None:
 
 
 def test_gae_stops_at_each_rows_own_end() -> None:
-    # Row 0 has two tokens. Whatever stands in its padding must not leak back. gamma .5, lambda 1, values 2:
+    # Row 0 has two tokens. What its padding holds must not leak back. gamma .5, lambda 1, values 2:
     # t=1: 4 - 2 = 2; t=0: (1 + .5 * 2 - 2) + .5 * 2 = 1.
     rewards = torch.tensor([[1.0, 4.0, 77.0], [1.0, 4.0, 8.0]])
     values = torch.tensor([[2.0, 2.0, 99.0], [2.0, 2.0, 2.0]])

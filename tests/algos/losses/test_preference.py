@@ -104,7 +104,7 @@ def test_a_soft_label_is_the_mean_over_both_labels(loss_type: str) -> None:
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", "robust", "exo"])
 def test_soft_labels_are_optimal_at_the_margin(loss_type: str) -> None:
-    """P(chosen better) = sigmoid(d) asks for beta h = d: the policy's implicit reward is the reward, up to a constant a prompt."""
+    """P(chosen better) = sigmoid(d) asks for beta h = d: the implicit reward is the reward, up to a constant per prompt."""
     difference = torch.tensor([1.3], dtype=torch.float64)
     h = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     zero = torch.zeros(1, dtype=torch.float64)

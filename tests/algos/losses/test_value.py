@@ -196,7 +196,7 @@ def test_paths_are_consistent_at_the_optimum(exact: Task, sampler: str) -> None:
 
     assert residuals(last - beta * log_ratios).abs().max() < 1e-9
     assert residuals(last).abs().max() > 1  # the reference is not consistent with V*
-    # In place of V(prompt), the mean over completions of the same prompt: all residuals are equal, and it is J*.
+    # Instead of V(prompt), the mean over completions of the same prompt: all residuals are equal, and it is J*.
     explained = scores / beta - log_ratios.sum(1)
     means = group_means(explained, rows)
     torch.testing.assert_close(explained, means)

@@ -1,4 +1,4 @@
-"""A cell that runs as several processes: the numbers of one, whoever dies is noticed, and rewards are asked once."""
+"""A cell that runs as several processes: the numbers of one, a process that dies is noticed, and each reward is called once."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def assert_close(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
     ]
     for mine, other in zip(one, two, strict=True):
         assert mine["generated_tokens"] == other["generated_tokens"]
-        # A prompt that both read counts twice. What is judged is equal up to rounding; what is told of an update is averaged over
+        # A prompt that both read counts twice. What is judged is equal up to rounding; what an update reports is averaged over
         # parts of the batch, other ones here, and a ratio at the clip's edge, or a margin of 0, may fall on either side.
         assert mine["trained_tokens"] == pytest.approx(other["trained_tokens"], rel=0.1)
         tolerance = 1e-4 if mine["phase"] == "eval" else 5e-2
@@ -132,7 +132,7 @@ asked = pathlib.Path(os.environ["BAKEOFF_TEST_ASKED"])
 
 
 def counted(prompts, completions, **columns):
-    """One line for each call, by whoever makes it."""
+    """One line for each call, from any process."""
     with asked.open("a") as file:
         file.write(f"{os.environ.get('RANK')} {len(completions)}\\n")
     return [float(len(text)) for text in completions]

@@ -23,7 +23,7 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
 class Fair(Algorithm):
-    """Plays 16 completions of 2 to 5 tokens an update."""
+    """Plays 16 completions of 2 to 5 tokens per update."""
 
     data_source = DataSource.ONLINE
 
@@ -138,7 +138,7 @@ class BeforeItBegins(Fair):
 
 
 class AsksAsItAnswers(Fair):
-    """Its contestant asks the reward four times an answer, and does not say so."""
+    """Its contestant calls the reward four times per answer, and does not say so."""
 
     def contestant(self) -> Any:
         policy, reward = copy.copy(self.policy), self.envs.rules.reward
@@ -155,7 +155,7 @@ class AsksAsItAnswers(Fair):
 
 
 class AsksAsItIsChosen(Fair):
-    """Asks the reward about ten answers of its own before each evaluation, to choose who answers."""
+    """Has ten answers of its own scored before each evaluation, to choose what answers."""
 
     def contestant(self) -> Any:
         rest = {"completion_ids": [[1, 2, 3, 4, 5]] * 10, "prompt_index": [0] * 10}

@@ -24,7 +24,7 @@ from bakeoff.envs.tasks.prompts import PromptSet
 
 
 class Scribe(Algorithm):
-    """Plays, learns nothing, and writes one row an update."""
+    """Plays, learns nothing, and writes one row per update."""
 
     data_source = DataSource.ONLINE
 

@@ -45,7 +45,7 @@ def rows(out: Path) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What the local executor makes of the suite, one thread a cell."""
+    """What the local executor makes of the suite, one thread per cell."""
     out = tmp_path_factory.mktemp("local")
     outcome = run_suite(load_suite(SUITE), out, workers=len(os.sched_getaffinity(0)))
     assert not outcome.failed

@@ -1,4 +1,4 @@
-"""A real model that nobody here made: stories260K, with golden tokens and log-probabilities."""
+"""A real model that was made elsewhere: stories260K, with golden tokens and log-probabilities."""
 
 import json
 from pathlib import Path

@@ -134,7 +134,7 @@ def test_the_choices_can_be_shown(model):
     np.testing.assert_array_equal(states[:, -3:], envs.tokens_BK)
 
 
-# ---------------------------------------------------------------- the price of KL
+# ---------------------------------------------------------------- the KL penalty
 
 
 def test_kl_costs_sum_to_beta_times_the_log_ratio(model):

@@ -83,7 +83,7 @@ def test_no_best_of_n_without_reference_samples():
     samples, first = _frames({"p": [0.0] * 3})
     assert best_of_n_curve(samples, first, "t") is None  # too few
     samples, first = _frames({f"p{i}": [float(i)] for i in range(30)})
-    assert best_of_n_curve(samples, first, "t") is None  # one a prompt
+    assert best_of_n_curve(samples, first, "t") is None  # one per prompt
 
 
 def test_seeds_without_a_common_range_are_drawn_all_the_same():

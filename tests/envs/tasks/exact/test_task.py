@@ -131,7 +131,7 @@ def test_pretraining_repeats_and_saves_what_loads(tmp_path):
     settings = pretrain.Settings(steps=3, batch_size=16)
     state = torch.get_rng_state()
     facts = [pretrain.pretrain(tmp_path / name, settings) for name in ("first", "second")]
-    assert torch.equal(torch.get_rng_state(), state)  # the global generator is nobody's business
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator is left alone
     assert facts[0] == facts[1]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
     assert weights[0] == weights[1]
@@ -143,7 +143,7 @@ def test_chain_stops_at_its_end_token():
     chain = torch.zeros(2, 2, 3)
     chain[0, 0, 1] = chain[0, 1, 2] = chain[1, 0, 0] = chain[1, 1, 0] = 1.0
     tokens, mask = pretrain.sample_chain(chain, 64, 5, torch.Generator().manual_seed(0))
-    # (1, 1) goes on with 0 after (1, 1), 0 after (1, 0), 1 after (0, 0); then the length is full.
+    # (1, 1) continues with 0 after (1, 1), 0 after (1, 0), 1 after (0, 0); then the length is full.
     expected = {(0, 0): [0, 0, 1, 2], (0, 1): [0, 1, 2], (1, 0): [1, 0, 0, 1, 2], (1, 1): [1, 1, 0, 0, 1]}
     for row, real in zip(tokens, mask, strict=True):
         assert row[real].tolist() == expected[int(row[0]), int(row[1])]

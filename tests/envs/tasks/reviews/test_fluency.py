@@ -54,7 +54,7 @@ def test_ranges_and_excess() -> None:
     middle, high = ranges[2, 2, 1:]
     odd[0, 2] = high + 3 * (high - middle)
     np.testing.assert_allclose(fluency.beyond(odd, np.array([2]), ranges), [[0, 0, 3, 0, 0]], atol=1e-9)
-    odd[0] = [0.0, 9.0, -1.0, 0.45, -1.0]  # unsurprising, cohesive, no repetition, no strong words: nobody minds
+    odd[0] = [0.0, 9.0, -1.0, 0.45, -1.0]  # unsurprising, cohesive, no repetition, no strong words: no penalty
     assert fluency.beyond(odd, np.array([2]), ranges).sum() == 0
 
 
