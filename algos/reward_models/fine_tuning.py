@@ -25,7 +25,7 @@ _MAX_GRAD_NORM = 1.0
 _WARMUP_SHARE = 0.1
 
 Report = Callable[[dict[str, float]], None]
-"""Hears of every look at the held-out pairs."""
+"""Is called with the figures of each evaluation on the held-out pairs."""
 
 
 def fine_tune(
@@ -36,10 +36,10 @@ def fine_tune(
     seed: int,
     report: Report,
 ) -> list[dict[str, float]]:
-    """Train in place; the weights end as they were at the best look at the held-out pairs.
+    """Train in place; the weights end as they were at the best evaluation on the held-out pairs.
 
     Returns:
-        A row for each look: ``epoch``, ``train_loss`` since the look before, ``held_out_loss`` (nats) and ``accuracy``.
+        A row per evaluation: ``epoch``, ``train_loss`` since the one before, ``held_out_loss`` (nats) and ``accuracy``.
 
     Raises:
         TrainingError: the loss or the gradient is no longer a finite number.

@@ -66,7 +66,7 @@ class RewardModelReport:
     evaluated: Measured | None
     """On pairs that the caller gave for this alone."""
     history: list[list[dict[str, float]]]
-    """For each member a row at each look at the held-out pairs; empty where the head is fitted in one go."""
+    """For each member a row per evaluation on the held-out pairs; empty where the head is fitted in one go."""
     penalties: list[float]
     """For each member the head's L2 penalty; empty where it was fine-tuned."""
     seconds: float

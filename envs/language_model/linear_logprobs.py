@@ -52,11 +52,11 @@ class LinearHead:
             rows: how many rows of logits are held at once.
             entropy: whether to compute it.
         """
-        pair: Tensor = _OfTheChosen.apply(hidden_ND, self.weight_VD, self, tokens_N, rows, entropy)  # type: ignore[no-untyped-call]
+        pair: Tensor = _TokenLogprobs.apply(hidden_ND, self.weight_VD, self, tokens_N, rows, entropy)  # type: ignore[no-untyped-call]
         return pair
 
 
-class _OfTheChosen(torch.autograd.Function):
+class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, head: LinearHead, tokens_N: Tensor, rows: int, entropy: bool

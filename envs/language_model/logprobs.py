@@ -95,7 +95,7 @@ class _WithRowGradients(torch.autograd.Function):
         return (None, None, sum(products[1:], products[0]), *[None] * (len(ctx.needs_input_grad) - 3))
 
 
-class _OfTheChosen(torch.autograd.Function):
+class _TokenLogprobs(torch.autograd.Function):
     """Logits to two columns: log-probability of each row's chosen token, and entropy (0 where it is not requested).
 
     Written out by hand since a pass over N x V numbers is what an update of a small model consists of: one softmax serves the
@@ -128,7 +128,7 @@ def chosen_logprobs(
     head: Head, hidden_ND: Tensor, tokens_N: Tensor, vocabulary: int, *, frozen_head: bool = False
 ) -> Tensor:
     """Log-probability of each chosen token, shape (N,)."""
-    return _of_the_chosen(head, hidden_ND, tokens_N, vocabulary, frozen_head, entropy=False, entropy_gradient=False)[
+    return _token_logprobs(head, hidden_ND, tokens_N, vocabulary, frozen_head, entropy=False, entropy_gradient=False)[
         :, 0
     ]
 
@@ -152,13 +152,13 @@ def logprobs_and_entropy(
         entropy_gradient: whether the entropies are differentiable.
         frozen_head: the head has no weights that train.
     """
-    both = _of_the_chosen(
+    both = _token_logprobs(
         head, hidden_ND, tokens_N, vocabulary, frozen_head, entropy=True, entropy_gradient=entropy_gradient
     )
     return both[:, 0], both[:, 1] if entropy_gradient else both[:, 1].detach()
 
 
-def _of_the_chosen(
+def _token_logprobs(
     head: Head,
     hidden_ND: Tensor,
     tokens_N: Tensor,
@@ -172,7 +172,7 @@ def _of_the_chosen(
         return head.token_logprobs(hidden_ND, tokens_N, rows_in_a_chunk(hidden_ND, vocabulary), entropy=entropy)
 
     def one(hidden: Tensor, tokens: Tensor) -> Tensor:
-        pair: Tensor = _OfTheChosen.apply(head(hidden), tokens, entropy, entropy_gradient)  # type: ignore[no-untyped-call]
+        pair: Tensor = _TokenLogprobs.apply(head(hidden), tokens, entropy, entropy_gradient)  # type: ignore[no-untyped-call]
         return pair
 
     columns = (0, 1) if entropy_gradient else (0,)
