@@ -36,6 +36,19 @@ between what trial runs found good on tiny models and what the literature uses o
 """
 
 
+NAMES: dict[object, str] = {
+    bool: "true, false",
+    dict: "mapping",
+    float: "number",
+    int: "whole number",
+    Path: "file",
+    str: "text",
+    tuple: "list",
+    type(None): "null",
+}
+"""What a reader of YAML calls each type."""
+
+
 def type_of(annotation: object) -> str:
     """The type in a reader's words."""
     origin = typing.get_origin(annotation)
@@ -45,8 +58,8 @@ def type_of(annotation: object) -> str:
         return type_of(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_of(part) for part in typing.get_args(annotation))
-    names = {float: "number", int: "whole number", bool: "true, false", str: "text", type(None): "null"}
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))  # type: ignore[call-overload]
+    kind = origin or annotation
+    return NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def row(name: str, field: FieldInfo) -> str:

@@ -235,6 +235,6 @@ def check_together(parameters: Iterable[nn.Parameter]) -> None:
     print_of = repr([float(p.double().sum()) for p in parameters])
     if len(set(gather_object([print_of]))) > 1:
         raise BakeoffError(
-            "the weights of this cell's processes differ; the algorithm draws its own random numbersor "
+            "the weights of this cell's processes differ; the algorithm draws its own random numbers or "
             "trains without bakeoff's Optimizer: run it with accelerate.processes: 1"
         )
