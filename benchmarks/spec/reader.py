@@ -279,5 +279,6 @@ def _plain(value: Any, data: SuiteData, path: KeyPath) -> Any:
             data.complain(path, f"{'.'.join(map(str, path))}: {value} is not a finite number")
             return None
         return value
-    data.complain(path, f"{'.'.join(map(str, path))}: a {type(value).__name__} cannot stand in a suite")
+    wanted = "a suite holds text, numbers, true, false, null, lists and mappings"
+    data.complain(path, f"{'.'.join(map(str, path))}: is a {type(value).__name__}; {wanted}")
     return None
