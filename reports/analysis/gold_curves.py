@@ -123,8 +123,10 @@ def table(results: RunData) -> pd.DataFrame:
 
 
 def statement(curve: GoldCurve) -> str:
-    """What the fit supports, or why there is none."""
-    return "too few evaluations away from the reference to fit" if curve.fit is None else curve.fit.statement
+    """What fit and measured fall support, or why there is no fit."""
+    if curve.fit is None or curve.turn is None:
+        return "too few evaluations away from the reference to fit"
+    return curve.fit.statement(curve.turn.fall)
 
 
 def sentences(results: RunData, task: str) -> list[str]:

@@ -56,38 +56,42 @@ class Curve(NamedTuple):
 
 
 class SeedFit(NamedTuple):
-    """One form fitted to all seeds together, with intervals from a bootstrap over seeds."""
+    """One form fitted to all seeds together, with 95 % intervals over seeds."""
 
     fit: GoldFit
     a: Estimate
+    """Student's interval, by the fits of the single seeds."""
     b: Estimate
+    """Student's interval, by the fits of the single seeds."""
     peak: Estimate
-    """Ends may be infinite: resamples in which gold does not turn down."""
+    """By a bootstrap over seeds. Ends may be infinite: resamples in which gold does not turn down."""
     r_squared: float
     """Share of the variance of gold about its mean that the fit explains; below zero it is worse than the mean."""
     seeds: int
     reach: float
     """The largest distance that was measured."""
 
-    @property
-    def supported(self) -> bool:
-        """The form describes the data, and turns down within what was measured, in nearly all resamples."""
-        return self.r_squared >= GOOD_ENOUGH and self.fit.peak <= self.reach and self.b.low > 0
+    def statement(self, fall: Estimate) -> str:
+        """What the fit and the measured fall support, in words.
 
-    @property
-    def statement(self) -> str:
-        """What the fit supports, in words."""
+        A form that bends down follows any plateau, so a peak is claimed only where gold, as it was measured, fell past its best.
+
+        Args:
+            fall: :attr:`Turn.fall`, measured on the same curves.
+        """
         if self.r_squared < GOOD_ENOUGH:
             return f"the form does not describe these data (R² {number(self.r_squared)})"
         if not self.fit.b > 0:
             return "no turn: gold does not bend down"
+        if self.fit.peak > self.reach:
+            return "no turn within what was measured; the fit's peak is an extrapolation"
+        if not np.isfinite(fall.low):
+            return "one seed: noise cannot be ruled out as the cause of a fall"
+        if not fall.low > 0:
+            return "no peak: gold does not fall past its best by more than seed noise"
         if not self.fit.peak > 0:
             return "gold falls from the reference on"
-        sure = "" if self.b.low > 0 else "; with other seeds there might be no turn"
-        if np.isnan(self.b.low):
-            sure = "; one seed, no interval"
-        if self.fit.peak > self.reach:
-            return f"no turn within what was measured; the fit's peak is an extrapolation{sure}"
+        sure = "" if self.b.low > 0 else "; with other seeds the fit might not turn"
         return f"gold peaks at √KL {number(self.fit.peak)}{_interval(self.peak)}{sure}"
 
 
@@ -132,10 +136,10 @@ def fit_gold(distance: ArrayLike, gain: ArrayLike, form: Form) -> GoldFit:
 def fit_over_seeds(
     curves: Sequence[Curve], form: Form, rng: np.random.Generator, resamples: int = 1000
 ) -> SeedFit | None:
-    """Fit all seeds' points together; whole seeds are resampled for the intervals (95 %, percentiles).
+    """Fit all seeds' points together, with 95 % intervals: Student's for a and b, percentiles of resampled seeds for the peak.
 
     ``None`` where a seed has fewer than :data:`ENOUGH` evaluations away from the reference: two coefficients would follow
-    any data. Intervals are NaN for one seed, and too narrow for a few: they can only recombine the seeds there are.
+    any data. Intervals are NaN for one seed. The peak's is too narrow for a few: it can only recombine the seeds there are.
     """
     curves = [_finite(curve) for curve in curves]
     if not curves or min(int((curve.distance > 0).sum()) for curve in curves) < ENOUGH:
@@ -145,8 +149,10 @@ def fit_over_seeds(
     away = distance > 0
     spread = float(np.sum((gain[away] - gain[away].mean()) ** 2))
     error = float(np.sum((gain[away] - fit.at(distance[away])) ** 2))
-    draws = _refits(curves, form, rng, resamples) if len(curves) > 1 else np.empty((0, 3))
-    a, b, peak = (Estimate(value, *_ends(draws[:, k])) for k, value in enumerate((fit.a, fit.b, fit.peak)))
+    peaks = _refitted_peaks(curves, form, rng, resamples) if len(curves) > 1 else np.empty(0)
+    single = [fit_gold(*curve, form) for curve in curves]
+    a, b = (_student(value, [getattr(one, name) for one in single]) for name, value in (("a", fit.a), ("b", fit.b)))
+    peak = Estimate(fit.peak, *_ends(peaks))
     r_squared = 1 - error / spread if spread > 0 else np.nan
     return SeedFit(fit, a, b, peak, r_squared, len(curves), float(distance.max()))
 
@@ -167,16 +173,12 @@ def measured_turn(curves: Sequence[Curve]) -> Turn | None:
     for seed in range(len(curves)):
         others = np.delete(gain_SK, seed, axis=0) if len(curves) > 1 else gain_SK
         falls.append(float(gain_SK[seed, int(others.mean(0).argmax())] - gain_SK[seed, -1]))
-    half = np.nan
-    if len(falls) > 1:
-        half = float(stats.t.ppf(0.975, len(falls) - 1) * np.std(falls, ddof=1) / np.sqrt(len(falls)))
-    fall = float(np.mean(falls))
     return Turn(
         float(distance_SK[:, peak].mean()),
         float(gain_SK[:, peak].mean()),
         float(distance_SK[:, -1].mean()),
         float(gain_SK[:, -1].mean()),
-        Estimate(fall, fall - half, fall + half),
+        _student(float(np.mean(falls)), falls),
     )
 
 
@@ -186,8 +188,16 @@ def of_equal_length(rows: Sequence[Array]) -> Array:
     return np.stack([np.concatenate([row, np.repeat(row[-1:], length - len(row), axis=0)]) for row in rows])
 
 
-def _refits(curves: Sequence[Curve], form: Form, rng: np.random.Generator, resamples: int) -> Array:
-    """a, b and the peak with seeds drawn again, shape (resamples, 3); least squares needs no more of a seed than its
+def _student(value: float, per_seed: Sequence[float]) -> Estimate:
+    """A value with Student's 95 % interval by its spread over seeds; NaN ends for one seed."""
+    if len(per_seed) < 2:
+        return Estimate(value, np.nan, np.nan)
+    half = float(stats.t.ppf(0.975, len(per_seed) - 1) * np.std(per_seed, ddof=1) / np.sqrt(len(per_seed)))
+    return Estimate(value, value - half, value + half)
+
+
+def _refitted_peaks(curves: Sequence[Curve], form: Form, rng: np.random.Generator, resamples: int) -> Array:
+    """The peak with seeds drawn again, shape (resamples,); least squares needs no more of a seed than its
     normal equations, and those of several add up."""
     count = len(curves)
     times_RS = (rng.integers(0, count, (resamples, count, 1)) == np.arange(count)).sum(1).astype(np.float64)
@@ -197,8 +207,7 @@ def _refits(curves: Sequence[Curve], form: Form, rng: np.random.Generator, resam
         matrices.append(columns.T @ columns)
         products.append(columns.T @ gain[distance > 0])
     left, right = np.tensordot(times_RS, matrices, 1), np.tensordot(times_RS, products, 1)
-    found_R2 = (np.linalg.pinv(left, rcond=1e-12, hermitian=True) @ right[:, :, None])[:, :, 0]
-    return np.column_stack([found_R2, _peaks(found_R2, form)])
+    return _peaks((np.linalg.pinv(left, rcond=1e-12, hermitian=True) @ right[:, :, None])[:, :, 0], form)
 
 
 def _peaks(coefficients_K2: Array, form: Form) -> Array:

@@ -6,7 +6,7 @@ import pytest
 from bakeoff.errors import UserError
 from bakeoff.reports import Results
 from bakeoff.reports.analysis.gold_curves import gold_curves, sentences, table
-from bakeoff.reports.analysis.gold_fits import Curve, fit_gold, fit_over_seeds, measured_turn
+from bakeoff.reports.analysis.gold_fits import Curve, Form, SeedFit, fit_gold, fit_over_seeds, measured_turn
 
 
 def test_quadratic_form():
@@ -38,7 +38,7 @@ def test_gold_that_falls_at_once_peaks_at_the_reference():
     curves = [Curve(d, d * (-1.2 - 0.3 * d) + 0.01 * seed * d) for seed in range(3)]
     found = fit_over_seeds(curves, "quadratic", np.random.default_rng(0), 100)
     assert found is not None
-    assert found.statement == "gold falls from the reference on"
+    assert stated(found, curves) == "gold falls from the reference on"
     assert (found.peak.low, found.peak.high) == (0.0, 0.0)
 
 
@@ -50,6 +50,14 @@ def test_too_little_to_fit():
 
 
 D = np.linspace(0, 4, 9)
+
+
+def stated(found: SeedFit | None, curves: list[Curve]) -> str:
+    """What is said of a fit beside the fall that was measured on the same curves."""
+    turn = measured_turn(curves)
+    assert found is not None
+    assert turn is not None
+    return found.statement(turn.fall)
 
 
 def curves(a: float, b: float, noise: float, seeds: int, rng: np.random.Generator) -> list[Curve]:
@@ -64,29 +72,52 @@ def test_coverage_of_intervals_with_few_seeds():
     for _ in range(40):
         found = fit_over_seeds(curves(1.0, 0.8, 0.1, 5, rng), "logarithmic", rng, resamples=100)
         held.append(found.b.low <= 0.8 <= found.b.high)
-    assert 0.65 < np.mean(held) <= 1.0  # nominal 0.95; docs/reports.md: 0.84 for a mean of five
+    assert 0.85 < np.mean(held) <= 1.0  # nominal 0.95, and 40 draws of it have a standard error of 0.034
 
 
 def test_a_good_fit_says_where_the_peak_is():
-    found = fit_over_seeds(curves(1.0, 0.8, 0.05, 3, np.random.default_rng(0)), "logarithmic", np.random.default_rng(1))
-    assert found.supported
+    seeds = curves(1.0, 0.8, 0.05, 3, np.random.default_rng(0))
+    found = fit_over_seeds(seeds, "logarithmic", np.random.default_rng(1))
     assert found.r_squared > 0.9
     assert found.fit.peak == pytest.approx(np.exp(0.25), rel=0.1)
-    assert found.statement.startswith("gold peaks at √KL 1.")
+    assert stated(found, seeds).startswith("gold peaks at √KL 1.")
     assert found.peak.low <= found.fit.peak <= found.peak.high
 
 
 def test_what_the_data_do_not_support_is_said():
     rng = np.random.default_rng(0)
+
+    def said(seeds: list[Curve], form: Form) -> str:
+        return stated(fit_over_seeds(seeds, form, rng), seeds)
+
     noise = [Curve(D, np.where(D > 0, rng.normal(size=len(D)), 0.0)) for _ in range(3)]
-    assert "does not describe these data" in fit_over_seeds(noise, "logarithmic", rng).statement
+    assert "does not describe these data" in said(noise, "logarithmic")
     rising = [Curve(D, D**2 + 0.01 * rng.normal(size=len(D))) for _ in range(3)]
-    assert fit_over_seeds(rising, "quadratic", rng).statement == "no turn: gold does not bend down"
+    assert said(rising, "quadratic") == "no turn: gold does not bend down"
     early = curves(2.0, 0.5, 0.02, 3, rng)  # peaks at e^3
-    assert fit_over_seeds(early, "logarithmic", rng).statement.startswith("no turn within what was measured")
-    assert "one seed, no interval" in fit_over_seeds(curves(1.0, 0.8, 0.0, 1, rng), "logarithmic", rng).statement
+    assert said(early, "logarithmic").startswith("no turn within what was measured")
+    assert said(curves(1.0, 0.8, 0.0, 1, rng), "logarithmic").startswith("one seed")
     assert fit_over_seeds([Curve(D[:4], D[:4])], "quadratic", rng) is None  # three points away from the reference
     assert fit_over_seeds([], "quadratic", rng) is None
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.1])
+def test_a_plateau_is_no_peak(noise: float) -> None:
+    """Gold that rises and stays: without the measured fall 87 and 41 % of such fits claimed a peak."""
+    rng = np.random.default_rng(1)
+    claimed = 0
+    for _ in range(100):
+        seeds = [Curve(D, np.where(D > 0, 1 - np.exp(-2 * D) + noise * rng.normal(size=len(D)), 0)) for _ in range(3)]
+        claimed += stated(fit_over_seeds(seeds, "logarithmic", rng, 100), seeds).startswith("gold peaks")
+    assert claimed <= 7  # one side of a 95 % interval is 2.5 %; more than 7 of 100 has a chance of 0.4 %
+
+
+def test_intervals_by_hand():
+    """Three seeds with b = 0.2, 0.3, 0.4: the mean 0.3, t(2) = 4.3027, deviation 0.1: 0.3 +- 0.2484."""
+    seeds = [Curve(D, D * (1.2 - b * D)) for b in (0.2, 0.3, 0.4)]
+    found = fit_over_seeds(seeds, "quadratic", np.random.default_rng(0), 100)
+    assert found.b == pytest.approx((0.3, 0.3 - 0.2484, 0.3 + 0.2484), abs=1e-4)
+    assert found.a == pytest.approx((1.2, 1.2, 1.2))
 
 
 def test_the_measured_peak_and_what_lies_past_it():
