@@ -78,7 +78,7 @@ class PreferencePPO(PreferenceStage[PPOPhase]):
     def _fit(self) -> RewardModelReport:
         """A preference model; labels are the likelier side, smoothed by how unsure the critic was on average."""
         context, pairs = self.context, self.buffer.pairs
-        model, prompts = context.policy.reference, context.envs.rules.prompts
+        model, prompts = context.policy.reference, context.envs.episode_config.prompts
         sides = [model.decode(side.tokens_BT, side.mask_BT) for side in (pairs.chosen, pairs.rejected)]
         texts = [prompts[i].text for i in pairs.chosen.prompts.indices_B.tolist()]
         rows = [PreferencePair(p, *both) for p, *both in zip(texts, *sides, strict=True) if both[0] != both[1]]

@@ -292,6 +292,6 @@ def make_pairs(
         if fruitless == _MAX_ROUNDS_WITHOUT_PAIRS:
             raise PreferenceError(
                 f"no pair in {fruitless} rounds ({same_texts} times both answers were equal, {ties} times reward "
-                f'"{envs.rules.reward_name}" scored them alike); take a reward that tells answers apart, or other prompts'
+                f'"{envs.episode_config.reward_name}" scored them alike); take a reward that tells answers apart, or other prompts'
             )
-    return Pairs(pairs[:count], f"{count} pairs by {envs.rules.reward_name}")
+    return Pairs(pairs[:count], f"{count} pairs by {envs.episode_config.reward_name}")

@@ -49,18 +49,19 @@ class TextGenerationEnv(Env[Observation, np.int64]):
         render_mode: str | None = None,
     ) -> None:
         """Make the environment; the arguments are those of the vector environment."""
-        self.rules = EpisodeConfig(
+        self.episode_config = EpisodeConfig(
             language_model, prompts, reward, max_new_tokens=max_new_tokens, columns=columns, name=reward_name,
             token_mask=token_mask, max_prompt_tokens=max_prompt_tokens, meter=meter,
         )  # fmt: skip
         self.language_model, self.max_new_tokens, self.kl_coef = language_model, max_new_tokens, float(kl_coef)
         self.render_mode = check_render_mode(render_mode)
-        self.action_space = TokenSpace(self.rules.allowed_V)
+        self.action_space = TokenSpace(self.episode_config.allowed_V)
         self.observation_space: spaces.Space[Any] = sequence_space(
-            self.rules.prompt_length + max_new_tokens, max(language_model.vocab_size - 1, language_model.pad_id)
+            self.episode_config.prompt_length + max_new_tokens,
+            max(language_model.vocab_size - 1, language_model.pad_id),
         )
-        self._episodes = Episodes(1, self.rules)
-        self._order = PromptOrder(len(self.rules.prompts))
+        self._episodes = Episodes(1, self.episode_config)
+        self._order = PromptOrder(len(self.episode_config.prompts))
 
     @classmethod
     def from_task(cls, task: Task, *, split: Split = "train", **kwargs: Any) -> TextGenerationEnv:
@@ -87,11 +88,11 @@ class TextGenerationEnv(Env[Observation, np.int64]):
             The observation, and an info of ``prompt`` and ``prompt_index``.
         """
         super().reset(seed=seed)
-        chosen = ResetOptions.parse(options, 1, self.rules)
+        chosen = ResetOptions.parse(options, 1, self.episode_config)
         if seed is not None:
             self._order.reseed(seed)
         self._np_random, self._np_random_seed = self._order.generator, self._order.seed
-        prompts = chosen.prompts or [self.rules.prompts[self._order.draw(1)[0]]]
+        prompts = chosen.prompts or [self.episode_config.prompts[self._order.draw(1)[0]]]
         (info,) = self._episodes.begin(self._episodes.all_rows, prompts)
         if self.render_mode == "human":
             self.render()
@@ -128,8 +129,8 @@ class TextGenerationEnv(Env[Observation, np.int64]):
     @property
     def meter(self) -> Meter:
         """The meter that counts what is spent here."""
-        return self.rules.meter
+        return self.episode_config.meter
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """True on tokens that may be played, shape (V,); the same at every step. The name is sb3-contrib's."""
-        return self.rules.allowed_V.copy()
+        return self.episode_config.allowed_V.copy()

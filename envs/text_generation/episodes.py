@@ -60,15 +60,15 @@ class ScoredCompletions:
 class Episodes:
     """B episodes: their tokens, how far they are and which have ended."""
 
-    def __init__(self, num_rows: int, rules: EpisodeConfig) -> None:
+    def __init__(self, num_rows: int, config: EpisodeConfig) -> None:
         """Make room for ``num_rows`` episodes; none has begun."""
-        self.rules, self.num_rows = rules, num_rows
+        self.episode_config, self.num_rows = config, num_rows
         self.all_rows: Rows = np.arange(num_rows)
         self._clear()
 
     def _clear(self) -> None:
-        shape = (self.num_rows, self.rules.prompt_length + self.rules.max_new_tokens)
-        self._tokens_BS = np.full(shape, self.rules.language_model.pad_id, dtype=np.int64)
+        shape = (self.num_rows, self.episode_config.prompt_length + self.episode_config.max_new_tokens)
+        self._tokens_BS = np.full(shape, self.episode_config.language_model.pad_id, dtype=np.int64)
         self._mask_BS = np.zeros(shape, dtype=np.int8)
         self._lengths_B = np.zeros(self.num_rows, dtype=np.intp)
         self.ended_B = np.ones(self.num_rows, dtype=bool)
@@ -81,8 +81,8 @@ class Episodes:
 
     def begin(self, rows: Rows, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
         """Start new episodes in some rows; returns an info for each: ``prompt`` and ``prompt_index``."""
-        length = self.rules.prompt_length
-        self._tokens_BS[rows] = self.rules.language_model.pad_id
+        length = self.episode_config.prompt_length
+        self._tokens_BS[rows] = self.episode_config.language_model.pad_id
         self._mask_BS[rows] = 0
         self._lengths_B[rows] = 0
         self.ended_B[rows] = False
@@ -102,16 +102,16 @@ class Episodes:
             end-of-sequence token in the last place terminates.
         """
         rows = self.all_rows if rows is None else rows
-        self.rules.check_tokens(actions_N, "sub-environment")
+        self.episode_config.check_tokens(actions_N, "sub-environment")
         columns = self._lengths_B[rows]
-        columns += self.rules.prompt_length
+        columns += self.episode_config.prompt_length
         self._tokens_BS[rows, columns] = actions_N
         self._mask_BS[rows, columns] = 1
         self._lengths_B[rows] += 1
-        terminated: npt.NDArray[np.bool_] = self.rules.ends_V[actions_N]
-        truncated = (self._lengths_B[rows] == self.rules.max_new_tokens) & ~terminated
+        terminated: npt.NDArray[np.bool_] = self.episode_config.ends_V[actions_N]
+        truncated = (self._lengths_B[rows] == self.episode_config.max_new_tokens) & ~terminated
         self.ended_B[rows] = terminated | truncated
-        self.rules.meter.add_generated(len(rows))
+        self.episode_config.meter.add_generated(len(rows))
         return terminated, truncated
 
     def fill(self, tokens_BT: npt.NDArray[Any], mask_BT: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -123,43 +123,43 @@ class Episodes:
         """
         if self.ended_B.any() or self._lengths_B.any():
             raise EpisodeEndedError("play starts from fresh episodes; call reset() before it")
-        lengths_B = _checked_lengths(tokens_BT, mask_BT, self.num_rows, self.rules.max_new_tokens)
-        tokens_BT = tokens_BT[:, : self.rules.max_new_tokens]
-        mask_BT = mask_BT[:, : self.rules.max_new_tokens]
+        lengths_B = _checked_lengths(tokens_BT, mask_BT, self.num_rows, self.episode_config.max_new_tokens)
+        tokens_BT = tokens_BT[:, : self.episode_config.max_new_tokens]
+        mask_BT = mask_BT[:, : self.episode_config.max_new_tokens]
         # Tokens outside the mask were chosen by no policy, so any value is allowed there.
-        tokens_BT = np.where(mask_BT, tokens_BT, self.rules.allowed_V.argmax())
-        self.rules.check_tokens(tokens_BT, "completion")
-        is_end_BT = self.rules.ends_V[tokens_BT] & mask_BT
+        tokens_BT = np.where(mask_BT, tokens_BT, self.episode_config.allowed_V.argmax())
+        self.episode_config.check_tokens(tokens_BT, "completion")
+        is_end_BT = self.episode_config.ends_V[tokens_BT] & mask_BT
         last = (self.all_rows, lengths_B - 1)
         terminated: npt.NDArray[np.bool_] = is_end_BT[last]
         if (is_end_BT.sum(1) > terminated).any():
             row = int(np.argmax(is_end_BT.sum(1) > terminated))
             raise ActionError(f"completion {row} continues after an end-of-sequence token; cut it there")
-        short = ~terminated & (lengths_B < self.rules.max_new_tokens)
+        short = ~terminated & (lengths_B < self.episode_config.max_new_tokens)
         if short.any():
             row = int(np.argmax(short))
             raise ActionError(
                 f"completion {row} has {lengths_B[row]} tokens and no end-of-sequence token at its end; "
-                f"an episode ends with one or after {self.rules.max_new_tokens} tokens"
+                f"an episode ends with one or after {self.episode_config.max_new_tokens} tokens"
             )
-        start = self.rules.prompt_length
+        start = self.episode_config.prompt_length
         filled = slice(start, start + tokens_BT.shape[1])
-        self._tokens_BS[:, filled] = np.where(mask_BT, tokens_BT, self.rules.language_model.pad_id)
+        self._tokens_BS[:, filled] = np.where(mask_BT, tokens_BT, self.episode_config.language_model.pad_id)
         self._mask_BS[:, filled] = mask_BT
         self._lengths_B[:] = lengths_B
         self.ended_B[:] = True
-        self.rules.meter.add_generated(int(lengths_B.sum()))
+        self.episode_config.meter.add_generated(int(lengths_B.sum()))
         return terminated
 
     def finish(self, rows: Rows, *, scored: bool = True) -> FinishedEpisodes:
         """Score the episodes of some rows in one call of the reward; their rewards are NaN without ``scored``."""
         prompts = [self._prompt(row) for row in rows]
-        start = self.rules.prompt_length
+        start = self.episode_config.prompt_length
         tokens_BT, mask_BT = self._tokens_BS[rows, start:], self._mask_BS[rows, start:].astype(bool)
         if scored:
-            rewards, texts = self.rules.judge(prompts, tokens_BT, mask_BT)
+            rewards, texts = self.episode_config.judge(prompts, tokens_BT, mask_BT)
         else:
-            rewards, texts = np.full(len(rows), np.nan), self.rules.texts(tokens_BT, mask_BT)
+            rewards, texts = np.full(len(rows), np.nan), self.episode_config.texts(tokens_BT, mask_BT)
         infos = [{**_prompt_info(prompt), "completion": text} for prompt, text in zip(prompts, texts, strict=True)]
         return FinishedEpisodes(rows, rewards, infos)
 
@@ -173,8 +173,8 @@ class Episodes:
 
     def prompt_batch(self) -> PromptBatch:
         """The prompts of the current episodes, on the model's device."""
-        start = self.rules.prompt_length
-        device = self.rules.language_model.device
+        start = self.episode_config.prompt_length
+        device = self.episode_config.language_model.device
         return PromptBatch(
             torch.from_numpy(self._tokens_BS[:, :start].copy()).to(device),
             torch.from_numpy(self._mask_BS[:, :start].astype(bool)).to(device),
@@ -185,11 +185,11 @@ class Episodes:
         """One line: how far it is, prompt and completion."""
         if self.prompts[row] is None:
             return "(not reset)"
-        start, length = self.rules.prompt_length, int(self._lengths_B[row])
+        start, length = self.episode_config.prompt_length, int(self._lengths_B[row])
         tokens = torch.from_numpy(self._tokens_BS[row : row + 1, start : start + length].copy())
-        text = self.rules.language_model.decode(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
+        text = self.episode_config.language_model.decode(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
         mark = "ended" if self.ended_B[row] else "open"
-        place = f"{length:>3}/{self.rules.max_new_tokens} {mark}"
+        place = f"{length:>3}/{self.episode_config.max_new_tokens} {mark}"
         prompt, completion = (printable(one, keep="") for one in (self._prompt(row).text, text))
         return f"[{place}] {prompt} | {completion}"
 
@@ -197,7 +197,7 @@ class Episodes:
         """Episodes in progress as JSON values; None when every one has ended."""
         if self.ended_B.all():
             return None
-        start = self.rules.prompt_length
+        start = self.episode_config.prompt_length
         rows = [self._tokens_BS[row, start : start + int(self._lengths_B[row])].tolist() for row in self.all_rows]
         prompts = [None if prompt is None else [prompt.index, prompt.text] for prompt in self.prompts]
         return {"prompts": prompts, "completions": rows, "ended": self.ended_B.tolist()}
@@ -211,10 +211,12 @@ class Episodes:
             if saved is None:
                 continue
             index, text = saved
-            prompt = self.rules.prompts[index] if index != OWN_PROMPT else self.rules.prompt_of_text(text)
+            prompt = (
+                self.episode_config.prompts[index] if index != OWN_PROMPT else self.episode_config.prompt_of_text(text)
+            )
             self.begin(self.all_rows[row : row + 1], [prompt])
             completion = state["completions"][row]
-            start = self.rules.prompt_length
+            start = self.episode_config.prompt_length
             self._tokens_BS[row, start : start + len(completion)] = completion
             self._mask_BS[row, start : start + len(completion)] = 1
             self._lengths_B[row] = len(completion)

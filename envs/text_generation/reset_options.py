@@ -29,7 +29,7 @@ class ResetOptions:
     """Each drawn prompt goes to this many neighboring sub-environments."""
 
     @classmethod
-    def parse(cls, options: Mapping[str, Any] | None, num_envs: int, rules: EpisodeConfig) -> ResetOptions:
+    def parse(cls, options: Mapping[str, Any] | None, num_envs: int, config: EpisodeConfig) -> ResetOptions:
         """Check and resolve ``options``.
 
         Raises:
@@ -46,7 +46,7 @@ class ResetOptions:
             raise UserError(f"reset options {' and '.join(given)} exclude each other; give one of them")
         rows = _rows(options.get("reset_mask"), num_envs)
         group_size = _group_size(options.get("group_size"), num_envs, len(rows))
-        prompts = _prompts(options, num_envs, rules)
+        prompts = _prompts(options, num_envs, config)
         return cls(rows, None if prompts is None else [prompts[row] for row in rows], group_size)
 
 
@@ -72,19 +72,19 @@ def _group_size(value: Any, num_envs: int, num_rows: int) -> int:
     return int(value)
 
 
-def _prompts(options: Mapping[str, Any], num_envs: int, rules: EpisodeConfig) -> list[Prompt] | None:
+def _prompts(options: Mapping[str, Any], num_envs: int, config: EpisodeConfig) -> list[Prompt] | None:
     """One prompt for each sub-environment, whether it is reset or not; None when no prompt is given."""
     if options.get("prompt") is not None:
         texts = options["prompt"]
         if isinstance(texts, str):
-            return [rules.prompt_of_text(texts)] * num_envs
+            return [config.prompt_of_text(texts)] * num_envs
         if not isinstance(texts, Sequence) or len(texts) != num_envs:
             raise UserError(
                 f"reset option prompt must be a text or a list of {num_envs} texts, one per sub-environment"
             )
-        return [rules.prompt_of_text(text) for text in texts]
+        return [config.prompt_of_text(text) for text in texts]
     if options.get("prompt_indices") is not None:
-        return [rules.prompts[index] for index in _indices(options["prompt_indices"], num_envs, len(rules.prompts))]
+        return [config.prompts[index] for index in _indices(options["prompt_indices"], num_envs, len(config.prompts))]
     return None
 
 

@@ -73,7 +73,7 @@ def observed(hidden_ND: Tensor, tokens_NK: Tensor, logprobs_NK: Tensor, show_cho
 
 def allowed_tokens(env: Any) -> Tensor:
     """True on the tokens that an environment lets one play, bool (V,) on its model's device."""
-    return torch.from_numpy(env.unwrapped.rules.allowed_V).to(env.unwrapped.language_model.device)
+    return torch.from_numpy(env.unwrapped.episode_config.allowed_V).to(env.unwrapped.language_model.device)
 
 
 class VectorTopTokens(VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]):
@@ -250,7 +250,7 @@ class _Choices:
     def __init__(self, env: Any, num_rows: int, k: int, kl_coef: float | None, show_choices: bool) -> None:
         base = env.unwrapped
         self.model: LanguageModel = base.language_model
-        self.allowed_V, self.prompt_length = allowed_tokens(env), base.rules.prompt_length
+        self.allowed_V, self.prompt_length = allowed_tokens(env), base.episode_config.prompt_length
         most = int(self.allowed_V.sum())
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= most:
             raise UserError(f"k is {k!r}, expected 1 to {most}, the number of tokens that may be played")

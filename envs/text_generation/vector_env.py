@@ -95,7 +95,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         """
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise UserError(f"num_envs is {num_envs!r}, expected a whole number from 1")
-        self.rules = EpisodeConfig(
+        self.episode_config = EpisodeConfig(
             language_model, prompts, reward, max_new_tokens=max_new_tokens, columns=columns, name=reward_name,
             token_mask=token_mask, max_prompt_tokens=max_prompt_tokens, meter=meter, counts_queries=counts_queries,
         )  # fmt: skip
@@ -104,14 +104,15 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.render_mode = check_render_mode(render_mode)
-        self.single_action_space = TokenSpace(self.rules.allowed_V)
+        self.single_action_space = TokenSpace(self.episode_config.allowed_V)
         self.single_observation_space = sequence_space(
-            self.rules.prompt_length + max_new_tokens, max(language_model.vocab_size - 1, language_model.pad_id)
+            self.episode_config.prompt_length + max_new_tokens,
+            max(language_model.vocab_size - 1, language_model.pad_id),
         )
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._episodes = Episodes(num_envs, self.rules)
-        self._orders = PromptOrders(len(self.rules.prompts), num_envs, shared=shared_prompts)
+        self._episodes = Episodes(num_envs, self.episode_config)
+        self._orders = PromptOrders(len(self.episode_config.prompts), num_envs, shared=shared_prompts)
         self._autoreset_B = np.zeros(num_envs, dtype=bool)
         self._progress: Callable[[], float] | None = None
         if seed is not None:
@@ -160,7 +161,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         Returns:
             The observation of all sub-environments; infos ``prompt`` and ``prompt_index`` of those that were reset.
         """
-        chosen = ResetOptions.parse(options, self.num_envs, self.rules)
+        chosen = ResetOptions.parse(options, self.num_envs, self.episode_config)
         if len(chosen.rows) < self.num_envs and not self._episodes.begun:
             raise UserError("the first reset must reset every sub-environment; leave out reset_mask")
         if seed is not None:
@@ -168,7 +169,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         prompts = chosen.prompts
         if prompts is None:
             drawn = self._orders.draw(chosen.rows[:: chosen.group_size])
-            prompts = [self.rules.prompts[index] for index in drawn for _ in range(chosen.group_size)]
+            prompts = [self.episode_config.prompts[index] for index in drawn for _ in range(chosen.group_size)]
         self._autoreset_B[chosen.rows] = False
         infos = self._merge({}, self._episodes.begin(chosen.rows, prompts), chosen.rows)
         if self.render_mode == "human":
@@ -263,7 +264,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             torch.from_numpy(~terminated).to(device),
             tuple(info["completion"] for info in finished.infos),
             tuple(info["prompt"] for info in finished.infos),
-            dict(self.rules.last_parts) if scored else {},
+            dict(self.episode_config.last_parts) if scored else {},
         )
 
     def score_completions(self, completions: Completions) -> npt.NDArray[np.float64]:
@@ -275,9 +276,9 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             RewardError: the reward failed.
         """
         tokens_BT, mask_BT = completions.tokens_BT.cpu().numpy(), completions.mask_BT.cpu().numpy()
-        prompts = [self.rules.prompts[index] for index in completions.prompts.indices_B.tolist()]
+        prompts = [self.episode_config.prompts[index] for index in completions.prompts.indices_B.tolist()]
         self.meter.add_generated(int(mask_BT.sum()))
-        return self.rules.judge(prompts, tokens_BT, mask_BT)[0]
+        return self.episode_config.judge(prompts, tokens_BT, mask_BT)[0]
 
     def count_generated(self, completions: Completions) -> None:
         """Count the tokens of intermediate text, such as a critique, whose prompt is not among the environment's.
@@ -300,7 +301,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             progress: what :attr:`progress` says instead of the budget's share.
         """
         envs = TextGenerationVectorEnv(
-            self.num_envs, self.language_model, [prompt.text for prompt in self.rules.prompts], reward,
+            self.num_envs, self.language_model, [prompt.text for prompt in self.episode_config.prompts], reward,
             max_new_tokens=self.max_new_tokens, kl_coef=self.kl_coef, columns=self.columns, reward_name=name,
             shared_prompts=self.shared_prompts, meter=self.meter, counts_queries=False,
             autoreset_mode=self.autoreset_mode, seed=seed,
@@ -311,7 +312,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
     @property
     def columns(self) -> Mapping[str, Sequence[Any]]:
         """The prompts' columns by name, one value for each prompt."""
-        return self.rules.columns
+        return self.episode_config.columns
 
     @property
     def prompt_batch(self) -> PromptBatch:
@@ -321,12 +322,12 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
     @property
     def num_prompts(self) -> int:
         """The number of prompts."""
-        return len(self.rules.prompts)
+        return len(self.episode_config.prompts)
 
     @property
     def meter(self) -> Meter:
         """The meter that counts what is spent here."""
-        return self.rules.meter
+        return self.episode_config.meter
 
     @property
     def progress(self) -> float:
@@ -337,7 +338,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
     def action_masks(self) -> BoolArray:
         """True on tokens that may be played, shape (B, V); the same for every sub-environment at every step."""
-        return np.broadcast_to(self.rules.allowed_V, (self.num_envs, len(self.rules.allowed_V)))
+        return np.broadcast_to(self.episode_config.allowed_V, (self.num_envs, len(self.episode_config.allowed_V)))
 
     def state_dict(self) -> dict[str, Any]:
         """Prompt orders, generators and episodes in progress, as JSON values."""
@@ -374,7 +375,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
     # ---------------------------------------------------------------- inside
 
     def _begin_drawn(self, rows: Rows) -> list[dict[str, Any]]:
-        return self._episodes.begin(rows, [self.rules.prompts[index] for index in self._orders.draw(rows)])
+        return self._episodes.begin(rows, [self.episode_config.prompts[index] for index in self._orders.draw(rows)])
 
     def _checked_actions(self, actions: npt.ArrayLike) -> npt.NDArray[Any]:
         actions_B = np.asarray(actions)

@@ -212,7 +212,7 @@ class LateSmuggler(Good):
     def update(self) -> Mapping[str, float]:
         self.rounds += 1
         if self.rounds > 5:
-            self.envs.rules.reward(
+            self.envs.episode_config.reward(
                 prompts=["a b"], completions=["y"], completion_ids=[[1, 2, 3, 4, 5]], prompt_index=[0]
             )
         return super().update()
@@ -223,7 +223,9 @@ class Constructor(Good):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self.envs.rules.reward(prompts=["a b"], completions=["y"], completion_ids=[[1, 2, 3, 4, 5]], prompt_index=[0])
+        self.envs.episode_config.reward(
+            prompts=["a b"], completions=["y"], completion_ids=[[1, 2, 3, 4, 5]], prompt_index=[0]
+        )
 
 
 class Follower(Good):
@@ -302,7 +304,9 @@ class Peeker(Good):
         completions, rewards = super().collect()
         n = len(completions)
         ids = [t[m].tolist() for t, m in zip(completions.tokens_BT, completions.mask_BT, strict=True)]
-        self.envs.rules.reward(prompts=["a b"] * n, completions=["y"] * n, completion_ids=ids, prompt_index=[0] * n)
+        self.envs.episode_config.reward(
+            prompts=["a b"] * n, completions=["y"] * n, completion_ids=ids, prompt_index=[0] * n
+        )
         return completions, rewards
 
 

@@ -210,7 +210,7 @@ def test_the_meter_sees_every_token_and_no_query(reviews: Task) -> None:
 
 def test_ordinary_prompts_are_answered_and_left_alone(reviews: Task) -> None:
     algorithm = make(reviews, stages=["critique_revise"], batch_size=64, chains=64)
-    algorithm.envs.rules.columns["ordinary"] = [i % 4 == 0 for i in range(64)]
+    algorithm.envs.episode_config.columns["ordinary"] = [i % 4 == 0 for i in range(64)]
     metrics = algorithm.update()
     assert metrics["ordinary_share"] == 0.25
     assert all(row["prompt_index"] % 4 for row in algorithm.records())

@@ -37,13 +37,15 @@ class AsksTheReward(Fair):
     def update(self) -> Mapping[str, float]:
         found = super().update()
         ids = [[1, 2, 3, 4, 5]] * 7
-        self.envs.rules.reward(prompts=["a b"] * 7, completions=["x"] * 7, completion_ids=ids, prompt_index=[0] * 7)
+        self.envs.episode_config.reward(
+            prompts=["a b"] * 7, completions=["x"] * 7, completion_ids=ids, prompt_index=[0] * 7
+        )
         return found
 
 
 class PlaysElsewhere(Fair):
     def update(self) -> Mapping[str, float]:
-        rules = self.envs.rules
+        rules = self.envs.episode_config
         other = TextGenerationVectorEnv(
             4, rules.language_model, [p.text for p in rules.prompts], rules.reward, max_new_tokens=5,
             autoreset_mode=self.envs.autoreset_mode, seed=0,
@@ -129,7 +131,7 @@ class BeforeItBegins(Fair):
         with self.envs.meter.pause():
             ids = [[1, 2, 3, 4, 5]] * count
             rest = {"completion_ids": ids, "prompt_index": [0] * count}
-            self.envs.rules.reward(prompts=["a b"] * count, completions=["x"] * count, **rest)
+            self.envs.episode_config.reward(prompts=["a b"] * count, completions=["x"] * count, **rest)
 
     @property
     def progress(self) -> float:
@@ -141,7 +143,7 @@ class AsksAsItAnswers(Fair):
     """Its contestant calls the reward four times per answer, and does not say so."""
 
     def contestant(self) -> Any:
-        policy, reward = copy.copy(self.policy), self.envs.rules.reward
+        policy, reward = copy.copy(self.policy), self.envs.episode_config.reward
 
         def generate(envs: TextGenerationVectorEnv, generator: torch.Generator) -> Any:
             completions = self.policy.generate(envs, generator)
@@ -159,7 +161,7 @@ class AsksAsItIsChosen(Fair):
 
     def contestant(self) -> Any:
         rest = {"completion_ids": [[1, 2, 3, 4, 5]] * 10, "prompt_index": [0] * 10}
-        self.envs.rules.reward(prompts=["a b"] * 10, completions=["x"] * 10, **rest)
+        self.envs.episode_config.reward(prompts=["a b"] * 10, completions=["x"] * 10, **rest)
         return self.policy
 
 
