@@ -207,7 +207,7 @@ def test_learning_rate_range_is_around_the_labels_own() -> None:
 
 def test_a_search_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    suite = load_suite({**SUITE, "algorithms": {"best_of_n": {"batch_size": 16}}, "tune": {"trials": 1}})
+    suite = load_suite({**SUITE, "algorithms": {"reinforce": {"batch_size": 16}}, "tune": {"trials": 1}})
     home = tmp_path / "trials" / "0000"
     home.mkdir(parents=True)
     atomic_files.write_json(home / "manifest.json", {"machine": {"threads_per_cell": 7}})
@@ -225,7 +225,7 @@ def test_a_search_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = load_suite({**SUITE, "algorithms": {"best_of_n": {"batch_size": 16}}, "tune": {"trials": 1}})
+    suite = load_suite({**SUITE, "algorithms": {"reinforce": {"batch_size": 16}}, "tune": {"trials": 1}})
     real = atomic_files.write_json
 
     def full(path: Path, value: Any) -> None:
