@@ -20,6 +20,7 @@ from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.losses.preference import PreferenceLoss, preference_loss
+from bakeoff.algos.losses.rounding import without_rounding
 from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics, pair_figures
 from bakeoff.algos.preference_data.pair_source import OfflinePreferenceConfig, PreferenceData
 from bakeoff.algos.preference_data.pairs import TokenizedPairs
@@ -102,7 +103,9 @@ def pair_loss(
         preference_B: probability that the chosen one is the better.
     """
     lengths_B2 = lengths_B2.to(logps_B2.device).clamp_min(1)
-    theirs_B2 = reference_logps_B2.to(logps_B2.device) * (0.0 if objective.reference_free else 1.0)
+    theirs_B2 = reference_logps_B2.to(logps_B2.device)
+    logps_B2 = without_rounding(logps_B2, theirs_B2)
+    theirs_B2 = theirs_B2 * (0.0 if objective.reference_free else 1.0)
     scale_B2 = 1 / lengths_B2 if objective.length_normalization else torch.ones_like(logps_B2)
     ours_B2, theirs_B2 = logps_B2 * scale_B2, theirs_B2 * scale_B2
     preferences = preference_loss(

@@ -59,7 +59,8 @@ class GRPO(Algorithm):
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Each completion's return relative to its group, shape (B,)."""
-        returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
+        kl_coef = self.kl_coef if self.config.kl_placement == "reward" else 0.0
+        returns_B = rollout.relative_returns_B(kl_coef, self.config.group_size)
         return group_advantages(returns_B, self.config.group_size, normalize=self.config.normalize_variance)
 
     def learn(self, rollout: Rollout, advantages_B: Tensor) -> dict[str, float]:

@@ -107,12 +107,7 @@ class KTO(Algorithm):
         self.reward_sum += float(rewards_B.sum())
         mean = self.reward_sum / (self.buffer.added + len(rewards_B))
         desirable_B = judge(rewards_B, mean, self.config.labels, self.config.label_temperature, self.rng)
-        known_B = None if completions.logprobs_BT is None else completions.logprobs_BT.sum(1)
-        self.buffer.add(
-            Judgments.with_reference(
-                self.policy, completions, desirable_B, rewards_B=rewards_B, reference_logps_B=known_B
-            )
-        )
+        self.buffer.add(Judgments.with_reference(self.policy, completions, desirable_B, rewards_B=rewards_B))
         return {
             "reward": float(rewards_B.mean()),
             "length": float(completions.lengths_B.float().mean()),

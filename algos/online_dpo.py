@@ -20,6 +20,7 @@ from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import Rollout, check_groups, collect, minibatch_rows
 from bakeoff.algos.dpo import pair_loss
+from bakeoff.algos.losses.rounding import neighbors, relative_scores
 from bakeoff.algos.preference_data.labels import Labels, label_pairs
 from bakeoff.algos.preference_data.objective import PreferenceConfig, mean_pair_metrics, pair_figures
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
@@ -76,7 +77,8 @@ class OnlineDPO(Algorithm):
         """Label every pair within every group, once for all epochs."""
         size = self.config.group_size
         rows_K2 = torch.combinations(torch.arange(size))
-        rewards_GK2 = rollout.scores_B.cpu().reshape(-1, size)[:, rows_K2]
+        scores_B, _ = relative_scores(rollout.scores_B.cpu(), neighbors(len(rollout), size))
+        rewards_GK2 = scores_B.reshape(-1, size)[:, rows_K2]
         groups, count = rewards_GK2.shape[:2]
         side_N, preference_N = label_pairs(
             rewards_GK2.reshape(-1, 2), self.config.labels, self.config.label_temperature, self.rng

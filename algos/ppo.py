@@ -5,8 +5,9 @@ updates of the clipped surrogate on the probability ratio, with advantages by GA
 divergence to the reference as a per-token penalty in the reward.
 
 Departures from the papers: the critic is a separate network by default (a shared trunk is a setting), its head starts at
-zero, advantages are whitened over the batch rather than the minibatch, and a completion cut at the length limit is not
-bootstrapped: the limit is part of the task.
+zero, advantages are whitened over the batch rather than the minibatch, a completion cut at the length limit is not bootstrapped
+(the limit is part of the task), and without a discount the scores lose their batch's mean first. That changes no optimum, but
+what the critic has to learn: with lambda below 1 a critic that is still far from a constant reward would give advantages to it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from bakeoff.algos.losses.advantages import (
     whiten,
 )
 from bakeoff.algos.losses.policy_gradient import clipped_surrogate, clipped_value_loss
+from bakeoff.algos.losses.rounding import relative_scores
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 
@@ -118,11 +120,11 @@ class PPO(Algorithm):
         return metrics
 
     def score(self, rollout: Rollout) -> Tensor:
-        """Per-token rewards: the score at the last token, the KL penalty at every one, shape (B, T)."""
+        """Per-token rewards: the score at the last token, less the batch's mean where nothing is discounted, and the KL penalty at
+        every token, shape (B, T)."""
         mask_BT = rollout.completions.mask_BT
-        return kl_shaped_rewards(
-            rollout.scores_B, rollout.logprobs_BT, rollout.reference_logprobs_BT, mask_BT, self.kl_coef
-        )
+        scores_B = relative_scores(rollout.scores_B)[0] if self.config.gamma == 1 else rollout.scores_B
+        return kl_shaped_rewards(scores_B, rollout.logprobs_BT, rollout.reference_logprobs_BT, mask_BT, self.kl_coef)
 
     @torch.no_grad()
     def estimate_advantages(self, rollout: Rollout, rewards_BT: Tensor) -> Batch:
@@ -154,7 +156,6 @@ class PPO(Algorithm):
                 break
         return mean_metrics(steps) | {
             "explained_variance": explained_variance(batch.old_values_BT, batch.returns_BT, mask_BT),
-            "return": float(masked_mean(batch.returns_BT, mask_BT)),
             "epochs": float(epochs),
             "learning_rate": self.optimizer.rate(self.envs.progress),
         }

@@ -15,11 +15,13 @@ weights. The default takes whole completions and, instead of V(prompt), the mean
 the loss is the variance of score / beta - log(pi/ref) among them (Richter et al. 2020's log-variance loss; in GFlowNets,
 trajectory balance: Malkin et al. 2022; Zhang et al. 2023). On fresh samples its gradient is RLOO's.
 
-Departures from the papers: see docs/q-learning.md.
+Scores are counted from the first batch's mean: without a discount that moves V by a constant and changes nothing else, and a
+value network need not learn a number that says nothing. Departures from the papers: see docs/q-learning.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -36,6 +38,7 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
 from bakeoff.algos.core.rollout import Rollout, check_groups, collect
 from bakeoff.algos.core.target_network import soft_update
+from bakeoff.algos.losses.rounding import scores_from, without_rounding
 from bakeoff.algos.losses.value import (
     Backup,
     group_means,
@@ -104,6 +107,7 @@ class QLearning(Algorithm):
         if problems:
             raise ConfigError("q_learning", problems)
         self.replay = ReplayBuffer(config.replay_capacity, priority_alpha=config.priority_alpha)
+        self.origin: float | None = None
         parameters = list(policy.parameters())
         self.critic: Critic | None = None
         self.target: Critic | None = None
@@ -115,7 +119,9 @@ class QLearning(Algorithm):
     def update(self) -> Mapping[str, float]:
         """Collect, store, and learn from the replay buffer."""
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
-        self.replay.add(rollout)
+        if self.origin is None:
+            self.origin = float(rollout.scores_B.mean())
+        self.replay.add(dataclasses.replace(rollout, scores_B=scores_from(self.origin, rollout.scores_B)))
         steps = [self.step() for _ in range(self.config.gradient_steps)]
         return {
             **rollout.metrics(self.kl_coef),
@@ -139,7 +145,7 @@ class QLearning(Algorithm):
             baseline = None if baseline_B is None else baseline_B[part]
             loss, residuals, figures = self.loss(batch.select(part), weights_B[part], baseline)
             (share * loss).backward()  # type: ignore[no-untyped-call]
-            residuals_B[part] = residuals.detach().cpu()
+            residuals_B[part] = residuals.detach().float().cpu()
             self.optimizer.log(share, figures)
         logs = self.optimizer.step(self.envs.progress)
         if config.priority_alpha > 0:
@@ -159,9 +165,13 @@ class QLearning(Algorithm):
         if self.critic is not None or (whole and not distributed.should_shard(len(batch))):
             return None
         parts = [batch.select(rows) for rows in torch.split(torch.arange(len(batch)), size or len(batch))]
-        logprobs = [self.policy.model.token_logprobs(part.completions).sum(1) for part in parts]
-        explained_B = batch.scores_B / self.kl_coef - (torch.cat(logprobs) - batch.reference_logprobs_BT.sum(1))
+        explained_B = torch.cat([self.explained(part, self.policy.logprobs(part.completions)) for part in parts])
         return group_means(explained_B, batch.completions.prompts.indices_B, weights_B)
+
+    def explained(self, part: Rollout, logprobs_BT: Tensor) -> Tensor:
+        """score / beta - log(pi/ref) of each completion, shape (B,): at the optimum V(prompt) / beta."""
+        theirs_B = part.reference_logprobs_BT.sum(1)
+        return part.scores_B / self.kl_coef - (without_rounding(logprobs_BT.sum(1), theirs_B) - theirs_B)
 
     def loss(
         self, part: Rollout, weights_B: Tensor, baseline_B: Tensor | None
@@ -175,25 +185,33 @@ class QLearning(Algorithm):
             logprobs_BT, _, hidden = self.policy.model.token_outputs(completions, entropy_gradient=False)
         else:
             logprobs_BT, hidden = self.policy.model.token_logprobs(completions), None
-        log_ratios_BT = logprobs_BT - part.reference_logprobs_BT
         with torch.no_grad():
             staleness = (logprobs_BT - part.logprobs_BT).sum(1).abs().mean()
         if self.critic is None or self.target is None:
-            explained_B = part.scores_B / beta - log_ratios_BT.sum(1)
+            explained_B = self.explained(part, logprobs_BT)
             if baseline_B is None:
                 baseline_B = group_means(explained_B, completions.prompts.indices_B, weights_B).detach()
             residuals_B = explained_B - baseline_B
             loss = 0.5 * (weights_B * residuals_B**2).mean()
-            return loss, residuals_B, self._figures(loss, residuals_B, beta * baseline_B, staleness)
+            return (
+                loss,
+                residuals_B,
+                self._figures(loss, residuals_B, beta * baseline_B + (self.origin or 0.0), staleness),
+            )
         values_BT = self.critic.values(completions, hidden)
         with torch.no_grad():
             next_BT = next_state_values(self.target.values(completions, hidden), completions.mask_BT)
+        log_ratios_BT = logprobs_BT - part.reference_logprobs_BT
         soft_rewards_BT = terminal_rewards(part.scores_B, completions.mask_BT) - beta * log_ratios_BT
         errors = path_residuals(soft_rewards_BT, scaled_gradient(values_BT, self.config.value_coef), next_BT) / beta
         paths = path_weights(completions.mask_BT, self.config.backup, steps=self.config.steps, decay=self.config.decay)
         squares_B = (paths * errors**2).sum((1, 2))
         loss = 0.5 * (weights_B * squares_B).mean()
-        return loss, squares_B.sqrt(), self._figures(loss, squares_B.sqrt(), values_BT[:, 0], staleness)
+        return (
+            loss,
+            squares_B.sqrt(),
+            self._figures(loss, squares_B.sqrt(), values_BT[:, 0] + (self.origin or 0.0), staleness),
+        )
 
     def _figures(self, loss: Tensor, residuals_B: Tensor, values_B: Tensor, staleness: Tensor) -> dict[str, Tensor]:
         return {

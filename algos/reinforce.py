@@ -23,6 +23,7 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import Rollout, collect
 from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.losses.policy_gradient import score_function_loss
+from bakeoff.algos.losses.rounding import ROUNDING, relative_scores
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -47,14 +48,13 @@ class Reinforce(Algorithm):
     ) -> None:
         super().__init__(config, policy, envs, rng)
         self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
-        self.baseline: float | None = None
+        self.score_baseline: float | None = None
+        self.kl_baseline: float | None = None
 
     def update(self) -> Mapping[str, float]:
         """Collect, take off the baseline, make one step."""
         rollout = collect(self.policy, self.envs, self.rng)
-        returns_B = rollout.returns_B(self.kl_coef)
-        baseline = self.move_baseline(float(returns_B.mean()))
-        advantages_B = returns_B - baseline
+        advantages_B, baseline = self.advantages(rollout)
         rows = torch.arange(len(rollout))
         for part, share in self.optimizer.micro_batches(rows, torch.ones_like(rows)):
             loss, figures = self.loss(rollout.select(part), advantages_B[part])
@@ -64,14 +64,27 @@ class Reinforce(Algorithm):
         rate = self.optimizer.rate(self.envs.progress)
         return rollout.metrics(self.kl_coef) | step | {"baseline": baseline, "learning_rate": rate}
 
-    def move_baseline(self, mean_return: float) -> float:
-        """The baseline for this batch; a running one takes the batch in only afterwards (the first batch is its own)."""
-        if self.config.baseline == "batch" or self.baseline is None:
-            self.baseline = mean_return
-            return mean_return
-        baseline, decay = self.baseline, self.config.baseline_decay
-        self.baseline = decay * baseline + (1 - decay) * mean_return
-        return baseline
+    def advantages(self, rollout: Rollout) -> tuple[Tensor, float]:
+        """Each completion's return less the baseline, shape (B,), and the baseline.
+
+        Score and KL have their baselines apart, so that a score which is the same every time leaves exactly nothing.
+        """
+        relative_B, means_B = relative_scores(rollout.scores_B)
+        mean_score, mean_kl = float(means_B[0]), float(rollout.log_ratios_B.mean())
+        score_baseline, self.score_baseline = self.move_baseline(self.score_baseline, mean_score)
+        kl_baseline, self.kl_baseline = self.move_baseline(self.kl_baseline, mean_kl)
+        gain = mean_score - score_baseline
+        if abs(gain) <= ROUNDING * abs(mean_score):
+            gain = 0.0
+        advantages_B = relative_B + gain - self.kl_coef * (rollout.log_ratios_B - kl_baseline)
+        return advantages_B.float(), score_baseline - self.kl_coef * kl_baseline
+
+    def move_baseline(self, baseline: float | None, mean: float) -> tuple[float, float]:
+        """The baseline for this batch and for the next: a running one takes a batch in only afterwards, the first is its own."""
+        if self.config.baseline == "batch" or baseline is None:
+            return mean, mean
+        decay = self.config.baseline_decay
+        return baseline, decay * baseline + (1 - decay) * mean
 
     def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus advantage times log-probability, a mean over completions, and figures."""

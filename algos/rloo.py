@@ -43,7 +43,8 @@ class RLOO(Algorithm):
     def update(self) -> Mapping[str, float]:
         """Collect groups, compare each completion with the others of its group, learn in a few epochs."""
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
-        returns_B = rollout.returns_B(self.kl_coef if self.config.kl_placement == "reward" else 0.0)
+        kl_coef = self.kl_coef if self.config.kl_placement == "reward" else 0.0
+        returns_B = rollout.relative_returns_B(kl_coef, self.config.group_size)
         advantages_B = leave_one_out_advantages(returns_B, self.config.group_size)
         figures = self.learn(rollout, advantages_B)
         rate = self.optimizer.rate(self.envs.progress)

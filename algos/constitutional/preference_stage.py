@@ -56,21 +56,16 @@ class PreferenceStage(Stage[AnyPhase]):
         }
 
     def _pairs(self, responses: Completions, preference_N: Tensor) -> TokenizedPairs:
-        """Pairs with the critic's favorite as the chosen side.
-
-        DPO's reference is the policy that sampled them: what it gave them is known already.
-        """
+        """Pairs with the critic's favorite as the chosen side; DPO's reference is the policy that sampled them, or the task's."""
         evens = torch.arange(len(preference_N)) * 2
         behind = (preference_N < 0.5).long()
         chosen, rejected = responses.select(evens + behind), responses.select(evens + 1 - behind)
         sure_N = torch.maximum(preference_N, 1 - preference_N)
-        if (
-            self.context.config.feedback_reference == "task"
-            or chosen.logprobs_BT is None
-            or rejected.logprobs_BT is None
-        ):
-            return TokenizedPairs.with_reference(self.context.policy, chosen, rejected, preference_B=sure_N)
-        logps_B2 = torch.stack([chosen.logprobs_BT.sum(1), rejected.logprobs_BT.sum(1)], 1).float().cpu()
+        policy = self.context.policy
+        if self.context.config.feedback_reference == "task":
+            return TokenizedPairs.with_reference(policy, chosen, rejected, preference_B=sure_N)
+        logps_B = policy.logprobs(responses).sum(1).float().cpu()
+        logps_B2 = torch.stack([logps_B[evens + behind], logps_B[evens + 1 - behind]], 1)
         return TokenizedPairs(chosen, rejected, logps_B2, sure_N, torch.full_like(sure_N, float("nan")))
 
 

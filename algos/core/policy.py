@@ -63,6 +63,15 @@ class Policy:
         return self.sample(envs.prompt_batch, envs.max_new_tokens, generator)
 
     @torch.no_grad()
+    def logprobs(self, completions: Completions) -> Tensor:
+        """Log-probability of each completion token under the policy as it is, shape (B, T), 0 where the mask is False.
+
+        Read in one pass, as in an update and as the reference's: what the sampler says, token by token, is the same number with
+        another rounding, and in half precision far enough from it to be taken for a signal.
+        """
+        return self.model.token_logprobs(completions)
+
+    @torch.no_grad()
     def reference_logprobs(self, completions: Completions) -> Tensor:
         """Log-probability of each completion token under the reference, shape (B, T), 0 where the mask is False."""
         return self.reference.token_logprobs(completions)

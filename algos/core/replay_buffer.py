@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bakeoff.algos.core.rollout import Rollout
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
+from bakeoff.envs.precision import accurate
 
 SMALLEST_PRIORITY = 1e-3
 """Added to each priority, so that what is explained already still comes up now and then."""
@@ -50,7 +51,7 @@ class ReplayBuffer:
             "prompt_indices": completions.prompts.indices_B,
             "tokens": completions.tokens_BT.int(),
             "lengths": completions.lengths_B.int(),
-            "scores": rollout.scores_B.float(),
+            "scores": rollout.scores_B.cpu().double(),
             "logprobs": rollout.logprobs_BT.float(),
             "reference_logprobs": rollout.reference_logprobs_BT.float(),
         }
@@ -79,7 +80,9 @@ class ReplayBuffer:
         logprobs_BT = part["logprobs"][:, :length].to(device)
         completions = Completions(prompts, part["tokens"][:, :length].long().to(device), mask_BT, logprobs_BT)
         reference_BT = part["reference_logprobs"][:, :length].to(device)
-        return Rollout(completions, part["scores"].to(device), logprobs_BT, reference_BT)
+        return Rollout(
+            completions, part["scores"].to(device, accurate(torch.device(device))), logprobs_BT, reference_BT
+        )
 
     def sample(self, count: int, generator: torch.Generator, *, group_size: int = 1) -> Tensor:
         """Row numbers of ``count`` different rows, or of all where there are no more; shape (at most count,).

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.losses.kl import k3, k3_ratio
+from bakeoff.algos.losses.rounding import neighbors, relative_scores
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
@@ -47,11 +49,12 @@ class Rollout:
     completions: Completions
     """The completions."""
     scores_B: Tensor
-    """The reward of each."""
+    """The reward of each, float64."""
     logprobs_BT: Tensor
-    """Log-probabilities under the policy that sampled them; 0 outside the mask."""
+    """Log-probabilities under the policy that sampled them, read in one pass over the whole completion; 0 outside the mask. Those
+    of the sampler, which reads token by token, are the completions' own: they differ by rounding, which is no signal."""
     reference_logprobs_BT: Tensor
-    """Log-probabilities under the reference; 0 outside the mask."""
+    """Log-probabilities under the reference, read in the same way; 0 outside the mask."""
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -64,6 +67,15 @@ class Rollout:
     def returns_B(self, kl_coef: float) -> Tensor:
         """Score - beta * log-ratio of each completion; its mean is the objective J."""
         return self.scores_B - kl_coef * self.log_ratios_B
+
+    def relative_returns_B(self, kl_coef: float, group_size: int) -> Tensor:
+        """The returns with each score less its group's mean: exactly 0 where scores are equal and the policy is the reference.
+
+        Args:
+            kl_coef: beta.
+            group_size: consecutive rows of a group.
+        """
+        return relative_scores(self.scores_B, neighbors(len(self), group_size))[0] - kl_coef * self.log_ratios_B
 
     def select(self, rows: Tensor) -> Rollout:
         """The named rows."""
@@ -78,7 +90,16 @@ class Rollout:
             "kl_coef": kl_coef,
             "objective": float(self.returns_B(kl_coef).mean()),
             "length": float(self.completions.lengths_B.float().mean()),
+            **self._sampler_metrics(),
         }
+
+    def _sampler_metrics(self) -> dict[str, float]:
+        """How far the sampler's log-probabilities are from those of the whole pass."""
+        sampled_BT = self.completions.logprobs_BT
+        if sampled_BT is None:
+            return {}
+        gap = masked_mean((sampled_BT - self.logprobs_BT).abs(), self.completions.mask_BT)
+        return {"sampler_gap": float(gap)}
 
 
 def collect(
@@ -87,10 +108,8 @@ def collect(
     """Complete a batch of prompts in the environment; ``group_size`` neighboring rows share a prompt."""
     envs.reset(options={"group_size": group_size})
     completions = policy.sample(envs.prompt_batch, envs.max_new_tokens, generator)
-    if completions.logprobs_BT is None:
-        raise ValueError("these completions carry no log-probabilities; the policy that samples must give its own")
     scores_B = envs.play(completions).rewards_B
-    return Rollout(completions, scores_B, completions.logprobs_BT, policy.reference_logprobs(completions))
+    return Rollout(completions, scores_B, policy.logprobs(completions), policy.reference_logprobs(completions))
 
 
 def kl_loss(placement: KLPlacement, logprobs_BT: Tensor, part: Rollout) -> Tensor | None:

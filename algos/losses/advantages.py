@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 GROUP_EPSILON = 1e-4
-"""Added to a group's deviation: a group of equal returns, equal but for rounding, gives advantages of 0."""
+"""Added to a group's deviation, so that returns which hardly differ do not count as much as those that do."""
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def leave_one_out_advantages(returns_B: Tensor, group_size: int) -> Tensor:
     """
     groups = returns_B.reshape(-1, group_size)
     baseline = (groups.sum(1, keepdim=True) - groups) / (group_size - 1)
-    return (groups - baseline).flatten()
+    return (groups - baseline).flatten().float()
 
 
 def group_advantages(returns_B: Tensor, group_size: int, *, normalize: bool) -> Tensor:
@@ -74,7 +74,7 @@ def group_advantages(returns_B: Tensor, group_size: int, *, normalize: bool) -> 
     centered = groups - groups.mean(1, keepdim=True)
     if normalize:
         centered = centered / (groups.std(1, keepdim=True) + GROUP_EPSILON)
-    return centered.flatten()
+    return centered.flatten().float()
 
 
 def generalized_advantages(

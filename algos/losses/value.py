@@ -86,7 +86,7 @@ def path_weights(mask_BT: Tensor, backup: Backup, *, steps: int = 1, decay: floa
 
 def group_means(values_B: Tensor, groups_B: Tensor, weights_B: Tensor | None = None) -> Tensor:
     """The (weighted) mean of each row's group, at each row, shape (B,)."""
-    weights_B = torch.ones_like(values_B) if weights_B is None else weights_B
+    weights_B = torch.ones_like(values_B) if weights_B is None else weights_B.to(values_B.dtype)
     _, group_B = torch.unique(groups_B, return_inverse=True)
     sums_G = torch.zeros(int(group_B.max()) + 1, dtype=values_B.dtype, device=values_B.device)
     totals_G = sums_G.index_add(0, group_B, weights_B).clamp_min(1e-12)

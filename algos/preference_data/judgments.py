@@ -40,15 +40,12 @@ class Judgments:
         desirable_B: Tensor,
         *,
         rewards_B: Tensor | None = None,
-        reference_logps_B: Tensor | None = None,
     ) -> Judgments:
-        """Judgments with the log-probabilities of ``policy``'s reference, unless they are known already."""
-        if reference_logps_B is None:
-            reference_logps_B = reference_logps(policy, completions)
+        """Judgments with the log-probabilities of ``policy``'s reference."""
         unknown_B = torch.full((len(completions),), float("nan"))
         return cls(
             completions,
-            reference_logps_B.float().cpu(),
+            reference_logps(policy, completions).float().cpu(),
             desirable_B.float(),
             unknown_B if rewards_B is None else rewards_B.float(),
         )

@@ -73,10 +73,8 @@ class LoggedCompletions:
         envs, reference = self._envs, self._policy.reference
         envs.reset()
         completions = reference.sample(envs.prompt_batch, envs.max_new_tokens, generator)
-        logprobs_BT = completions.logprobs_BT
-        if logprobs_BT is None:
-            raise ValueError("the reference's samples carry no log-probabilities")
-        rollout = Rollout(completions, envs.play(completions).rewards_B, logprobs_BT, logprobs_BT)
+        scores_B, logprobs_BT = envs.play(completions).rewards_B, self._policy.reference_logprobs(completions)
+        rollout = Rollout(completions, scores_B, logprobs_BT, logprobs_BT)
         self.replay.add(rollout)
         return {
             "reward": float(rollout.scores_B.mean()),

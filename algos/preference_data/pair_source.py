@@ -131,16 +131,12 @@ class PreferenceData:
             self._policy.reference.sample, self._envs, generator, self._config.labels, self._config.label_temperature
         )
         completions, rewards_B = batch.scored.completions, batch.scored.rewards_B
-        known_K2 = None  # the reference sampled them, so its log-probabilities are at hand
-        if completions.logprobs_BT is not None:
-            known_K2 = completions.logprobs_BT.sum(1).cpu()[torch.stack([batch.chosen_K, batch.rejected_K], 1)]
         pairs = TokenizedPairs.with_reference(
             self._policy,
             completions.select(batch.chosen_K),
             completions.select(batch.rejected_K),
             preference_B=batch.preference_K,
             reward_margin_B=rewards_B.cpu()[batch.chosen_K] - rewards_B.cpu()[batch.rejected_K],
-            reference_logps_B2=known_K2,
         )
         self.buffer.add(pairs if most is None else pairs.select(torch.arange(len(pairs))[:most]))
         return {

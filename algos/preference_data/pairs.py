@@ -48,7 +48,6 @@ class TokenizedPairs:
         *,
         preference_B: Tensor | None = None,
         reward_margin_B: Tensor | None = None,
-        reference_logps_B2: Tensor | None = None,
     ) -> TokenizedPairs:
         """Pairs with the log-probabilities of ``policy``'s reference.
 
@@ -58,17 +57,14 @@ class TokenizedPairs:
             rejected: the worse ones, of the same prompts.
             preference_B: how sure that is; 1 where left out.
             reward_margin_B: difference of rewards, where known.
-            reference_logps_B2: the reference's log-probabilities, where they are known already.
         """
         count = len(chosen)
-        if reference_logps_B2 is None:
-            sides_together = torch.arange(2 * count).reshape(2, count).T.flatten()  # which share a prompt
-            both = join([chosen, rejected]).select(sides_together)
-            reference_logps_B2 = reference_logps(policy, both).reshape(count, 2)
+        sides_together = torch.arange(2 * count).reshape(2, count).T.flatten()  # which share a prompt
+        both = join([chosen, rejected]).select(sides_together)
         return cls(
             chosen,
             rejected,
-            reference_logps_B2.float().cpu(),
+            reference_logps(policy, both).reshape(count, 2).float().cpu(),
             torch.ones(count) if preference_B is None else preference_B.float().cpu(),
             torch.full((count,), math.nan) if reward_margin_B is None else reward_margin_B.float().cpu(),
         )

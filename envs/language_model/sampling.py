@@ -18,6 +18,7 @@ from torch import Tensor
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.language_model.linear_logprobs import LinearHead
 from bakeoff.envs.language_model.logprobs import rows_in_a_chunk
+from bakeoff.envs.precision import accurate
 from bakeoff.errors import UserError
 
 BLOCK = 128
@@ -151,8 +152,7 @@ def inverse_cdf(probabilities_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     sums = torch.unflatten(probabilities_BV[:, :whole], 1, (-1, BLOCK)).sum(2)
     if whole < vocabulary:
         sums = torch.cat([sums, probabilities_BV[:, whole:].sum(1, keepdim=True)], 1)
-    accurate = torch.float32 if sums.device.type == "mps" else torch.float64  # which that device lacks
-    block_cdf = sums.cumsum(1, dtype=accurate)
+    block_cdf = sums.cumsum(1, dtype=accurate(sums.device))
     if not bool(torch.isfinite(block_cdf[:, -1]).all()):
         raise FloatingPointError(
             "the model's probabilities are not finite: its weights have diverged; lower learning_rate"
@@ -163,7 +163,7 @@ def inverse_cdf(probabilities_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     wanted_B1 -= block_cdf.gather(1, block_B1) - sums.gather(1, block_B1)
     inside = block_B1 * BLOCK + torch.arange(BLOCK, device=block_B1.device)
     members = probabilities_BV.gather(1, inside.clamp_max(vocabulary - 1)) * (inside < vocabulary)
-    member_cdf = members.cumsum(1, dtype=accurate)
+    member_cdf = members.cumsum(1, dtype=accurate(sums.device))
     member_B1 = torch.searchsorted(member_cdf, wanted_B1, right=True)
     # The block's sum was rounded: what is wanted may lie beyond its members'. Then the last one with any mass is meant.
     last_B1 = torch.searchsorted(member_cdf, member_cdf[:, -1:].contiguous(), right=False)

@@ -44,7 +44,7 @@ class ScoredCompletions:
     completions: Completions
     """The completions that were played."""
     rewards_B: Tensor
-    """The reward of each (float32), on the completions' device."""
+    """The reward of each (float64 where the device has it), on the completions' device."""
     terminated_B: Tensor
     """True where it ended with an end-of-sequence token."""
     truncated_B: Tensor

@@ -18,6 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.meter import Budget, Meter
+from bakeoff.envs.precision import accurate
 from bakeoff.envs.rewards.call import AnyReward
 from bakeoff.envs.tasks.prompts import Split
 from bakeoff.envs.text_generation.episode_config import EpisodeConfig
@@ -259,7 +260,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         device = completions.tokens_BT.device
         return ScoredCompletions(
             completions,
-            torch.tensor(finished.rewards_N, dtype=torch.float32, device=device),
+            torch.tensor(finished.rewards_N, dtype=accurate(device), device=device),
             torch.from_numpy(terminated).to(device),
             torch.from_numpy(~terminated).to(device),
             tuple(info["completion"] for info in finished.infos),

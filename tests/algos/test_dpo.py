@@ -210,7 +210,7 @@ def test_all_pairs_of_a_group_are_labeled_the_better_first(exact: Task) -> None:
         scores = rollout.scores_B[3 * group : 3 * group + 3]
         difference = scores[labeled.rows_GK2[group][:, 0]] - scores[labeled.rows_GK2[group][:, 1]]
         assert bool((difference >= 0).all())
-        torch.testing.assert_close(labeled.preference_GK[group], difference.sigmoid())
+        torch.testing.assert_close(labeled.preference_GK[group], difference.sigmoid().float())
 
 
 def test_online_loss_is_the_mean_over_pairs(exact: Task) -> None:

@@ -285,18 +285,26 @@ def test_score_function_loss_by_hand() -> None:
     torch.testing.assert_close(logprobs.grad, torch.tensor([[-1.0, -1.0], [0.5, 0.5]]))
 
 
+def baselines(algorithm: Reinforce, means: list[float]) -> tuple[list[float], float | None]:
+    """The baseline of each batch with these means, and that of the batch to come."""
+    used, following = [], None
+    for mean in means:
+        now, following = algorithm.move_baseline(following, mean)
+        used.append(now)
+    return used, following
+
+
 def test_the_running_baseline_lags_a_batch_behind(exact: Task) -> None:
     algorithm = make("reinforce", exact, baseline_decay=0.75)
     assert isinstance(algorithm, Reinforce)
     # The first batch is its own; then .75 * 4 + .25 * 8 = 5 serves the third.
-    assert [algorithm.move_baseline(mean) for mean in (4.0, 8.0, 0.0)] == [4.0, 4.0, 5.0]
-    assert algorithm.baseline == 3.75
+    assert baselines(algorithm, [4.0, 8.0, 0.0]) == ([4.0, 4.0, 5.0], 3.75)
 
 
 def test_the_batch_baseline_is_the_batch_s_own_mean(exact: Task) -> None:
     algorithm = make("reinforce", exact, baseline="batch")
     assert isinstance(algorithm, Reinforce)
-    assert [algorithm.move_baseline(mean) for mean in (4.0, 8.0, 0.0)] == [4.0, 8.0, 0.0]
+    assert baselines(algorithm, [4.0, 8.0, 0.0]) == ([4.0, 8.0, 0.0], 0.0)
     metrics = algorithm.update()
     assert metrics["baseline"] == pytest.approx(metrics["objective"])
 

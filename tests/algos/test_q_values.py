@@ -229,7 +229,7 @@ def test_dqn_targets_by_hand(exact: Task) -> None:
     chosen = action.gather(2, completions.tokens_BT[:, : action.shape[1], None])[..., 0]
     last = torch.nn.functional.one_hot(completions.lengths_B - 1, 5)
     expected = ((chosen - 0.3 * reference - last * rollout.scores_B[:, None]) * completions.mask_BT).abs().amax(1)
-    torch.testing.assert_close(errors, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(errors, expected.float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{}, {"double": False}])

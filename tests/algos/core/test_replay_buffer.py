@@ -53,8 +53,8 @@ def test_what_comes_out_is_what_went_in() -> None:
 def test_memory_of_a_row_is_independent_of_the_vocabulary() -> None:
     replay = ReplayBuffer(100)
     replay.add(rollout(0, 10))
-    # Tokens and two log-probabilities of four bytes, prompt tokens, two lengths, index (eight bytes), score, priority.
-    assert replay.num_bytes == 100 * (4 * (3 * LENGTH + PROMPT_WIDTH + 2 + 1 + 1) + 8)
+    # Tokens and two log-probabilities of four bytes, prompt tokens, two lengths, priority; index and score of eight.
+    assert replay.num_bytes == 100 * (4 * (3 * LENGTH + PROMPT_WIDTH + 2 + 1) + 8 + 8)
 
 
 def test_uniform_draws_are_uniform_and_without_repetition() -> None:
