@@ -22,7 +22,12 @@ from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, kl_loss, minibatch_rows
 from bakeoff.algos.losses.advantages import group_advantages, masked_mean
-from bakeoff.algos.losses.policy_gradient import LengthNormalization, clipped_surrogate, completion_average
+from bakeoff.algos.losses.policy_gradient import (
+    LengthNormalization,
+    clipped_surrogate,
+    completion_average,
+    with_sample_size,
+)
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -74,7 +79,7 @@ class GRPO(Algorithm):
                 (share * loss).backward()  # type: ignore[no-untyped-call]
                 self.optimizer.log(share, figures)
             steps.append(self.optimizer.step(self.envs.progress))
-        return mean_metrics(steps)
+        return with_sample_size(mean_metrics(steps))
 
     def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate on token ratios, and the KL loss if that is where the KL goes."""

@@ -34,7 +34,7 @@ from bakeoff.algos.losses.advantages import (
     masked_mean,
     whiten,
 )
-from bakeoff.algos.losses.policy_gradient import clipped_surrogate, clipped_value_loss
+from bakeoff.algos.losses.policy_gradient import clipped_surrogate, clipped_value_loss, with_sample_size
 from bakeoff.algos.losses.rounding import relative_scores
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
@@ -154,7 +154,7 @@ class PPO(Algorithm):
             epochs += 1
             if self.config.target_kl is not None and steps[-1]["approximate_kl"] > self.config.target_kl:
                 break
-        return mean_metrics(steps) | {
+        return with_sample_size(mean_metrics(steps)) | {
             "explained_variance": explained_variance(batch.old_values_BT, batch.returns_BT, mask_BT),
             "epochs": float(epochs),
             "learning_rate": self.optimizer.rate(self.envs.progress),
@@ -177,12 +177,9 @@ class PPO(Algorithm):
         entropy = masked_mean(entropy_BT, part.mask_BT)
         loss = surrogate.loss + self.config.value_coef * value_loss - self.config.entropy_coef * entropy
         return loss, {
-            "policy_loss": surrogate.loss,
+            **surrogate.figures(),
             "value_loss": value_loss,
             "entropy": entropy,
-            "ratio": surrogate.ratio_mean,
-            "clip_fraction": surrogate.clip_fraction,
-            "approximate_kl": surrogate.approximate_kl,
         }
 
     def adapt_kl_coefficient(self, kl: float, completions: int) -> None:

@@ -20,7 +20,7 @@ from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import GroupConfig, Rollout, check_groups, collect, kl_loss, minibatch_rows
 from bakeoff.algos.losses.advantages import leave_one_out_advantages, masked_mean
-from bakeoff.algos.losses.policy_gradient import sequence_surrogate
+from bakeoff.algos.losses.policy_gradient import sequence_surrogate, with_sample_size
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -59,7 +59,7 @@ class RLOO(Algorithm):
                 (share * loss).backward()  # type: ignore[no-untyped-call]
                 self.optimizer.log(share, figures)
             steps.append(self.optimizer.step(self.envs.progress))
-        return mean_metrics(steps)
+        return with_sample_size(mean_metrics(steps))
 
     def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate on ratios of whole completions, and the KL loss if that is where the KL goes."""

@@ -5,7 +5,7 @@ Letters: B completions, T tokens. Every mask is True on real completion tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.losses.advantages import masked_mean
+from bakeoff.envs.precision import accurate
+
+LARGEST = 40.0
+"""Nats at which a whole completion's log-ratio is cut before its square is taken in float32."""
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 """From values and their mask, each (B, T), to a scalar."""
@@ -49,15 +53,31 @@ class SurrogateLoss:
     """Share of tokens at which the clipped term is the one that counts."""
     approximate_kl: Tensor
     """Mean of r - 1 - log r per token: KL(old || new), the k3 estimate on the old policy's samples."""
+    weight: Tensor
+    """Mean of w, the ratio of a whole completion's probabilities, at each of its tokens."""
+    weight_square: Tensor
+    """Mean of w^2 likewise."""
 
     def figures(self) -> dict[str, Tensor]:
-        """The figures under the names that all algorithms use."""
+        """The figures under the names that all algorithms use; :func:`with_sample_size` joins the last two."""
         return {
             "policy_loss": self.loss,
             "ratio": self.ratio_mean,
             "clip_fraction": self.clip_fraction,
             "approximate_kl": self.approximate_kl,
+            "weight": self.weight,
+            "weight_square": self.weight_square,
         }
+
+
+def with_sample_size(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of an update with `effective_sample_size`, (E w)^2 / E w^2, in place of the two moments.
+
+    The share of the batch that would say as much about the policy as it is now, had it sampled them itself (Kish 1965): 1 while it
+    is the one that sampled.
+    """
+    rest = {name: value for name, value in metrics.items() if name not in ("weight", "weight_square")}
+    return {**rest, "effective_sample_size": metrics["weight"] ** 2 / max(metrics["weight_square"], 1e-300)}
 
 
 def clipped_surrogate(
@@ -87,9 +107,10 @@ def clipped_surrogate(
         return_ratio = masked_mean(ratio, mask_BT)
         clip_fraction = masked_mean((clipped > unclipped).to(ratio.dtype), mask_BT)
         approximate_kl = masked_mean(ratio - 1 - log_ratio, mask_BT)
-    return SurrogateLoss(
-        reduce(torch.maximum(unclipped, clipped), mask_BT), return_ratio, clip_fraction, approximate_kl
-    )
+        whole_B1 = log_ratio.sum(1, keepdim=True).to(accurate(log_ratio.device)).clamp(-LARGEST, LARGEST).exp()
+        weight, weight_square = masked_mean(whole_B1, mask_BT), masked_mean(whole_B1**2, mask_BT)
+    loss = reduce(torch.maximum(unclipped, clipped), mask_BT)
+    return SurrogateLoss(loss, return_ratio, clip_fraction, approximate_kl, weight, weight_square)
 
 
 def sequence_surrogate(

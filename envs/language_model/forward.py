@@ -26,6 +26,9 @@ from bakeoff.envs.language_model.split_trunk import SplitTrunk
 LOWEST_LOGIT = -1e9
 """Logit of a forbidden token: its probability is exactly 0, and differences of such logits stay finite."""
 
+SIZE_STEP = 16
+"""Columns to whose multiples prompts and completions are padded in half precision."""
+
 
 class ForwardPasses:
     """The half of a language model that is its module."""
@@ -83,10 +86,14 @@ class ForwardPasses:
     def completion_hidden(self, completions: Completions) -> Tensor:
         """The hidden states that predict each completion token, shape (B, T', D), T' the longest real completion.
 
-        Columns that are padding in all rows read together are cut. Values where a row has no token mean nothing.
+        Columns that are padding in all rows read together are cut. Values where a row has no token mean nothing. In half precision a
+        row's values do not depend on the rows that are read with it: there a ratio or a KL of two passes over other batches would
+        hold more of their rounding than of the policy.
         """
         if not torch.is_grad_enabled() and distributed.should_shard(len(completions)):
             return self._completion_hidden_sharded(completions)
+        if self.module.dtype != torch.float32:
+            return self._completion_hidden_by_size(completions)
         prompts, device = completions.prompts, self.device
         lengths_B = completions.lengths_B
         longest = int(lengths_B.max())
@@ -105,6 +112,19 @@ class ForwardPasses:
         padded = [nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in hidden]
         return torch.cat(padded)[rows_B.argsort().to(device)]
 
+    def _completion_hidden_by_size(self, completions: Completions) -> Tensor:
+        """As :meth:`completion_hidden`, each row padded to a size that its own prompt and completion decide, and rows of one size
+        read together."""
+        own = torch.stack([completions.prompts.mask_BP.sum(1).cpu(), completions.lengths_B.cpu()], 1).clamp_min(1)
+        sizes_U2, size_B = torch.unique(own.add(SIZE_STEP - 1) // SIZE_STEP * SIZE_STEP, dim=0, return_inverse=True)
+        longest = int(completions.lengths_B.max())
+        groups = [(size_B == size).nonzero()[:, 0] for size in range(len(sizes_U2))]
+        hidden = [
+            self._read_together(completions, rows, tuple(sizes_U2[size].tolist())) for size, rows in enumerate(groups)
+        ]
+        fitted = [nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in hidden]  # a negative width cuts
+        return torch.cat(fitted)[torch.cat(groups).argsort().to(self.device)]
+
     def _completion_hidden_sharded(self, completions: Completions) -> Tensor:
         """As :meth:`completion_hidden`, each distributed process reading its own rows."""
         longest = int(completions.lengths_B.max())
@@ -115,16 +135,29 @@ class ForwardPasses:
 
         return distributed.map_sharded(len(completions), some)[""]
 
-    def _read_together(self, completions: Completions, rows: Tensor) -> Tensor:
-        """Hidden states of some rows, prompt and completion read in one pass."""
+    def _read_together(self, completions: Completions, rows: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+        """Hidden states of some rows, prompt and completion read in one pass.
+
+        Args:
+            completions: of which to read some.
+            rows: which.
+            size: columns for the prompt and for the completion; None for as many as the longest has.
+        """
         part = completions.select(rows)
-        prompt_width = int(part.prompts.mask_BP.sum(1).max())
+        if size is None:
+            size = int(part.prompts.mask_BP.sum(1).max()), int(part.lengths_B.max())
+        prompt_width, length = size
         start = part.prompts.mask_BP.shape[1] - prompt_width
-        end = part.prompts.mask_BP.shape[1] + int(part.lengths_B.max())
-        tokens = part.sequence_tokens_BS[:, start : end - 1].to(self.device)
-        mask = part.sequence_mask_BS[:, start : end - 1].to(self.device)
-        kept = part.features_BSD
-        features = None if kept is None else kept[:, start : end - 1].to(self.device)
+        end = start + prompt_width + length - 1
+        tokens, mask = part.sequence_tokens_BS.to(self.device), part.sequence_mask_BS.to(self.device)
+        margins = (-start, end - tokens.shape[1])  # a negative one cuts
+        tokens, mask = (
+            nn.functional.pad(tokens, margins, value=self.pad_id),
+            nn.functional.pad(mask, margins, value=False),
+        )
+        features = part.features_BSD
+        if features is not None:  # they lack the last column, which predicts nothing
+            features = nn.functional.pad(features.to(self.device), (0, 0, -start, end - features.shape[1]))
         return self.hidden(tokens, mask, features)[:, prompt_width - 1 :]
 
     # ---------------------------------------------------------------- shared prompts and the cache
