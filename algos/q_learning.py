@@ -118,7 +118,8 @@ class QLearning(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect, store, and learn from the replay buffer."""
-        rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
+        size = self.config.group_size
+        rollout = collect(self.policy, self.envs, self.rng, group_size=size, keep_features=False)
         if self.origin is None:
             self.origin = float(rollout.scores_B.mean())
         self.replay.add(dataclasses.replace(rollout, scores_B=scores_from(self.origin, rollout.scores_B)))

@@ -5,6 +5,7 @@ Shared by the algorithms without a value function: the whole completion is one a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -103,12 +104,28 @@ class Rollout:
 
 
 def collect(
-    policy: Policy, envs: TextGenerationVectorEnv, generator: torch.Generator, *, group_size: int = 1
+    policy: Policy,
+    envs: TextGenerationVectorEnv,
+    generator: torch.Generator,
+    *,
+    group_size: int = 1,
+    keep_features: bool = True,
 ) -> Rollout:
-    """Complete a batch of prompts in the environment; ``group_size`` neighboring rows share a prompt."""
+    """Complete a batch of prompts in the environment; ``group_size`` neighboring rows share a prompt.
+
+    Args:
+        policy: samples.
+        envs: scores.
+        generator: draws the tokens.
+        group_size: rows of a prompt.
+        keep_features: keep the activations of a frozen trunk; False where the completions will be read without them, since what
+            the sampler left and a whole pass differ by rounding.
+    """
     envs.reset(options={"group_size": group_size})
     completions = policy.sample(envs.prompt_batch, envs.max_new_tokens, generator)
     scores_B = envs.play(completions).rewards_B
+    if not keep_features:
+        completions = dataclasses.replace(completions, features_BSD=None)
     return Rollout(completions, scores_B, policy.logprobs(completions), policy.reference_logprobs(completions))
 
 

@@ -236,7 +236,11 @@ def join(batches: Sequence[Completions]) -> Completions:
 
 
 def reference_logps(policy: Policy, completions: Completions) -> Tensor:
-    """Log-probability of each whole completion under ``policy``'s reference, float32 (B,) on the CPU."""
+    """Log-probability of each whole completion under ``policy``'s reference, float32 (B,) on the CPU.
+
+    Read without kept activations, as in training.
+    """
+    completions = dataclasses.replace(completions, features_BSD=None)
     parts = torch.split(torch.arange(len(completions)), REFERENCE_ROWS)
     return torch.cat([policy.reference_logprobs(completions.select(rows)).sum(1).float().cpu() for rows in parts])
 

@@ -86,8 +86,8 @@ class ForwardPasses:
     def completion_hidden(self, completions: Completions) -> Tensor:
         """The hidden states that predict each completion token, shape (B, T', D), T' the longest real completion.
 
-        Columns that are padding in all rows read together are cut. Values where a row has no token mean nothing. In half precision a
-        row's values do not depend on the rows that are read with it: there a ratio or a KL of two passes over other batches would
+        Columns that are padding in all rows read together are cut. Values where a row has no token mean nothing. In half precision
+        a row's values do not depend on the rows that are read with it: there a ratio or a KL of passes over other batches would
         hold more of their rounding than of the policy.
         """
         if not torch.is_grad_enabled() and distributed.should_shard(len(completions)):
