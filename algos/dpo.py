@@ -48,12 +48,12 @@ class DPO(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Get pairs, and learn from all there are."""
+        self.optimizer.start_update(self.data.progress)
         made = self.data.collect(self.rng)
         steps: list[dict[str, float]] = []
         while len(steps) < self.config.gradient_steps and not self.finished:
-            pairs, progress = self.data.draw(self.rng), self.data.progress
-            steps.append(train_on_pairs(self.policy, self.optimizer, pairs, self.objective, progress))
-        return {**made, **mean_pair_metrics(steps), "learning_rate": self.optimizer.rate(self.data.progress)}
+            steps.append(train_on_pairs(self.policy, self.optimizer, self.data.draw(self.rng), self.objective))
+        return {**made, **mean_pair_metrics(steps)}
 
     @property
     def finished(self) -> bool:
@@ -62,16 +62,16 @@ class DPO(Algorithm):
 
 
 def train_on_pairs(
-    policy: Policy, optimizer: Optimizer, pairs: TokenizedPairs, objective: PreferenceObjective, progress: float
+    policy: Policy, optimizer: Optimizer, pairs: TokenizedPairs, objective: PreferenceObjective
 ) -> dict[str, float]:
     """One gradient step on a batch of pairs.
 
     Args:
         policy: the model that learns.
-        optimizer: over its parameters; its ``micro_batch_size`` is the most completions in a forward pass, two per pair.
+        optimizer: over its parameters, with an update started; its ``micro_batch_size`` is the most completions in a forward
+            pass, two per pair.
         pairs: the batch.
         objective: what is minimized.
-        progress: share of the training that is done, for the learning rate.
 
     Returns:
         Figures of the batch before the step; :func:`mean_pair_metrics` turns them into the metrics of an update.
@@ -83,7 +83,7 @@ def train_on_pairs(
         loss, preferences = pair_loss(objective, logps_B2, part.reference_logps_B2, part.lengths_B2, part.preference_B)
         (share * loss).backward()  # type: ignore[no-untyped-call]
         optimizer.log(share, {"loss": loss, **pair_figures(logps_B2, preferences, part.reward_margin_B)})
-    return optimizer.step(progress)
+    return optimizer.step()
 
 
 def pair_loss(

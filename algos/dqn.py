@@ -90,6 +90,8 @@ class DQN(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect, store, learn."""
+        self.optimizer.start_update(self.envs.progress)
+        epsilon = self.epsilon
         rollout = self.collect()
         self.replay.add(rollout)
         steps = [self.step() for _ in range(self.config.gradient_steps)]
@@ -98,9 +100,8 @@ class DQN(Algorithm):
             "reward": float(rollout.scores_B.mean()),
             "length": float(rollout.completions.lengths_B.float().mean()),
             **mean_metrics(steps),
-            "epsilon": self.epsilon,
+            "epsilon": epsilon,
             "replay_size": float(len(self.replay)),
-            "learning_rate": self.optimizer.rate(self.envs.progress),
         }
 
     @property
@@ -131,7 +132,7 @@ class DQN(Algorithm):
             (share * loss).backward()  # type: ignore[no-untyped-call]
             errors_B[part] = errors.cpu()
             self.optimizer.log(share, figures)
-        logs = self.optimizer.step(self.envs.progress)
+        logs = self.optimizer.step()
         if self.config.priority_alpha > 0:
             self.replay.prioritize(rows, distributed.all_reduce_rows(errors_B))
         self.target.soft_update(self.config.tau)

@@ -56,11 +56,10 @@ class GRPO(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect groups, compare within each, learn in a few epochs."""
+        self.optimizer.start_update(self.envs.progress)
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         advantages_B = self.advantages(rollout)
-        figures = self.learn(rollout, advantages_B)
-        rate = self.optimizer.rate(self.envs.progress)
-        return rollout.metrics(self.kl_coef) | figures | {"learning_rate": rate}
+        return rollout.metrics(self.kl_coef) | self.learn(rollout, advantages_B)
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Each completion's return relative to its group, shape (B,)."""
@@ -78,7 +77,7 @@ class GRPO(Algorithm):
                 loss, figures = self.loss(rollout.select(part), advantages_B[part])
                 (share * loss).backward()  # type: ignore[no-untyped-call]
                 self.optimizer.log(share, figures)
-            steps.append(self.optimizer.step(self.envs.progress))
+            steps.append(self.optimizer.step())
         return with_sample_size(mean_metrics(steps))
 
     def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -83,9 +83,10 @@ class ILQL(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Get data, and learn from all there are."""
+        self.optimizer.start_update(self.data.progress)
         metrics = self.data.grow(self.rng)
         steps = [self.step(self.data.draw(self.rng)) for _ in range(self.config.gradient_steps)]
-        return {**metrics, **mean_metrics(steps), "learning_rate": self.optimizer.rate(self.data.progress)}
+        return {**metrics, **mean_metrics(steps)}
 
     def step(self, batch: Rollout) -> dict[str, float]:
         """One step; all losses are means over tokens. The target heads follow."""
@@ -93,7 +94,7 @@ class ILQL(Algorithm):
             loss, figures = self.loss(batch.select(part))
             (share * loss).backward()  # type: ignore[no-untyped-call]
             self.optimizer.log(share, figures)
-        logs = self.optimizer.step(self.data.progress)
+        logs = self.optimizer.step()
         soft_update(self.target.parameters(), self.heads.parameters(), self.config.tau)
         return logs
 

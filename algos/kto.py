@@ -83,6 +83,7 @@ class KTO(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Get judged completions, and learn from all there are."""
+        self.optimizer.start_update(self.progress)
         made = {"cut_share": self.cut_share} if self.config.data is not None else self.make()
         steps: list[dict[str, float]] = []
         while len(steps) < self.config.gradient_steps and not self.finished:
@@ -96,8 +97,7 @@ class KTO(Algorithm):
         product, implicit, reward = (metrics.pop(name) for name in ("product", "implicit_square", "reward_square"))
         if reward > 0:
             metrics["proxy_correlation"] = product / math.sqrt(max(implicit * reward, 1e-30))
-        rate = self.optimizer.rate(self.progress)
-        return {**made, **metrics, "data_size": float(len(self.buffer)), "learning_rate": rate}
+        return {**made, **metrics, "data_size": float(len(self.buffer))}
 
     def make(self) -> dict[str, float]:
         """A batch of the reference's completions, each judged against the mean reward so far."""
@@ -130,7 +130,7 @@ class KTO(Algorithm):
             loss, figures = self.loss(batch.select(part), point, mean_reward)
             (share * loss).backward()  # type: ignore[no-untyped-call]
             self.optimizer.log(share, figures)
-        logs = self.optimizer.step(self.progress)
+        logs = self.optimizer.step()
         return {**logs, "reference_point": point}
 
     @torch.no_grad()

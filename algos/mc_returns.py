@@ -54,9 +54,10 @@ class MCReturns(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Get data, and learn from all there are."""
+        self.optimizer.start_update(self.data.progress)
         metrics = self.data.grow(self.rng)
         steps = [self.step(self.data.draw(self.rng)) for _ in range(self.config.gradient_steps)]
-        return {**metrics, **mean_metrics(steps), "learning_rate": self.optimizer.rate(self.data.progress)}
+        return {**metrics, **mean_metrics(steps)}
 
     def step(self, batch: Rollout) -> dict[str, float]:
         """One step; the loss is a mean over tokens."""
@@ -64,7 +65,7 @@ class MCReturns(Algorithm):
             loss, figures = self.loss(batch.select(part))
             (share * loss).backward()  # type: ignore[no-untyped-call]
             self.optimizer.log(share, figures)
-        return self.optimizer.step(self.data.progress)
+        return self.optimizer.step()
 
     def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """Half the mean squared error of Q(s_t, a_t) against the completion's score, in units of beta."""

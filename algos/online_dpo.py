@@ -67,11 +67,10 @@ class OnlineDPO(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect groups, label all pairs within each, learn in a few epochs."""
+        self.optimizer.start_update(self.envs.progress)
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         labeled = self.label(rollout)
-        figures = self.learn(rollout, labeled)
-        rate = self.optimizer.rate(self.envs.progress)
-        return rollout.metrics(self.kl_coef) | figures | {"learning_rate": rate}
+        return rollout.metrics(self.kl_coef) | self.learn(rollout, labeled)
 
     def label(self, rollout: Rollout) -> LabeledGroups:
         """Label every pair within every group, once for all epochs."""
@@ -96,7 +95,7 @@ class OnlineDPO(Algorithm):
                 loss, figures = self.loss(rollout, labeled, part)
                 (share * loss).backward()  # type: ignore[no-untyped-call]
                 self.optimizer.log(share, figures)
-            steps.append(self.optimizer.step(self.envs.progress))
+            steps.append(self.optimizer.step())
         return mean_pair_metrics(steps)
 
     def loss(self, rollout: Rollout, labeled: LabeledGroups, groups: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -112,6 +112,7 @@ class PPO(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect, score, estimate advantages, learn, adapt the KL coefficient."""
+        self.optimizer.start_update(self.envs.progress)
         rollout = collect(self.policy, self.envs, self.rng)
         rewards_BT = self.score(rollout)
         batch = self.estimate_advantages(rollout, rewards_BT)
@@ -150,14 +151,13 @@ class PPO(Algorithm):
                     loss, figures = self.loss(batch, part)
                     (share * loss).backward()  # type: ignore[no-untyped-call]
                     self.optimizer.log(share, figures)
-                steps.append(self.optimizer.step(self.envs.progress))
+                steps.append(self.optimizer.step())
             epochs += 1
             if self.config.target_kl is not None and steps[-1]["approximate_kl"] > self.config.target_kl:
                 break
         return with_sample_size(mean_metrics(steps)) | {
             "explained_variance": explained_variance(batch.old_values_BT, batch.returns_BT, mask_BT),
             "epochs": float(epochs),
-            "learning_rate": self.optimizer.rate(self.envs.progress),
         }
 
     def loss(self, batch: Batch, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -118,6 +118,7 @@ class QLearning(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect, store, and learn from the replay buffer."""
+        self.optimizer.start_update(self.envs.progress)
         size = self.config.group_size
         rollout = collect(self.policy, self.envs, self.rng, group_size=size, keep_features=False)
         if self.origin is None:
@@ -128,7 +129,6 @@ class QLearning(Algorithm):
             **rollout.metrics(self.kl_coef),
             **mean_metrics(steps),
             "replay_size": float(len(self.replay)),
-            "learning_rate": self.optimizer.rate(self.envs.progress),
         }
 
     def step(self) -> dict[str, float]:
@@ -148,7 +148,7 @@ class QLearning(Algorithm):
             (share * loss).backward()  # type: ignore[no-untyped-call]
             residuals_B[part] = residuals.detach().float().cpu()
             self.optimizer.log(share, figures)
-        logs = self.optimizer.step(self.envs.progress)
+        logs = self.optimizer.step()
         if config.priority_alpha > 0:
             self.replay.prioritize(rows, distributed.all_reduce_rows(residuals_B))
         if self.critic is not None and self.target is not None:

@@ -53,6 +53,7 @@ class Reinforce(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect, take off the baseline, make one step."""
+        self.optimizer.start_update(self.envs.progress)
         rollout = collect(self.policy, self.envs, self.rng)
         advantages_B, baseline = self.advantages(rollout)
         rows = torch.arange(len(rollout))
@@ -60,9 +61,8 @@ class Reinforce(Algorithm):
             loss, figures = self.loss(rollout.select(part), advantages_B[part])
             (share * loss).backward()  # type: ignore[no-untyped-call]
             self.optimizer.log(share, figures)
-        step = self.optimizer.step(self.envs.progress)
-        rate = self.optimizer.rate(self.envs.progress)
-        return rollout.metrics(self.kl_coef) | step | {"baseline": baseline, "learning_rate": rate}
+        step = self.optimizer.step()
+        return rollout.metrics(self.kl_coef) | step | {"baseline": baseline}
 
     def advantages(self, rollout: Rollout) -> tuple[Tensor, float]:
         """Each completion's return less the baseline, shape (B,), and the baseline.

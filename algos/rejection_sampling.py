@@ -53,16 +53,16 @@ class RejectionSampling(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect groups, keep the best of each, imitate those for a few epochs."""
+        self.optimizer.start_update(self.envs.progress)
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.n)
         merits_B = rollout.returns_B(self.kl_coef) if self.config.rank_by == "objective" else rollout.scores_B
         best = rollout.select(best_of_each(merits_B, self.config.n))
         steps = [
-            imitate(self.policy, self.optimizer, best.completions, rows, self.envs.progress)
+            imitate(self.policy, self.optimizer, best.completions, rows)
             for rows in minibatch_rows(len(best), self.config.epochs, 1, self.rng)
         ]
         return {
             **rollout.metrics(self.kl_coef),
             **mean_metrics(steps),
             "best_reward": float(best.scores_B.mean()),
-            "learning_rate": self.optimizer.rate(self.envs.progress),
         }

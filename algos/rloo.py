@@ -42,13 +42,12 @@ class RLOO(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect groups, compare each completion with the others of its group, learn in a few epochs."""
+        self.optimizer.start_update(self.envs.progress)
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         kl_coef = self.kl_coef if self.config.kl_placement == "reward" else 0.0
         returns_B = rollout.relative_returns_B(kl_coef, self.config.group_size)
         advantages_B = leave_one_out_advantages(returns_B, self.config.group_size)
-        figures = self.learn(rollout, advantages_B)
-        rate = self.optimizer.rate(self.envs.progress)
-        return rollout.metrics(self.kl_coef) | figures | {"learning_rate": rate}
+        return rollout.metrics(self.kl_coef) | self.learn(rollout, advantages_B)
 
     def learn(self, rollout: Rollout, advantages_B: Tensor) -> dict[str, float]:
         """Epochs of minibatch updates; the loss is a mean over completions."""
@@ -58,7 +57,7 @@ class RLOO(Algorithm):
                 loss, figures = self.loss(rollout.select(part), advantages_B[part])
                 (share * loss).backward()  # type: ignore[no-untyped-call]
                 self.optimizer.log(share, figures)
-            steps.append(self.optimizer.step(self.envs.progress))
+            steps.append(self.optimizer.step())
         return with_sample_size(mean_metrics(steps))
 
     def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

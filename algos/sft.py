@@ -59,16 +59,16 @@ class SFT(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Imitate the next batch of demonstrations."""
+        self.optimizer.start_update(self.progress)
         size = min(self.config.batch_size, len(self.demonstrations), self.total - self.seen)
         rows = torch.from_numpy(self.order.draw(size))
-        figures = imitate(self.policy, self.optimizer, self.demonstrations, rows, self.progress)
+        figures = imitate(self.policy, self.optimizer, self.demonstrations, rows)
         self.seen += len(rows)
         return {
             **figures,
             "epoch": self.seen / len(self.demonstrations),
             "length": float(self.demonstrations.lengths_B[rows].float().mean()),
             "cut_share": self.cut_share,
-            "learning_rate": self.optimizer.rate(self.progress),
         }
 
     @property

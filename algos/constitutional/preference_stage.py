@@ -85,8 +85,8 @@ class PreferenceDPO(PreferenceStage[TrainingPhase]):
 
     def learn(self, phase: TrainingPhase) -> Mapping[str, float]:
         """One step of DPO on soft labels."""
-        progress = phase.progress
+        phase.optimizer.start_update(phase.progress)
         rows = phase.draw(self.context.config.step_size)
         pairs = self.buffer.pairs.select(rows)
-        figures = train_on_pairs(self.context.policy, phase.optimizer, pairs, self.objective, progress)
-        return {**mean_pair_metrics([figures]), "learning_rate": phase.optimizer.rate(progress)}
+        figures = train_on_pairs(self.context.policy, phase.optimizer, pairs, self.objective)
+        return mean_pair_metrics([figures])

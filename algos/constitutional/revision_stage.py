@@ -84,10 +84,10 @@ class CritiqueRevise(Stage[TrainingPhase]):
 
     def learn(self, phase: TrainingPhase) -> Mapping[str, float]:
         """One supervised step."""
-        progress = phase.progress
+        phase.optimizer.start_update(phase.progress)
         rows = phase.draw(self.context.config.step_size)
-        figures = imitate(self.context.policy, phase.optimizer, self.buffer.completions, rows, progress)
-        return {**figures, "demonstrations": float(len(self.buffer)), "learning_rate": phase.optimizer.rate(progress)}
+        figures = imitate(self.context.policy, phase.optimizer, self.buffer.completions, rows)
+        return {**figures, "demonstrations": float(len(self.buffer))}
 
     def _ordinary(self, indices: Sequence[int]) -> list[bool]:
         """Which of some prompts are answered and not revised."""

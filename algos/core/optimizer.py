@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bakeoff import distributed
 from bakeoff.algos.core.config import AlgorithmConfig
+from bakeoff.algos.core.schedule import LearningRate
 
 BETAS = (0.9, 0.99)
 """Adam's decay rates; a shorter second-moment memory than torch's .999 suits runs of a few hundred steps."""
@@ -49,19 +50,23 @@ class Optimizer:
         """
         self.parameters = [p for p in parameters if p.requires_grad]
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
-        self.initial_rate = starting_rate(config, width)
-        self.schedule, self.max_grad_norm = config.learning_rate_schedule, config.max_grad_norm
-        self.micro_batch_size, self.warmup_steps = config.micro_batch_size, config.warmup_steps
-        self._steps = 0
+        self.learning_rate = LearningRate(config, starting_rate(config, width))
+        self.max_grad_norm, self.micro_batch_size = config.max_grad_norm, config.micro_batch_size
         self._figures: dict[str, float] = {}
         self._shard: Any = None
         # On a CPU torch's default makes a dozen passes over the weights where its fused kernel makes one: five times the time.
         on_cpu = all(master.device.type == "cpu" for master in self._masters)
-        self._adam = torch.optim.Adam(self._masters, lr=self.initial_rate, betas=BETAS, fused=on_cpu or None)
+        self._adam = torch.optim.Adam(
+            self._masters, lr=self.learning_rate.initial_rate, betas=BETAS, fused=on_cpu or None
+        )
 
-    def rate(self, progress: float) -> float:
-        """The learning rate when this share of the budget is spent, once the warm-up is over."""
-        return self.initial_rate * (1 - progress if self.schedule == "linear" else 1)
+    def start_update(self, progress: float) -> None:
+        """Fix the learning rate of an update; called once, first thing in an algorithm's ``update``, before it collects.
+
+        Args:
+            progress: share of the budget, or of the passes over given data, that is spent before this update; 0 to 1.
+        """
+        self.learning_rate.start_update(progress)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -99,16 +104,17 @@ class Optimizer:
         for name, value in figures.items():
             self._figures[name] = self._figures.get(name, 0.0) + share * float(value.detach())
 
-    def step(self, progress: float) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
         """One step along the gradients that were added up since :meth:`zero_grad` or :meth:`micro_batches`.
 
         A gradient that is not finite changes nothing and raises, so a bad batch cannot ruin the weights.
 
-        Args:
-            progress: share of the budget that is spent, for the learning rate.
-
         Returns:
-            The logged figures, and `grad_norm`, the gradient's norm before clipping.
+            The logged figures, `grad_norm`, the gradient's norm before clipping, and `learning_rate`, the rate of this step.
+
+        Raises:
+            UserError: :meth:`start_update` was not called before.
+            FloatingPointError: the gradient is not finite.
         """
         figures = self._figures if self._shard is None else distributed.total_of(self._shard, self._figures)
         # Without shards the processes' gradients are equal up to rounding; from here on they are equal.
@@ -116,9 +122,9 @@ class Optimizer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not norm < float("inf"):
             raise FloatingPointError(f"the gradient's norm is {norm}; lower learning_rate, or check the reward's scale")
+        rate = self.learning_rate.next()
         for group in self._adam.param_groups:
-            group["lr"] = self.rate(progress) * min(1.0, (self._steps + 1) / (self.warmup_steps + 1))
-        self._steps += 1
+            group["lr"] = rate
         halves = [(p, m) for p, m in zip(self.parameters, self._masters, strict=True) if p is not m]
         for parameter, master in halves:
             master.grad = None if parameter.grad is None else parameter.grad.float()
@@ -127,16 +133,16 @@ class Optimizer:
             for parameter, master in halves:
                 parameter.copy_(master)
                 master.grad = None
-        return {**figures, "grad_norm": norm}
+        return {**figures, "grad_norm": norm, "learning_rate": rate}
 
     def state_dict(self) -> dict[str, Any]:
-        """Adam's moments by the parameter's position, steps taken, and the master copies of half-precision weights."""
+        """Adam's moments by the parameter's position, how far the warm-up is, and the master copies of half-precision weights."""
         state: dict[str, Any] = {
             str(i): self._adam.state[m] for i, m in enumerate(self._masters) if m in self._adam.state
         }
         pairs = enumerate(zip(self.parameters, self._masters, strict=True))
         masters = {str(i): m for i, (p, m) in pairs if p is not m}
-        return {**state, "steps": self._steps, **({"masters": masters} if masters else {})}
+        return {**state, "schedule": self.learning_rate.state_dict(), **({"masters": masters} if masters else {})}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -146,8 +152,8 @@ class Optimizer:
             if index == "masters":
                 for i, master in saved.items():
                     self._masters[int(i)].copy_(master)
-            elif index == "steps":
-                self._steps = int(saved)
+            elif index == "schedule":
+                self.learning_rate.load_state_dict(saved)
             else:
                 master = self._masters[int(index)]
                 self._adam.state[master] = {

@@ -10,20 +10,17 @@ from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.envs.language_model.completions import Completions
 
 
-def imitate(
-    policy: Policy, optimizer: Optimizer, completions: Completions, rows: Tensor, progress: float
-) -> dict[str, float]:
+def imitate(policy: Policy, optimizer: Optimizer, completions: Completions, rows: Tensor) -> dict[str, float]:
     """One step down the mean negative log-likelihood of the tokens of some completions.
 
     Args:
         policy: the model that learns.
-        optimizer: over the policy's parameters.
+        optimizer: over the policy's parameters, with an update started.
         completions: what to imitate; prompt tokens are read and not learned.
         rows: which of them, shape (N,).
-        progress: share of the training that is done, for the learning rate.
 
     Returns:
-        `nll` and `entropy` in nats per token before the step, and `grad_norm`.
+        `nll` and `entropy` in nats per token before the step, `grad_norm` and `learning_rate`.
     """
     for part, share in optimizer.micro_batches(rows, completions.lengths_B[rows]):
         chosen = completions.select(part)
@@ -32,4 +29,4 @@ def imitate(
         nll = -masked_mean(logprobs_BT, mask_BT)
         (share * nll).backward()  # type: ignore[no-untyped-call]
         optimizer.log(share, {"nll": nll, "entropy": masked_mean(entropy_BT, mask_BT)})
-    return optimizer.step(progress)
+    return optimizer.step()

@@ -85,6 +85,8 @@ class SB3Algorithm(Algorithm):
 
     def __init__(self, config: SB3Config, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
+        self.share = 0.0
+        """Spent share of the budget when the update began."""
         seed = int(torch.randint(2**31, (1,), generator=rng))
         self.randomness = OwnRandomness(seed)
         k = min(config.k, int(allowed_tokens(envs).sum()))
@@ -114,6 +116,7 @@ class SB3Algorithm(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """One cycle of the agent's own."""
+        self.share = self.envs.progress
         with self.randomness, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You have specified a mini-batch size")  # the last may be smaller
             learn: Any = self.agent.learn  # its annotation of log_interval lacks the None that it takes
@@ -126,7 +129,7 @@ class SB3Algorithm(Algorithm):
     def rate(self, remaining: float) -> float:
         """The learning rate by the budget; the agent's own idea of what remains ends with each cycle."""
         initial = self.config.learning_rate
-        return initial * (1 - self.envs.progress) if self.config.learning_rate_schedule == "linear" else initial
+        return initial * (1 - self.share) if self.config.learning_rate_schedule == "linear" else initial
 
     def contestant(self) -> Contestant:
         """The agent's distribution over the k tokens."""
@@ -338,5 +341,5 @@ class SB3DQN(SB3Algorithm):
     def epsilon(self, remaining: float) -> float:
         """The share of random actions, by the budget."""
         config = self.config
-        share = min(1.0, self.envs.progress / config.exploration_fraction)
+        share = min(1.0, self.share / config.exploration_fraction)
         return config.exploration_initial_eps + share * (config.exploration_final_eps - config.exploration_initial_eps)

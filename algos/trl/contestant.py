@@ -25,6 +25,7 @@ from bakeoff.algos.core.algorithm import Algorithm
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import starting_rate
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.schedule import LearningRate
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
 from bakeoff.seeding import OwnRandomness
@@ -54,7 +55,7 @@ class TRLAlgorithm(Algorithm):
             )
         self.own_randomness = OwnRandomness(int(torch.randint(2**31, (), generator=rng)))
         self.micro_batches = self._micro_batches()
-        self.initial_rate = starting_rate(config, policy.model.width)
+        self.learning_rate = LearningRate(config, starting_rate(config, policy.model.width))
         with self._undisturbed(), tempfile.TemporaryDirectory() as folder:  # nothing is written to it
             self.trainer = self._make_trainer(folder)
             self.trainer.create_optimizer()
@@ -93,7 +94,7 @@ class TRLAlgorithm(Algorithm):
             per_device_train_batch_size=self._rows() // self.micro_batches,
             gradient_accumulation_steps=self.micro_batches,
             max_grad_norm=self.config.max_grad_norm,
-            learning_rate=self.initial_rate,
+            learning_rate=self.learning_rate.initial_rate,
             max_steps=1,
             gradient_checkpointing=False,  # the policy has its own
             bf16=False,  # compute in the model's own type
@@ -122,7 +123,7 @@ class TRLAlgorithm(Algorithm):
             yield
 
     def step(self, inputs: Any) -> dict[str, float]:
-        """One optimizer step on a batch, part by part; returns ``loss`` and ``grad_norm``.
+        """One optimizer step on a batch, part by part; returns ``loss``, ``grad_norm`` and ``learning_rate``.
 
         Raises:
             FloatingPointError: the gradient is not finite; the weights are as they were.
@@ -136,22 +137,19 @@ class TRLAlgorithm(Algorithm):
         norm = float(self.trainer.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm))
         if not norm < float("inf"):
             raise FloatingPointError(f"the gradient's norm is {norm} (loss {loss}); lower learning_rate")
+        rate = self.learning_rate.next()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.steps += 1
         self.trainer.state.global_step = self.steps
-        return {"loss": loss, "grad_norm": norm}
+        return {"loss": loss, "grad_norm": norm, "learning_rate": rate}
 
     def _split(self, inputs: Any) -> Iterator[Any]:
         """The inputs of each part of a step."""
         for _ in range(self.micro_batches):
             yield inputs
-
-    def _rate(self) -> float:
-        left = 1 - self.envs.progress if self.config.learning_rate_schedule == "linear" else 1.0
-        return self.initial_rate * left * min(1.0, (self.steps + 1) / (self.config.warmup_steps + 1))
 
     def take_metrics(self) -> dict[str, float]:
         """What the trainer has logged since the last call, by TRL's own names."""

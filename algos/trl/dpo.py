@@ -86,6 +86,7 @@ class TRLDPO(TRLAlgorithm):
 
     def update(self) -> Mapping[str, float]:
         """Play a batch of the reference's completions, then let the trainer learn from pairs of all so far."""
+        self.learning_rate.start_update(self.envs.progress)
         metrics = self.collect()
         if not len(self.buffer):
             return metrics

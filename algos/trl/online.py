@@ -19,6 +19,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from bakeoff.algos.core.algorithm import DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
+from bakeoff.algos.core.optimizer import mean_metrics
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
@@ -54,13 +55,13 @@ class TRLOnline(TRLAlgorithm):
 
     def update(self) -> Mapping[str, float]:
         """Play a batch, then let the trainer learn from it."""
+        self.learning_rate.start_update(self.envs.progress)
         self.envs.reset(options={"group_size": self.config.group_size})
         completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         self.scored_batch = self.envs.play(completions)
         inputs = [{"prompt": text} for text in self.scored_batch.prompts]
         with self._undisturbed():
-            for _ in range(self.config.epochs):
-                figures = self.step(inputs)
+            figures = mean_metrics([self.step(inputs) for _ in range(self.config.epochs)])
         noted = chosen(self.take_metrics(), {"kl": "kl_per_token", "entropy": "entropy", "reward_std": "reward_std"})
         scores_B, lengths_B = self.scored_batch.rewards_B, completions.lengths_B
         self.scored_batch = None

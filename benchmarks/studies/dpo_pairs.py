@@ -103,7 +103,8 @@ def one_run(task: Task, name: str, size: int | None, seed: int) -> dict[str, Any
         fresh = torch.arange(step * BATCH, (step + 1) * BATCH)
         rows = fresh if size is None else torch.randint(len(kept), (BATCH,), generator=generator)
         batch = kept.select(rows)
-        train_on_pairs(policy, optimizer, batch, objective, step / setting.steps)
+        optimizer.start_update(step / setting.steps)
+        train_on_pairs(policy, optimizer, batch, objective)
         if (step + 1) % (setting.steps // POINTS) == 0:
             scores.append(exact.objective(policy.sequence_logprobs(exact))["normalized_score"])
     seconds = time.perf_counter() - start

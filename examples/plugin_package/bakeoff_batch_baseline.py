@@ -30,6 +30,8 @@ class BatchBaseline(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Collect a batch and learn from it once. B completions of T tokens."""
+        # The learning rate of this update, by the share of the budget spent before it.
+        self.optimizer.start_update(self.envs.progress)
         # Play one completion of each prompt; the environment counts tokens and reward queries.
         self.envs.reset()
         completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
@@ -45,5 +47,5 @@ class BatchBaseline(Algorithm):
         loss = -(advantages_B * logprobs_B).mean()
         self.optimizer.zero_grad()
         loss.backward()
-        step = self.optimizer.step(self.envs.progress)  # clips, follows the schedule, and returns the gradient's norm
+        step = self.optimizer.step()  # clips, and returns the gradient's norm and the learning rate
         return {"reward": float(rewards_B.mean()), "kl": float(log_ratios_B.mean()), **step}

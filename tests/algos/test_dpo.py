@@ -115,14 +115,16 @@ def test_growing_pairs_cost_two_queries_each(exact: Task) -> None:
 
 
 def test_pairs_made_before_training_need_no_more_queries(exact: Task) -> None:
-    algorithm = make("dpo", exact, batch_size=16, pairs=20, epochs=2, train_batch_size=16, gradient_steps=1)
+    algorithm = make(
+        "dpo", exact, batch_size=16, pairs=20, epochs=2, train_batch_size=16, gradient_steps=1, warmup_steps=0
+    )
     metrics = [algorithm.update()]
     assert (metrics[0]["data_size"], spent(algorithm)) == (20, 48)  # three whole batches were played
     while not algorithm.finished:
         metrics.append(algorithm.update())
     assert len(metrics) == 3  # 16 + 16 + 8 of 2 x 20
     assert spent(algorithm) == 48
-    assert metrics[-1]["learning_rate"] == 0
+    assert metrics[-1]["learning_rate"] == pytest.approx(metrics[0]["learning_rate"] * 8 / 40)
 
 
 def test_capacity_forgets_the_oldest(exact: Task) -> None:

@@ -324,11 +324,12 @@ def test_imitation_starts_at_the_reference_s_own_likelihood(exact: Task) -> None
     assert isinstance(algorithm, RejectionSampling)
     completions = rollout_of(algorithm).completions
     rows = torch.tensor([3, 5])
-    figures = imitate(algorithm.policy, algorithm.optimizer, completions, rows, 0.0)
+    algorithm.optimizer.start_update(0.0)
+    figures = imitate(algorithm.policy, algorithm.optimizer, completions, rows)
     # Nats per token over the tokens of both rows, as the sampler saw them.
     tokens = completions.lengths_B[rows].sum()
     assert figures["nll"] == pytest.approx(-float(completions.logprobs_BT[rows].sum() / tokens), abs=1e-5)
-    assert imitate(algorithm.policy, algorithm.optimizer, completions, rows, 0.0)["nll"] < figures["nll"]
+    assert imitate(algorithm.policy, algorithm.optimizer, completions, rows)["nll"] < figures["nll"]
 
 
 def test_rejection_sampling_keeps_one_of_each_group(exact: Task) -> None:

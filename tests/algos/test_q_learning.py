@@ -86,6 +86,7 @@ def test_optimum_does_not_depend_on_the_sampler(exact: Task) -> None:
     scores = enumeration.rewards_QN[rows, enumeration.leaf_index(completions)].float()
     reference = algorithm.policy.reference_logprobs(completions)
     algorithm.replay.add(Rollout(completions, scores, reference, reference))
+    algorithm.optimizer.start_update(0.0)
     for _ in range(60):
         figures = algorithm.step()
     score = enumeration.objective(algorithm.policy.sequence_logprobs(enumeration))["normalized_score"]

@@ -42,9 +42,10 @@ class Good(Algorithm):
         logprobs = self.policy.model.token_logprobs(completions).sum(1)
         self.optimizer.zero_grad()
         (-((rewards - rewards.mean()) * logprobs).mean()).backward()
-        return self.optimizer.step(self.envs.progress)["grad_norm"]
+        return self.optimizer.step()["grad_norm"]
 
     def update(self) -> Mapping[str, float]:
+        self.optimizer.start_update(self.envs.progress)
         completions, rewards = self.collect()
         return {"reward": float(rewards.mean()), "grad_norm": self.learn(completions, rewards)}
 

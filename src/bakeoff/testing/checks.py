@@ -21,7 +21,7 @@ from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.benchmarks.storage import checkpoint
 from bakeoff.envs.language_model.model import LanguageModel
-from bakeoff.envs.meter import METERS
+from bakeoff.envs.meter import METERS, Budget
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.testing.subject import LONG, ContractViolation, NotSupported, Row, Subject, play
 
@@ -30,6 +30,9 @@ GAIN = 0.3
 
 GAIN_FROM_LABELS = 0.05
 """The same where only labels of pairs are seen: one noisy bit per two queries. The built-ins gain .13 to .29 (five runs)."""
+
+BATCHES, MOST_UPDATES = 3, 60
+"""Batches in the budget of the check on budgets, and updates after which it gives up."""
 
 ENDLESS = 2_000_000
 """Trained tokens without a new reward query, after which none is expected; every built-in that stops querying ends below it."""
@@ -211,6 +214,26 @@ def saves(subject: Subject) -> None:
         raise ContractViolation(f"the saved model differs from its policy (logits by up to {apart:.3g})")
 
 
+def budget(subject: Subject) -> None:
+    """The last update that the budget pays for moves weights."""
+    size = subject.make().config.batch_size
+    limits = Budget(reward_queries=BATCHES * size)
+    algorithm = subject.make(budget=limits)
+    meter = algorithm.envs.meter
+    moved, updates = True, 0
+    while not (algorithm.finished or limits.exhausted(meter)) and updates < MOST_UPDATES:
+        before, trained = [p.detach().clone() for p in algorithm.trained_parameters()], meter.trained_tokens
+        algorithm.update()
+        updates += 1
+        if meter.trained_tokens > trained:
+            moved = not _same(list(algorithm.trained_parameters()), before)
+    if not moved:
+        raise ContractViolation(
+            f"update {updates}, the last that the budget pays for, trained and moved no weight; take self.envs.progress before "
+            "collecting: self.optimizer.start_update(self.envs.progress) first thing in update()"
+        )
+
+
 def learns(subject: Subject) -> None:
     """Its progress towards the optimum on the exact task.
 
@@ -266,7 +289,7 @@ def learns(subject: Subject) -> None:
 
 
 BY_NAME: Mapping[str, Callable[[Subject], None]] = {
-    check.__name__: check for check in (settings, starts, repeats, reference, resumes, meter, saves, learns)
+    check.__name__: check for check in (settings, starts, repeats, reference, resumes, meter, saves, budget, learns)
 }
 
 

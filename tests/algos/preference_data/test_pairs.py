@@ -36,7 +36,9 @@ def mean_loss(objective: PreferenceObjective, logps_B2: torch.Tensor, pairs: Tok
 def make_policy(task: Task, **settings: object) -> tuple[Policy, Optimizer]:
     config = AlgorithmConfig(warmup_steps=0, **settings)
     policy = Policy(task.language_model, Meter(), config)
-    return policy, Optimizer(policy.parameters(), config, policy.model.width)
+    optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+    optimizer.start_update(0.0)
+    return policy, optimizer
 
 
 def widened(side: Completions, left: int, right: int) -> Completions:
@@ -112,7 +114,7 @@ def test_parts_add_up_to_the_whole_batch(exact: Task) -> None:
         policy, optimizer = make_policy(exact, micro_batch_size=micro)
         objective = PreferenceObjective(beta=0.3, supervised_coef=0.1)
         pairs = some_pairs(exact, policy)
-        logs.append([train_on_pairs(policy, optimizer, pairs, objective, 0.0) for _ in range(2)])
+        logs.append([train_on_pairs(policy, optimizer, pairs, objective) for _ in range(2)])
         weights.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
     for other, steps in zip(weights[1:], logs[1:], strict=True):
         torch.testing.assert_close(other, weights[0], atol=2e-5, rtol=1e-3)
@@ -123,18 +125,18 @@ def test_parts_add_up_to_the_whole_batch(exact: Task) -> None:
 def test_metrics_after_a_step(exact: Task) -> None:
     policy, optimizer = make_policy(exact, learning_rate=1e-3)
     pairs, objective = some_pairs(exact, policy, 32), PreferenceObjective(beta=0.3)
-    first = train_on_pairs(policy, optimizer, pairs, objective, 0.0)
+    first = train_on_pairs(policy, optimizer, pairs, objective)
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
     for _ in range(10):
-        last = train_on_pairs(policy, optimizer, pairs, objective, 0.0)
+        last = train_on_pairs(policy, optimizer, pairs, objective)
     metrics = mean_pair_metrics([last])
     assert metrics["margin"] == pytest.approx(metrics["chosen_reward"] - metrics["rejected_reward"], abs=1e-5)
     assert metrics["proxy_correlation"] > 0.5
     exchanged = TokenizedPairs(
         pairs.rejected, pairs.chosen, pairs.reference_logps_B2.flip(1), 1 - pairs.preference_B, -pairs.reward_margin_B
     )
-    twin = mean_pair_metrics([train_on_pairs(policy, optimizer, exchanged, objective, 0.0)])
-    again = mean_pair_metrics([train_on_pairs(policy, optimizer, pairs, objective, 0.0)])
+    twin = mean_pair_metrics([train_on_pairs(policy, optimizer, exchanged, objective)])
+    again = mean_pair_metrics([train_on_pairs(policy, optimizer, pairs, objective)])
     assert twin["proxy_correlation"] == pytest.approx(again["proxy_correlation"], abs=0.05)
 
 

@@ -208,16 +208,18 @@ def test_schedules_follow_the_budget(exact: Task) -> None:
     algorithm = make("sb3_ppo", exact, learning_rate=1e-2)
     rates, shares = [], []
     for _ in range(3):
-        rates.append(algorithm.update()["learning_rate"])
         shares.append(algorithm.envs.progress)
+        rates.append(algorithm.update()["learning_rate"])
     assert rates == pytest.approx([1e-2 * (1 - share) for share in shares])
     assert all(later < earlier for earlier, later in pairwise(rates))
     assert make("sb3_ppo", exact, learning_rate=1e-2, learning_rate_schedule="constant").rate(0.0) == 1e-2
     dqn = make("sb3_dqn", exact, exploration_fraction=0.5)
     assert dqn.epsilon(0.0) == 1.0
     dqn.envs.meter.add_queries(128)  # a quarter of the budget: half of the way from 1 to .05
+    dqn.update()
     assert dqn.epsilon(0.0) == pytest.approx(0.525)
     dqn.envs.meter.add_queries(256)
+    dqn.update()
     assert dqn.epsilon(0.0) == pytest.approx(0.05)
 
 
