@@ -44,7 +44,9 @@ class DPO(Algorithm):
         super().__init__(config, policy, envs, rng)
         self.objective = config.objective("dpo", self.kl_coef)
         self.data = PreferenceData("dpo", config, policy, envs, rng)
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=self.data.planned_updates
+        )
 
     def update(self) -> Mapping[str, float]:
         """Get pairs, and learn from all there are."""

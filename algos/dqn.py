@@ -85,7 +85,12 @@ class DQN(Algorithm):
         self.scale = self.kl_coef if self.kl_coef > 0 else 1.0
         self.target = TargetModel(policy)
         self.level, self.target_level = (_level(policy.model.width).to(policy.model.device) for _ in range(2))
-        self.optimizer = Optimizer([*policy.parameters(), *self.level.parameters()], config, policy.model.width)
+        self.optimizer = Optimizer(
+            [*policy.parameters(), *self.level.parameters()],
+            config,
+            policy.model.width,
+            planned_updates=envs.planned_updates,
+        )
         self.trained = False
 
     def update(self) -> Mapping[str, float]:

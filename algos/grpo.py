@@ -51,7 +51,9 @@ class GRPO(Algorithm):
     def __init__(self, config: GRPOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
         check_groups("grpo", config.batch_size, "group_size", config.group_size)
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=envs.planned_updates
+        )
         self.reduce = partial(completion_average, by=config.length_normalization, limit=envs.max_new_tokens)
 
     def update(self) -> Mapping[str, float]:

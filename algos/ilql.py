@@ -72,7 +72,12 @@ class ILQL(Algorithm):
         self.data = LoggedCompletions(config, policy, envs)
         self.heads, self.target = QHeads(policy.reference, rng), QHeads(policy.reference, rng)
         self.target.load_state_dict(self.heads.state_dict())
-        self.optimizer = Optimizer([*policy.parameters(), *self.heads.parameters()], config, policy.model.width)
+        self.optimizer = Optimizer(
+            [*policy.parameters(), *self.heads.parameters()],
+            config,
+            policy.model.width,
+            planned_updates=self.data.planned_updates,
+        )
 
     @property
     def decoding_beta(self) -> float:

@@ -23,6 +23,7 @@ from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer, mean_metrics
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.schedule import updates_of_passes
 from bakeoff.algos.losses.preference import kto_loss
 from bakeoff.algos.preference_data.judgments import Judgments, judge, read_judged
 from bakeoff.algos.preference_data.labels import Labels
@@ -79,7 +80,9 @@ class KTO(Algorithm):
             self.buffer.add(Judgments.with_reference(policy, completions, desirable_B))
         seed = int(torch.randint(2**62, (1,), generator=rng))
         self.order = None if config.data is None else PromptOrder(len(self.buffer), seed)
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=self.planned_updates
+        )
 
     def update(self) -> Mapping[str, float]:
         """Get judged completions, and learn from all there are."""
@@ -168,6 +171,14 @@ class KTO(Algorithm):
                 "implicit_square": (implicit_B**2).mean(),
                 "reward_square": (rewards_B**2).mean(),
             }
+
+    @property
+    def planned_updates(self) -> int | None:
+        """Updates that the passes over given data take, or the budget allows."""
+        config = self.config
+        if config.data is None:
+            return self.envs.planned_updates
+        return updates_of_passes(len(self.buffer), config.epochs, config.train_batch_size, config.gradient_steps)
 
     @property
     def progress(self) -> float:

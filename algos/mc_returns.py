@@ -50,7 +50,12 @@ class MCReturns(Algorithm):
             raise ConfigError("mc_returns", ["kl_coef is 0, and Q is held in units of it; give one above 0"])
         self.data = LoggedCompletions(config, policy, envs)
         self.critic = Critic(policy, config.critic)
-        self.optimizer = Optimizer([*policy.parameters(), *self.critic.parameters()], config, policy.model.width)
+        self.optimizer = Optimizer(
+            [*policy.parameters(), *self.critic.parameters()],
+            config,
+            policy.model.width,
+            planned_updates=self.data.planned_updates,
+        )
 
     def update(self) -> Mapping[str, float]:
         """Get data, and learn from all there are."""

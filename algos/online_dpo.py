@@ -63,7 +63,9 @@ class OnlineDPO(Algorithm):
         super().__init__(config, policy, envs, rng)
         check_groups("online_dpo", config.batch_size, "group_size", config.group_size)
         self.objective = config.objective("online_dpo", self.kl_coef)
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=envs.planned_updates
+        )
 
     def update(self) -> Mapping[str, float]:
         """Collect groups, label all pairs within each, learn in a few epochs."""

@@ -108,7 +108,12 @@ class PPO(Algorithm):
         if config.adaptive_kl_target is not None and self.kl_coef == 0:
             raise ConfigError("ppo", [STAYS_ZERO])
         self.critic = Critic(policy, config.critic)
-        self.optimizer = Optimizer([*policy.parameters(), *self.critic.parameters()], config, policy.model.width)
+        self.optimizer = Optimizer(
+            [*policy.parameters(), *self.critic.parameters()],
+            config,
+            policy.model.width,
+            planned_updates=envs.planned_updates,
+        )
 
     def update(self) -> Mapping[str, float]:
         """Collect, score, estimate advantages, learn, adapt the KL coefficient."""

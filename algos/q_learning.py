@@ -114,7 +114,7 @@ class QLearning(Algorithm):
         if config.value == "network":
             self.critic, self.target = Critic(policy, config.critic), Critic(policy, config.critic)
             parameters += self.critic.parameters()
-        self.optimizer = Optimizer(parameters, config, policy.model.width)
+        self.optimizer = Optimizer(parameters, config, policy.model.width, planned_updates=envs.planned_updates)
 
     def update(self) -> Mapping[str, float]:
         """Collect, store, and learn from the replay buffer."""

@@ -47,7 +47,9 @@ class Reinforce(Algorithm):
         self, config: ReinforceConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
     ) -> None:
         super().__init__(config, policy, envs, rng)
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=envs.planned_updates
+        )
         self.score_baseline: float | None = None
         self.kl_baseline: float | None = None
 

@@ -49,7 +49,9 @@ class RejectionSampling(Algorithm):
     ) -> None:
         super().__init__(config, policy, envs, rng)
         check_groups("rejection_sampling", config.batch_size, "n", config.n)
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=envs.planned_updates
+        )
 
     def update(self) -> Mapping[str, float]:
         """Collect groups, keep the best of each, imitate those for a few epochs."""

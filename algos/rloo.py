@@ -38,7 +38,9 @@ class RLOO(Algorithm):
     def __init__(self, config: RLOOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
         check_groups("rloo", config.batch_size, "group_size", config.group_size)
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=envs.planned_updates
+        )
 
     def update(self) -> Mapping[str, float]:
         """Collect groups, compare each completion with the others of its group, learn in a few epochs."""

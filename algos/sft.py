@@ -18,6 +18,7 @@ from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.schedule import updates_of_passes
 from bakeoff.algos.preference_data.encoding import encode_demonstrations, read_demonstrations
 from bakeoff.algos.preference_data.sft_step import imitate
 from bakeoff.envs.tasks.base import Task
@@ -54,7 +55,9 @@ class SFT(Algorithm):
         self.demonstrations, cut = encode_demonstrations(policy.model, rows, envs.max_new_tokens)
         self.cut_share = cut / len(rows)
         self.order = PromptOrder(len(rows), int(torch.randint(2**62, (1,), generator=rng)))
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=self.planned_updates
+        )
         self.seen = 0
 
     def update(self) -> Mapping[str, float]:
@@ -75,6 +78,11 @@ class SFT(Algorithm):
     def total(self) -> int:
         """Demonstrations it will have seen at the end."""
         return self.config.epochs * len(self.demonstrations)
+
+    @property
+    def planned_updates(self) -> int:
+        """Updates that the passes take."""
+        return updates_of_passes(len(self.demonstrations), self.config.epochs, self.config.batch_size)
 
     @property
     def progress(self) -> float:

@@ -31,6 +31,17 @@ algorithms:
 `learning_rate: auto` follows the width of the model's hidden states: 2e-3 at width 32, falling with width^1.5. An interpolation
 between what trial runs found good on tiny models and what the literature uses on larger ones, not a law.
 
+It is fixed when an update begins: `learning_rate_schedule: linear` gives update k of K the share 1 - (k - 1)/K. Over the warm-up it
+rises. Step s of an algorithm, in its update k, takes the largest of these three shares of the rate, and at most all of it:
+
+- s / (`warmup_steps` + 1);
+- k / (K/10 + 1), where K updates are planned: reward queries / `batch_size`, or generated tokens / (`batch_size` x
+  `max_new_tokens`), whichever is fewer (the latter is the least that K can be), or the updates that passes over given data take;
+- ten times the share of the budget that is spent.
+
+So at most about a tenth of a run is warm-up, for every algorithm, whether its updates take one step or eight. A budget of seconds
+alone sets no bound. `dqn` has no warm-up, and the `sb3_*` agents do not use `warmup_steps`.
+
 | width | 32 | 128 | 576 | 768 | 2048 | 4096 |
 |---|---|---|---|---|---|---|
 """

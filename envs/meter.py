@@ -6,6 +6,7 @@ seconds. No algorithm calls these itself.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -115,6 +116,16 @@ class Budget:
     def exhausted(self, meter: Meter) -> bool:
         """True once any limit is reached."""
         return any(getattr(meter, name) >= limit for name, limit in self.limits().items())
+
+    def planned_updates(self, batch_size: int, max_new_tokens: int) -> int | None:
+        """How many updates there are, at least, where each plays one batch; None without a limit that says so.
+
+        The fewest over the limits on reward queries (one for each completion) and on generated tokens (at most
+        ``max_new_tokens`` for each completion). What an update trains, and how long it takes, cannot be known before.
+        """
+        costs = {"reward_queries": batch_size, "generated_tokens": batch_size * max_new_tokens}
+        counts = [math.ceil(limit / costs[name]) for name, limit in self.limits().items() if name in costs]
+        return min(counts, default=None)
 
     def progress(self, meter: Meter) -> float:
         """The share that is spent, from 0 to 1: the largest over all limits but seconds.

@@ -34,7 +34,9 @@ class PPOPhase:
         seed: of the prompt order.
         """
         self.total, self.updates, self.accuracy = total, 0, report.measured.accuracy.value
-        envs = context.envs.with_reward(report.model, "preference_model", seed, progress=lambda: self.progress)
+        envs = context.envs.with_reward(
+            report.model, "preference_model", seed, progress=lambda: self.progress, planned_updates=total
+        )
         self.ppo = PPO(config, context.policy, envs, context.rng)
 
     @property

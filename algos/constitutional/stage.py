@@ -15,6 +15,7 @@ from bakeoff.algos.constitutional.constitution import Constitution
 from bakeoff.algos.constitutional.prompting import PromptedModel
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.core.schedule import updates_of_passes
 from bakeoff.envs.text_generation.prompt_order import PromptOrder
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
@@ -55,7 +56,10 @@ class TrainingPhase:
         config = context.config
         if learning_rate is not None:
             config = config.model_copy(update={"learning_rate": learning_rate})
-        self.optimizer = Optimizer(context.policy.parameters(), config, context.policy.model.width)
+        planned = updates_of_passes(rows, epochs, config.step_size)
+        self.optimizer = Optimizer(
+            context.policy.parameters(), config, context.policy.model.width, planned_updates=planned
+        )
         self.order = PromptOrder(max(1, rows), seed)
         self.rows, self.total, self.seen = rows, epochs * rows, 0
 

@@ -29,7 +29,8 @@ class AlgorithmConfig(BaseModel):
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
     """`linear` falls to 0 as the budget is spent; `constant` stays."""
     warmup_steps: int = Field(default=20, ge=0)
-    """Steps over which the rate rises linearly: Adam's first steps are as long as the rate allows, whatever the gradient."""
+    """Steps over which the rate rises linearly, at most a tenth of the updates (see docs/settings.md): Adam's first steps are as
+    long as the rate allows, whatever the gradient."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
     micro_batch_size: PositiveInt | None = None

@@ -42,15 +42,24 @@ class Optimizer:
     Weights in half precision get a float32 master copy: an update of 1e-5 would vanish in bfloat16's three digits.
     """
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], config: AlgorithmConfig, width: int) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        config: AlgorithmConfig,
+        width: int,
+        *,
+        planned_updates: int | None = None,
+    ) -> None:
         """Args:
         parameters: those to train; ones that need no gradient are left out.
         config: gives the rate, its schedule, the clipping norm and the size of micro-batches.
         width: hidden width of the model, for `learning_rate: auto`.
+        planned_updates: how many updates there will be, or the least that they can be, which bounds the warm-up: the
+            environment's ``planned_updates``, or what passes over given data take; None where that is unknown.
         """
         self.parameters = [p for p in parameters if p.requires_grad]
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
-        self.learning_rate = LearningRate(config, starting_rate(config, width))
+        self.learning_rate = LearningRate(config, starting_rate(config, width), planned_updates)
         self.max_grad_norm, self.micro_batch_size = config.max_grad_norm, config.micro_batch_size
         self._figures: dict[str, float] = {}
         self._shard: Any = None

@@ -88,6 +88,11 @@ class LoggedCompletions:
         return self.replay.batch(rows, self._policy.model.device)
 
     @property
+    def planned_updates(self) -> int | None:
+        """Updates with given data, or as many as the budget allows."""
+        return self._envs.planned_updates if self._config.data is None else self._config.updates
+
+    @property
     def progress(self) -> float:
         """From 0 to 1: of the updates with given data, or of the budget, whichever ends sooner."""
         done = 0.0 if self._config.data is None else self.updates / self._config.updates

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
+from bakeoff.algos.core.schedule import updates_of_passes
 from bakeoff.algos.preference_data.encoding import encode_pairs
 from bakeoff.algos.preference_data.labels import Labels, label_pairs
 from bakeoff.algos.preference_data.objective import PreferenceConfig
@@ -159,6 +160,14 @@ class PreferenceData:
     def total(self) -> int:
         """Pairs it will have learned from at the end of its passes."""
         return self._config.epochs * len(self.buffer)
+
+    @property
+    def planned_updates(self) -> int | None:
+        """Updates that the passes take, or the budget allows while pairs grow."""
+        if self.order is None:
+            return self._envs.planned_updates
+        config = self._config
+        return updates_of_passes(self.order.size, config.epochs, config.train_batch_size, config.gradient_steps)
 
     @property
     def progress(self) -> float:

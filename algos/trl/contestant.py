@@ -55,7 +55,7 @@ class TRLAlgorithm(Algorithm):
             )
         self.own_randomness = OwnRandomness(int(torch.randint(2**31, (), generator=rng)))
         self.micro_batches = self._micro_batches()
-        self.learning_rate = LearningRate(config, starting_rate(config, policy.model.width))
+        self.learning_rate = LearningRate(config, starting_rate(config, policy.model.width), envs.planned_updates)
         with self._undisturbed(), tempfile.TemporaryDirectory() as folder:  # nothing is written to it
             self.trainer = self._make_trainer(folder)
             self.trainer.create_optimizer()

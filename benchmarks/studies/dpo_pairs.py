@@ -93,7 +93,7 @@ def one_run(task: Task, name: str, size: int | None, seed: int) -> dict[str, Any
     assert exact is not None
     config = AlgorithmConfig()
     policy = Policy(task.language_model, Meter(), config, torch_generator(seed, "policy"))
-    optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+    optimizer = Optimizer(policy.parameters(), config, policy.model.width, planned_updates=setting.steps)
     objective = PreferenceObjective(beta=task.kl_coef / TEMPERATURE)
     generator = torch_generator(seed, "pairs", name, str(size))
     start = time.perf_counter()

@@ -116,6 +116,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         self._orders = PromptOrders(len(self.episode_config.prompts), num_envs, shared=shared_prompts)
         self._autoreset_B = np.zeros(num_envs, dtype=bool)
         self._progress: Callable[[], float] | None = None
+        self._planned_updates: int | None = None
         if seed is not None:
             self._orders.reseed(seed, self._episodes.all_rows)
 
@@ -289,7 +290,13 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         self.meter.add_generated(int(completions.mask_BT.sum()))
 
     def with_reward(
-        self, reward: AnyReward, name: str, seed: int, *, progress: Callable[[], float] | None = None
+        self,
+        reward: AnyReward,
+        name: str,
+        seed: int,
+        *,
+        progress: Callable[[], float] | None = None,
+        planned_updates: int | None = None,
     ) -> TextGenerationVectorEnv:
         """A second environment with these prompts, limits and meter, and another reward, such as a preference model.
 
@@ -300,6 +307,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             name: how messages call it.
             seed: of the prompt order.
             progress: what :attr:`progress` says instead of the budget's share.
+            planned_updates: likewise what :attr:`planned_updates` says.
         """
         envs = TextGenerationVectorEnv(
             self.num_envs, self.language_model, [prompt.text for prompt in self.episode_config.prompts], reward,
@@ -307,7 +315,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             shared_prompts=self.shared_prompts, meter=self.meter, counts_queries=False,
             autoreset_mode=self.autoreset_mode, seed=seed,
         )  # fmt: skip
-        envs._progress = progress
+        envs._progress, envs._planned_updates = progress, planned_updates
         return envs
 
     @property
@@ -336,6 +344,13 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         if self._progress is not None:
             return self._progress()
         return self.budget.progress(self.meter) if self.budget is not None else 0.0
+
+    @property
+    def planned_updates(self) -> int | None:
+        """How many batches of all sub-environments the budget allows, at least; None where it does not say."""
+        if self._planned_updates is not None or self.budget is None:
+            return self._planned_updates
+        return self.budget.planned_updates(self.num_envs, self.max_new_tokens)
 
     def action_masks(self) -> BoolArray:
         """True on tokens that may be played, shape (B, V); the same for every sub-environment at every step."""

@@ -26,7 +26,9 @@ class BatchBaseline(Algorithm):
         self, config: BatchBaselineConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
     ) -> None:
         super().__init__(config, policy, envs, rng)
-        self.optimizer = Optimizer(policy.parameters(), config, policy.model.width)
+        self.optimizer = Optimizer(
+            policy.parameters(), config, policy.model.width, planned_updates=envs.planned_updates
+        )
 
     def update(self) -> Mapping[str, float]:
         """Collect a batch and learn from it once. B completions of T tokens."""

@@ -10,6 +10,7 @@ from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.build import build, why_unavailable
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.core.schedule import LearningRate, updates_of_passes, warmup_factor
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task
 from bakeoff.errors import UserError
@@ -107,9 +108,11 @@ def test_dpo_learns_from_one_batch_in_one_epoch(exact: Task) -> None:
 
 def test_the_logged_rate_is_the_one_used_warmup_included(exact: Task) -> None:
     # Steps 1 to 4 of 8 at 1/5 to 4/5 of the rate, the rest at the whole of it.
-    algorithm = make("ppo", exact, warmup_steps=4, epochs=4, minibatches=2)
+    settings = {"learning_rate": RATE, "warmup_steps": 4, "epochs": 4, "minibatches": 2}
+    algorithm = build("ppo", settings, exact, Budget(reward_queries=100 * 64), seed=0)
     expected = RATE * (0.2 + 0.4 + 0.6 + 0.8 + 4) / 8
     assert algorithm.update()["learning_rate"] == pytest.approx(expected)
+    assert algorithm.update()["learning_rate"] == pytest.approx(0.99 * RATE)
 
 
 def test_a_step_without_an_update_is_refused() -> None:
@@ -119,3 +122,55 @@ def test_a_step_without_an_update_is_refused() -> None:
     with pytest.raises(UserError, match=r"call start_update\(progress\) first thing in update\(\)"):
         optimizer.step()
     assert float(weight.detach()) == 0
+
+
+def test_warmup_is_at_most_a_tenth_of_the_updates() -> None:
+    # One step per update, 20 steps of warm-up: 20 of 24 updates would be warm-up.
+    factors = [warmup_factor(k, 20, k, 24, (k - 1) / 24) for k in range(1, 25)]
+    assert factors[:5] == pytest.approx([1 / 3.4, 2 / 3.4, 3 / 3.4, 1, 1])
+    assert warmup_factor(1, 20, 1, 1, 0.0) == pytest.approx(1 / 1.1)
+    # A long run: the steps count, not its tenth.
+    assert [warmup_factor(s, 20, s, 1_000, 0.0) for s in (1, 10, 20, 21)] == pytest.approx(
+        [1 / 21, 10 / 21, 20 / 21, 1]
+    )
+    # No plan: a tenth of what is spent.
+    assert [warmup_factor(1, 20, 1, None, p) for p in (0.0, 0.05, 0.1, 0.5)] == pytest.approx([1 / 21, 0.5, 1, 1])
+    assert warmup_factor(1, 0, 1, None, 0.0) == 1
+
+
+def test_planned_updates_of_budgets_and_passes() -> None:
+    assert Budget(reward_queries=1_100).planned_updates(1_024, 24) == 2
+    assert Budget(reward_queries=6_400, generated_tokens=64 * 24 * 10).planned_updates(64, 24) == 10
+    assert Budget(generated_tokens=1).planned_updates(64, 24) == 1
+    assert Budget(seconds=10, trained_tokens=5).planned_updates(64, 24) is None
+    assert Budget().planned_updates(64, 24) is None
+    assert updates_of_passes(rows=20, epochs=2, batch_size=16) == 3
+    assert updates_of_passes(rows=8, epochs=3, batch_size=64, steps_per_update=4) == 1
+    assert updates_of_passes(rows=8, epochs=9, batch_size=64, steps_per_update=4) == 3
+    assert updates_of_passes(rows=0, epochs=3, batch_size=64) == 1
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_learners_on_given_data_know_how_many_updates_there_are(name: str, exact: Task) -> None:
+    algorithm: Any = make(name, exact, **GIVEN[name])
+    source = algorithm if name in ("kto", "sft") else algorithm.data
+    assert source.planned_updates == 4
+
+
+def test_a_resumed_warmup_goes_on() -> None:
+    config = AlgorithmConfig(warmup_steps=50)
+    whole, first, second = (LearningRate(config, 1.0, 30) for _ in range(3))
+
+    def play(schedule: LearningRate, updates: range) -> list[float]:
+        rates = []
+        for update in updates:
+            schedule.start_update(update / 30)
+            rates += [schedule.next() for _ in range(2)]
+        return rates
+
+    expected = play(whole, range(6))
+    found = play(first, range(2))
+    second.load_state_dict(first.state_dict())
+    assert found + play(second, range(2, 6)) == expected
+    assert expected[0] == pytest.approx(0.25)
+    assert expected[-1] == pytest.approx(25 / 30)
