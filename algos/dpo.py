@@ -36,6 +36,7 @@ class DPO(Algorithm):
 
     Config = DPOConfig
     data_source: ClassVar[DataSource] = DataSource.PREFERENCES
+    stays_without_signal: ClassVar[bool] = False
     config: OfflinePreferenceConfig
 
     def __init__(

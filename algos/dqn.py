@@ -77,6 +77,7 @@ class DQN(Algorithm):
 
     Config = DQNConfig
     data_source: ClassVar[DataSource] = DataSource.REPLAY
+    stays_without_signal: ClassVar[bool] = False
     config: DQNConfig
 
     def __init__(self, config: DQNConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:

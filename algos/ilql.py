@@ -65,11 +65,12 @@ class ILQL(Algorithm):
 
     Config = ILQLConfig
     data_source: ClassVar[DataSource] = DataSource.REPLAY
+    stays_without_signal: ClassVar[bool] = False
     config: ILQLConfig
 
     def __init__(self, config: ILQLConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
-        self.data = LoggedCompletions(config, policy, envs)
+        self.data = LoggedCompletions(config, policy, envs, discounted=config.gamma < 1)
         self.heads, self.target = QHeads(policy.reference, rng), QHeads(policy.reference, rng)
         self.target.load_state_dict(self.heads.state_dict())
         self.optimizer = Optimizer(
@@ -132,7 +133,7 @@ class ILQL(Algorithm):
             "value_loss": value_loss,
             "conservative": conservative,
             "extraction_loss": nll,
-            "value": masked_mean(values_BT, mask_BT),
+            "value": masked_mean(values_BT, mask_BT) + (self.data.origin or 0.0),
             "advantage": masked_mean(advantages_BT, mask_BT),
         }
 

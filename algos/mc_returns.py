@@ -83,7 +83,7 @@ class MCReturns(Algorithm):
         action_values_BT = values_BT + self.kl_coef * (logprobs_BT - part.reference_logprobs_BT)
         errors_BT = (part.scores_B[:, None] - action_values_BT) / self.kl_coef
         loss = 0.5 * masked_mean(errors_BT**2, completions.mask_BT)
-        return loss, {"q_loss": loss, "value": masked_mean(values_BT, completions.mask_BT)}
+        return loss, {"q_loss": loss, "value": masked_mean(values_BT, completions.mask_BT) + (self.data.origin or 0.0)}
 
     @property
     def finished(self) -> bool:

@@ -42,6 +42,7 @@ class RejectionSampling(Algorithm):
 
     Config = RejectionSamplingConfig
     data_source: ClassVar[DataSource] = DataSource.ONLINE
+    stays_without_signal: ClassVar[bool] = False
     config: RejectionSamplingConfig
 
     def __init__(

@@ -15,6 +15,7 @@ from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
 from bakeoff.algos.core.rollout import Rollout
+from bakeoff.algos.losses.rounding import scores_from
 from bakeoff.algos.preference_data.encoding import encode_demonstrations, read_demonstrations
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.language_model.model import LanguageModel
@@ -46,11 +47,15 @@ class OfflineConfig(AlgorithmConfig):
 class LoggedCompletions:
     """The completions at hand: all from the start, or more of the reference's at each update."""
 
-    def __init__(self, config: OfflineConfig, policy: Policy, envs: TextGenerationVectorEnv) -> None:
+    def __init__(
+        self, config: OfflineConfig, policy: Policy, envs: TextGenerationVectorEnv, *, discounted: bool = False
+    ) -> None:
         """Args:
         config: says where they come from.
         policy: its reference samples, encodes, and judges what others have sampled.
         envs: where the reference generates completions.
+        discounted: the algorithm discounts, so that a constant in the scores matters; without a discount they are counted from the
+            mean of the data, or of the first batch, and values need not learn a number that says nothing.
 
         Raises:
             ConfigError: logged data that cannot be used: file, line and reason.
@@ -58,12 +63,14 @@ class LoggedCompletions:
         self._config, self._policy, self._envs = config, policy, envs
         self.replay = ReplayBuffer(config.replay_capacity)
         self.updates = 0
+        self.origin: float | None = 0.0 if discounted else None
+        """What scores are counted from; None before the first batch."""
         if config.data is not None:
             completions, scores_B = read_logged(config.data, policy.reference, envs.max_new_tokens)
             # The sampling policy is unknown, and not needed here.
             reference_BT = policy.reference_logprobs(completions).cpu()
             self.replay = ReplayBuffer(len(completions))
-            self.replay.add(Rollout(completions, scores_B, reference_BT, reference_BT))
+            self.replay.add(Rollout(completions, self._counted(scores_B), reference_BT, reference_BT))
 
     def grow(self, generator: torch.Generator) -> dict[str, float]:
         """Play a batch of the reference's completions, unless the data were given; returns their metrics."""
@@ -74,16 +81,20 @@ class LoggedCompletions:
         envs.reset()
         completions = reference.sample(envs.prompt_batch, envs.max_new_tokens, generator)
         scores_B, logprobs_BT = envs.play(completions).rewards_B, self._policy.reference_logprobs(completions)
-        rollout = Rollout(completions, scores_B, logprobs_BT, logprobs_BT)
-        self.replay.add(rollout)
+        self.replay.add(Rollout(completions, self._counted(scores_B), logprobs_BT, logprobs_BT))
         return {
-            "reward": float(rollout.scores_B.mean()),
+            "reward": float(scores_B.mean()),
             "length": float(completions.lengths_B.float().mean()),
             "data_size": float(len(self.replay)),
         }
 
+    def _counted(self, scores_B: Tensor) -> Tensor:
+        if self.origin is None:
+            self.origin = float(scores_B.double().mean())
+        return scores_from(self.origin, scores_B)
+
     def draw(self, generator: torch.Generator) -> Rollout:
-        """A batch to learn from."""
+        """A batch to learn from; its scores are counted from :attr:`origin`."""
         rows = self.replay.sample(self._config.train_batch_size, generator)
         return self.replay.batch(rows, self._policy.model.device)
 
@@ -105,12 +116,12 @@ class LoggedCompletions:
 
     def state_dict(self) -> dict[str, Any]:
         """The completions and how often they were learned from."""
-        return {"replay": self.replay.state_dict(), "updates": self.updates}
+        return {"replay": self.replay.state_dict(), "updates": self.updates, "origin": self.origin}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.replay.load_state_dict(state["replay"])
-        self.updates = state["updates"]
+        self.updates, self.origin = state["updates"], state["origin"]
 
 
 def read_logged(

@@ -78,6 +78,7 @@ class SB3Algorithm(Algorithm):
     Config = SB3Config
     config: SB3Config
     starts_as_reference: ClassVar[bool] = False
+    stays_without_signal: ClassVar[bool] = False
     saves_language_model: ClassVar[bool] = False
     runs_as_several: ClassVar[bool] = False
     samples: ClassVar[bool] = True

@@ -67,6 +67,7 @@ class TRLDPO(TRLAlgorithm):
     """TRL's DPOTrainer: direct preference optimization."""
 
     data_source: ClassVar[DataSource] = DataSource.PREFERENCES
+    stays_without_signal: ClassVar[bool] = False
     Config: ClassVar[type[AlgorithmConfig]] = TRLDPOConfig
     config: TRLDPOConfig
     trainer_name, config_name = "DPOTrainer", "DPOConfig"

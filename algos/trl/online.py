@@ -22,6 +22,7 @@ from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import mean_metrics
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
+from bakeoff.algos.losses.rounding import scores_from
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
 from bakeoff.envs.text_generation.episodes import ScoredCompletions
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
@@ -51,6 +52,7 @@ class TRLOnline(TRLAlgorithm):
         assert isinstance(config, TRLOnlineConfig)
         check_groups(type(self).__name__, config.batch_size, "group_size", config.group_size)
         self.scored_batch: ScoredCompletions | None = None
+        self.origin: float | None = None
         super().__init__(config, policy, envs, rng)
 
     def update(self) -> Mapping[str, float]:
@@ -103,9 +105,16 @@ class TRLOnline(TRLAlgorithm):
         return prompts, unpadded(completions.tokens_BT, completions.mask_BT), list(self.scored_batch.texts)
 
     def reward(self, completions: list[str], **columns: Any) -> list[float]:
-        """The rewards that the environment gave."""
+        """The rewards that the environment gave, counted from the first batch's mean.
+
+        The trainers compare completions of one prompt, so a constant changes nothing but what float32, in which they compute, makes of
+        it: equal rewards are exactly 0.
+        """
         assert self.scored_batch is not None
-        return [float(score) for score in self.scored_batch.rewards_B]
+        scores_B = self.scored_batch.rewards_B
+        if self.origin is None:
+            self.origin = float(scores_B.mean())
+        return [float(score) for score in scores_from(self.origin, scores_B)]
 
 
 class TRLGRPOConfig(TRLOnlineConfig):

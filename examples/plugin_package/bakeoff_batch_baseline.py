@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from bakeoff.algos import Algorithm, AlgorithmConfig, DataSource, Optimizer, Policy
+from bakeoff.algos import Algorithm, AlgorithmConfig, DataSource, Optimizer, Policy, relative_scores
 from bakeoff.envs import TextGenerationVectorEnv
 
 
@@ -38,11 +38,12 @@ class BatchBaseline(Algorithm):
         self.envs.reset()
         completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         rewards_B = self.envs.play(completions).rewards_B
-        # What is maximized: reward - kl_coef * log(policy / reference).
-        log_ratios_B = (completions.logprobs_BT - self.policy.reference_logprobs(completions)).sum(1)
-        returns_B = rewards_B - self.kl_coef * log_ratios_B
+        # What is maximized: reward - kl_coef * log(policy / reference). Both are read in one kind of pass, and rewards lose their
+        # mean in float64: what differs by rounding alone is exactly 0, so equal rewards teach nothing.
+        log_ratios_B = (self.policy.logprobs(completions) - self.policy.reference_logprobs(completions)).sum(1)
+        relative_B, _ = relative_scores(rewards_B)
         # Make likelier what was better than the batch's mean.
-        advantages_B = returns_B - returns_B.mean()
+        advantages_B = relative_B - self.kl_coef * (log_ratios_B - log_ratios_B.mean())
         if self.config.normalize:
             advantages_B = advantages_B / (advantages_B.std() + 1e-6)
         logprobs_B = self.policy.model.token_logprobs(completions).sum(1)

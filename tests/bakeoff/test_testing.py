@@ -13,6 +13,7 @@ from torch import Tensor
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
+from bakeoff.algos.losses.rounding import relative_scores
 from bakeoff.cli import main
 from bakeoff.envs.tasks.base import Task, make_task
 from bakeoff.errors import NotFoundError, UserError
@@ -41,7 +42,7 @@ class Good(Algorithm):
     def learn(self, completions: Any, rewards: Tensor) -> float:
         logprobs = self.policy.model.token_logprobs(completions).sum(1)
         self.optimizer.zero_grad()
-        (-((rewards - rewards.mean()) * logprobs).mean()).backward()
+        (-(relative_scores(rewards)[0] * logprobs).mean()).backward()
         return self.optimizer.step()["grad_norm"]
 
     def update(self) -> Mapping[str, float]:
@@ -73,6 +74,30 @@ class FalselyModest(Good):
     """Says that it starts elsewhere, and does not."""
 
     starts_as_reference = False
+
+
+class Restless(Good):
+    """Takes rounding for a signal: the mean of 64 rewards of .1 in float32 is not .1."""
+
+    def learn(self, completions: Any, rewards: Tensor) -> float:
+        logprobs = self.policy.model.token_logprobs(completions).sum(1)
+        self.optimizer.zero_grad()
+        rewards = rewards.float()
+        (-((rewards - rewards.mean()) * logprobs).mean()).backward()
+        return self.optimizer.step()["grad_norm"]
+
+
+class OtherPass(Good):
+    """Logs the effective sample size of ratios that are not 1 while nothing has moved."""
+
+    def update(self) -> Mapping[str, float]:
+        return {**super().update(), "effective_sample_size": 0.95}
+
+
+class Wanderer(Restless):
+    """Says that it moves without a reward."""
+
+    stays_without_signal = False
 
 
 class Global(Good):
@@ -388,6 +413,8 @@ def test_a_good_one_passes_all(exact: Task) -> None:
         (Undocumented, "settings", "depth: not documented"),
         (Moved, "starts", "nats from the reference; start there, or set starts_as_reference = False"),
         (FalselyModest, "starts", "starts_as_reference is False, but it starts"),
+        (Restless, "stays", "nats from the reference; get log-probabilities from policy.logprobs"),
+        (OtherPass, "stays", "its effective sample size is 0.95 while the policy is the one that sampled"),
         (Global, "repeats", "the same seed gave draw 0."),
         (Deaf, "repeats", "another seed gave the same trace"),
         (Vandal, "reference", "the reference's model.embed_tokens.weight changed; train self.policy"),

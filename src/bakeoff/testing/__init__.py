@@ -30,6 +30,7 @@ __all__ = ["CHECKS", "Check", "Checked", "check_algorithm"]
 CHECKS: Mapping[str, str] = {
     "settings": "every setting is documented, and survives JSON",
     "starts": "before its first update it samples as the reference",
+    "stays": "equal rewards teach it nothing",
     "repeats": "the same seed gives the same trace, another seed another",
     "reference": "the reference stays as it is, and every trained weight moves",
     "resumes": "a killed run resumes bit for bit from its checkpoint",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bakeoff.benchmarks.storage import checkpoint
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import METERS, Budget
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
-from bakeoff.testing.subject import LONG, ContractViolation, NotSupported, Row, Subject, play
+from bakeoff.testing.subject import LONG, STILL, ContractViolation, NotSupported, Row, Subject, play
 
 GAIN = 0.3
 """Share of the way from the reference to the optimum: far below what any built-in reaches on ``LONG``, far above chance (0)."""
@@ -33,6 +34,9 @@ GAIN_FROM_LABELS = 0.05
 
 BATCHES, MOST_UPDATES = 3, 60
 """Batches in the budget of the check on budgets, and updates after which it gives up."""
+
+CONSTANT = 0.1
+"""A reward that float32 cannot hold exactly: the mean of some of them is not their value."""
 
 ENDLESS = 2_000_000
 """Trained tokens without a new reward query, after which none is expected; every built-in that stops querying ends below it."""
@@ -78,6 +82,34 @@ def starts(subject: Subject) -> None:
     if not subject.kind.starts_as_reference and not 0.01 < kl < math.inf:
         raise ContractViolation(
             f"starts_as_reference is False, but it starts {kl:.4g} nats from the reference; leave that line out"
+        )
+
+
+def stays(subject: Subject) -> None:
+    """Without a signal in the reward it stays where it is, or declares that it moves."""
+    if subject.kind.data_source in (DataSource.NONE, DataSource.DEMONSTRATIONS, DataSource.FEEDBACK):
+        raise NotSupported("it learns from no reward")
+    if not subject.kind.stays_without_signal:
+        raise NotSupported("stays_without_signal is False: it moves without a reward, by design")
+
+    def constant(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
+        return [CONSTANT] * len(completions)
+
+    algorithm = subject.make(task=dataclasses.replace(subject.task, reward=constant), budget=STILL)
+    start = subject.score(algorithm, "exact_kl")
+    for row in play(algorithm, 10):
+        size = row.get("effective_sample_size", 1.0)
+        if abs(size - 1) > 1e-3:
+            raise ContractViolation(
+                f"its effective sample size is {size:.4g} while the policy is the one that sampled; take both log-probabilities of a "
+                "ratio from one kind of pass, such as policy.logprobs(completions)"
+            )
+    moved = abs(subject.score(algorithm, "exact_kl") - start)
+    if not moved <= 1e-6:
+        raise ContractViolation(
+            f"with the same reward for every completion it went {moved:.3g} nats from the reference; get log-probabilities from "
+            "policy.logprobs and policy.reference_logprobs, and centered rewards from relative_scores, or set "
+            "stays_without_signal = False"
         )
 
 
@@ -289,7 +321,7 @@ def learns(subject: Subject) -> None:
 
 
 BY_NAME: Mapping[str, Callable[[Subject], None]] = {
-    check.__name__: check for check in (settings, starts, repeats, reference, resumes, meter, saves, budget, learns)
+    check.__name__: check for check in (settings, starts, stays, repeats, reference, resumes, meter, saves, budget, learns)
 }
 
 

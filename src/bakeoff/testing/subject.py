@@ -20,6 +20,7 @@ from bakeoff.envs.tasks.base import Task, make_task
 from bakeoff.errors import BakeoffError, UserError
 
 SHORT = Budget(reward_queries=512)
+STILL = Budget(reward_queries=1_000)
 LONG = Budget(reward_queries=6_000)
 Row = dict[str, float]
 
