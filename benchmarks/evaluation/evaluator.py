@@ -19,6 +19,7 @@ from bakeoff.algos.core.algorithm import Contestant
 from bakeoff.benchmarks.evaluation import text_metrics
 from bakeoff.benchmarks.evaluation.audit import scored_so_far
 from bakeoff.benchmarks.evaluation.score_completions import judged
+from bakeoff.benchmarks.evaluation.standard_error import error_within_prompts
 from bakeoff.benchmarks.evaluation.token_ratios import token_ratios
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.tasks.base import Measure, Task
@@ -115,6 +116,10 @@ class Evaluator:
             "repetition": text_metrics.mean_repetition(scored.texts),
         }
         metrics |= {f"proxy/{name}": float(values.mean()) for name, values in scored.proxy_parts.items()}
+        objective_B = scored.proxy_scores - self.task.kl_coef * kl_B.double().cpu().numpy()
+        error = error_within_prompts(objective_B, self._prompt_rows)
+        if error is not None:
+            metrics["objective_se"] = error
         if scored.gold_scores is not None:
             metrics["gold"] = float(scored.gold_scores.mean())
             metrics["gold_se"] = float(scored.gold_scores.std(ddof=1)) / math.sqrt(len(scored.gold_scores))

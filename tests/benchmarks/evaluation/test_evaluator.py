@@ -11,6 +11,7 @@ from bakeoff.algos.core.build import build
 from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.evaluation import text_metrics
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator, evaluation_rows
+from bakeoff.benchmarks.evaluation.standard_error import error_within_prompts
 from bakeoff.envs.meter import Budget
 
 
@@ -28,6 +29,25 @@ def test_prompts_are_taken_in_turn_or_spread() -> None:
     assert evaluation_rows(10, 4).tolist() == [0, 2, 5, 7]
 
 
+def test_error_of_a_mean_given_the_prompts() -> None:
+    rows = np.array([0, 1, 0, 1])
+    # Deviations 1 about prompt 0's mean of 1 and 2 about prompt 1's of 12: (1 + 1 + 4 + 4) / (4 - 2) / 4.
+    assert error_within_prompts(np.array([0.0, 10.0, 2.0, 14.0]), rows) == pytest.approx(math.sqrt(10 / 2 / 4))
+    assert error_within_prompts(np.array([0.0, 10.0, 0.0, 10.0]), rows) == 0
+    assert error_within_prompts(np.array([0.0, 10.0]), rows[:2]) is None
+    assert math.isnan(error_within_prompts(np.array([-math.inf, 10.0, 0.0, 10.0]), rows))
+
+
+def test_error_given_the_prompts_is_the_scatter_of_means() -> None:
+    rng = np.random.default_rng(0)
+    rows = evaluation_rows(8, 32)
+    difficulty = rng.normal(0, 5, 8)[rows]
+    values = difficulty + rng.normal(0, 2, (4000, 32))
+    errors = [error_within_prompts(sample, rows) for sample in values]
+    # The deviation of 4,000 means is known to 1/sqrt(2 * 4000) = 1.1 %.
+    assert float(np.mean(np.square(errors))) ** 0.5 == pytest.approx(values.mean(1).std(), rel=0.045)
+
+
 @pytest.fixture(scope="module")
 def task(cache: TaskCache):
     return cache.task("exact", {})
@@ -41,8 +61,8 @@ def test_the_untrained_policy_is_the_reference(task) -> None:
     assert found.metrics["normalized_score"] == pytest.approx(0, abs=1e-6)
     assert found.metrics["objective"] == found.metrics["proxy"]
     assert set(found.metrics) == {
-        "proxy", "kl", "kl_se", "objective", "win_rate", "entropy", "length", "distinct_1", "distinct_2", "repetition",
-        "reference_nll", "exact_reward", "exact_kl", "exact_objective", "normalized_score",
+        "proxy", "kl", "kl_se", "objective", "objective_se", "win_rate", "entropy", "length", "distinct_1", "distinct_2",
+        "repetition", "reference_nll", "exact_reward", "exact_kl", "exact_objective", "normalized_score",
     }  # fmt: skip
     assert [sample["prompt_index"] for sample in found.samples] == [0, 1, 2, 3, 0]
     assert found.samples[0].keys() == {
@@ -87,6 +107,11 @@ def test_metrics_by_hand(task) -> None:
     assert found.metrics["kl"] == 4.5
     assert found.metrics["kl_se"] == pytest.approx(math.sqrt(6) / math.sqrt(8))  # the variance of 1..8 is 6
     assert found.metrics["objective"] == pytest.approx(found.metrics["proxy"] - task.kl_coef * 4.5)
+    value = np.array([s["proxy"] - task.kl_coef * s["kl"] for s in found.samples]).reshape(
+        2, 4
+    )  # prompts 0 1 2 3, twice
+    within = ((value - value.mean(0)) ** 2).sum() / (8 - 4)
+    assert found.metrics["objective_se"] == pytest.approx(math.sqrt(within / 8))
     assert found.metrics["gold"] == 1.5  # prompts 0 1 2 3, twice
     assert found.metrics["gold_se"] == pytest.approx(math.sqrt(10 / 7 / 8))  # squares about 1.5 sum to 10
     assert found.metrics["win_rate"] == 0.5  # all ties, by the gold judge
