@@ -1,0 +1,129 @@
+"""Power by simulation and by closed forms, variance components recovered from data with two levels."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bakeoff.errors import UserError
+from bakeoff.reports.statistics.comparisons import welch_difference
+from bakeoff.reports.statistics.power import (
+    Components,
+    critical_value,
+    detectable_difference,
+    power,
+    seeds_needed,
+    variance_components,
+)
+
+RUNS = 20_000
+WITHIN = 4 * math.sqrt(0.8 * 0.2 / RUNS)
+"""Four binomial standard errors of a share of 80 %."""
+
+
+def found(difference, variances, seeds, comparisons, rng, runs=RUNS):
+    """Share of simulated runs in which Welch's t test, at the family's level, finds the difference."""
+    a = rng.normal(difference, math.sqrt(variances[0]), (runs, seeds[0]))
+    b = rng.normal(0, math.sqrt(variances[1]), (runs, seeds[1]))
+    parts = a.var(1, ddof=1) / seeds[0], b.var(1, ddof=1) / seeds[1]
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (seeds[0] - 1) + parts[1] ** 2 / (seeds[1] - 1))
+    t = (a.mean(1) - b.mean(1)) / np.sqrt(sum(parts))
+    return float((2 * stats.t.sf(t, freedom) * comparisons < 0.05).mean())
+
+
+@pytest.mark.parametrize("comparisons", [1, 6])
+@pytest.mark.parametrize(
+    ("variances", "seeds"), [((1, 1), (3, 3)), ((1, 0.1), (5, 5)), ((1, 4), (4, 9)), ((1, 0), (3, 3))]
+)
+def test_detectable_difference_is_found_in_80_percent(variances, seeds, comparisons):
+    smallest = detectable_difference(variances, seeds, comparisons)
+    assert found(smallest, variances, seeds, comparisons, np.random.default_rng(0)) == pytest.approx(0.8, abs=WITHIN)
+
+
+@pytest.mark.parametrize("difference", [0.8, 1.5, 3.0])
+def test_planned_seeds_find_the_difference(difference):
+    """Training noise of variance 0.7, evaluation noise of 0.3: the fewest seeds that reach 80 %, and one less does not."""
+    total = Components(0.7, 0.3, 64, 10).total
+    seeds = seeds_needed(difference, (total, total), comparisons=3)
+    rng = np.random.default_rng(1)
+    assert found(difference, (total, total), (seeds, seeds), 3, rng) > 0.8 - WITHIN
+    assert found(difference, (total, total), (seeds - 1, seeds - 1), 3, rng) < 0.8 + WITHIN
+
+
+def test_the_simulated_test_is_the_report_s():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(1, 1, 4), rng.normal(0, 2, 6)
+    shares = x.var(ddof=1) / 4, y.var(ddof=1) / 6
+    freedom = sum(shares) ** 2 / (shares[0] ** 2 / 3 + shares[1] ** 2 / 5)
+    p = 2 * stats.t.sf(abs(x.mean() - y.mean()) / math.sqrt(sum(shares)), freedom)
+    assert welch_difference(x, y).p == pytest.approx(p)
+
+
+def test_against_a_known_mean_it_is_the_noncentral_t():
+    """Where one side does not scatter, Welch's test is the one-sample t test, whose power is a closed form."""
+    for seeds, difference in ((3, 2.0), (8, 0.9), (30, 0.5)):
+        limit = stats.t.ppf(0.975, seeds - 1)
+        closed = stats.nct.sf(limit, seeds - 1, difference * math.sqrt(seeds))
+        assert power(difference, (1, 0), (seeds, seeds)) == pytest.approx(closed, abs=2e-3)
+
+
+def test_more_comparisons_need_more():
+    assert critical_value(4, 6) == pytest.approx(stats.t.ppf(1 - 0.025 / 6, 4))
+    assert critical_value(4, 0) == critical_value(4, 1)
+    needed = [seeds_needed(1.0, (1, 1), comparisons) for comparisons in (1, 6, 15)]
+    assert needed[0] == 17  # the textbook's 17 per group for one deviation at 80 % and 5 %
+    assert needed == sorted(needed)
+    assert seeds_needed(1e-3, (1, 1)) is None
+    assert seeds_needed(1.0, (0, 0)) == 2
+    assert detectable_difference((0, 0), (3, 3)) == 0
+    assert detectable_difference((1, 1), (1, 5)) == math.inf
+    for wrong in (0, -1, math.nan):
+        with pytest.raises(UserError, match="above 0"):
+            seeds_needed(wrong, (1, 1))
+
+
+def test_components_are_recovered():
+    """Two levels: 20 contestants x 50 seeds, training deviation .2, completions of deviation 1.6, 64 per evaluation."""
+    rng = np.random.default_rng(3)
+    true = rng.normal(0, 0.2, (20, 50))
+    completions = true[..., None] + rng.normal(0, 1.6, (20, 50, 64))
+    scores = completions.mean(2)
+    errors = (completions.var(2, ddof=1) / 64).mean(1)
+    pooled = variance_components(list(scores), errors, 64)
+    # The total's relative standard error is sqrt(2 / 980) = .045, hence .0036 of .08, and training's the same.
+    assert pooled.training == pytest.approx(0.04, abs=4 * 0.0036)
+    assert pooled.evaluation == pytest.approx(0.04, abs=4e-4)
+    assert pooled.freedom == 20 * 49
+    assert pooled.evaluation_share == pytest.approx(0.5, abs=0.08)
+    low, high = pooled.interval()
+    assert low < 0.08 < high
+    # With four times the completions only the evaluation's part shrinks, to a quarter.
+    assert pooled.at(256) == pytest.approx(pooled.training + pooled.evaluation / 4)
+    again = true + rng.normal(0, 1.6 / 16, true.shape)
+    assert pooled.at(256) == pytest.approx(again.var(axis=1, ddof=1).mean(), rel=4 * 0.09)
+
+
+def test_exact_scores_have_no_evaluation_part():
+    exact = variance_components([[0.1, 0.3], [0.5, 0.5, 0.8]], 0.0, 0)
+    assert exact.evaluation == exact.evaluation_share == 0
+    assert exact.training == pytest.approx((0.02 * 1 + 0.03 * 2) / 3)  # weighted by degrees of freedom
+    assert exact.at(10) == exact.total
+
+
+def test_few_seeds_that_agree_keep_the_evaluation_s_error():
+    agree = variance_components([[1.0, 1.0], [0.5, 0.5]], 0.0625, 4)
+    assert (agree.training, agree.total, agree.evaluation_share) == (0, 0.0625, 1)
+    rounding = variance_components([[0.1 + 0.2, 0.3], [0.5, 0.5]], 0.0, 0)
+    assert rounding.total == 0
+    assert math.isnan(rounding.evaluation_share)
+
+
+def test_unknown_evaluation_error():
+    unknown = variance_components([[0.1, 0.3]], math.nan, 8)
+    assert unknown.total == pytest.approx(0.02)
+    assert math.isnan(unknown.evaluation_share)
+    with pytest.raises(UserError, match="unknown"):
+        unknown.at(16)
+    with pytest.raises(UserError, match="no contestant has two seeds"):
+        variance_components([[0.1], []], 0.0, 8)
