@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bakeoff.reports.analysis import disclosure
+from bakeoff.reports.analysis.detectable import detectable
 from bakeoff.reports.analysis.gold_curves import sentences
 from bakeoff.reports.analysis.hacking import summaries
 from bakeoff.reports.data.entries import family
@@ -81,6 +82,7 @@ def _answer(results: RunData, task: str, board: pd.DataFrame) -> TaskAnswer:
         details.append("No clear difference: " + _differences(level) + ".")
     if not unknown.empty and len(unknown) < len(versus):
         details.append(f"No interval with a single seed: {_names(unknown['other'])}.")
+    details += detectable(results, task, str(best["label"]), list(level["other"]))
     details += _frontier_and_cost(ranked)
     details += _settings(results, list(ranked["label"]))
     details += disclosure.tuning(results, list(ranked["label"]))

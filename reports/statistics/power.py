@@ -38,7 +38,7 @@ class Components:
     evaluation: float
     """Of the error of one evaluation, of ``completions`` completions; NaN where it is unknown, and then within ``training``."""
     completions: int
-    """Completions of one evaluation; 0 where scores are exact."""
+    """Completions of one evaluation; 0 where scores are exact or the number is not known."""
     freedom: int
     """Degrees of freedom of the variance between seeds: seeds less one, over contestants."""
 
@@ -80,7 +80,7 @@ def variance_components(scores: Sequence[ArrayLike], evaluation: ArrayLike, comp
     Args:
         scores: each contestant's scores, one per seed; those with one seed say nothing and are left out.
         evaluation: each contestant's variance of the error of one evaluation; 0 exact, NaN unknown.
-        completions: completions of one evaluation; 0 where scores are exact.
+        completions: completions of one evaluation; 0 where scores are exact or the number is not known.
 
     Raises:
         UserError: no contestant with two seeds.
@@ -98,6 +98,11 @@ def variance_components(scores: Sequence[ArrayLike], evaluation: ArrayLike, comp
     error = float(np.average(errors[known], weights=freedoms[known]))
     training = total if math.isnan(error) else max(total - error, 0.0)
     return Components(training, error, completions, int(freedoms.sum()))
+
+
+def family_size(contestants: int) -> int:
+    """How many comparisons share the family's error: the best contestant with each other one."""
+    return max(contestants - 1, 1)
 
 
 def critical_value(freedom: ArrayLike, comparisons: int) -> Array:

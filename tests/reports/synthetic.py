@@ -42,8 +42,13 @@ def write_cell(
     error: str | None = None,
     texts: Sequence[str] = ("a good film",),
     task_settings: Mapping[str, Any] | None = None,
+    evaluate: Mapping[str, Any] | None = None,
+    scores: tuple[Sequence[float], Sequence[float], Sequence[int]] | None = None,
 ) -> Path:
-    """One cell whose metrics go in a straight line from ``first`` to ``final``; returns its folder."""
+    """One cell whose metrics go in a straight line from ``first`` to ``final``; returns its folder.
+
+    ``scores`` are proxy, KL and prompt of each stored text, at every evaluation.
+    """
     folder = run / "cells" / task / label / f"seed-{seed}"
     folder.mkdir(parents=True)
     first = {**dict.fromkeys(final, 0.0), **(first or {})}
@@ -57,7 +62,7 @@ def write_cell(
         "seed": seed,
         "budget": {"reward_queries": budget},
         "data_source": data_source,
-        "evaluate": {},
+        "evaluate": dict(evaluate or {}),
         "notes": [],
     }
     _write_json(folder / "config.json", config)
@@ -94,6 +99,15 @@ def write_cell(
             }
             for index, text in enumerate(texts)
         ]
+    if scores is not None:
+        for number, sample in enumerate(samples):
+            proxy, kl, prompt = (values[number % len(texts)] for values in scores)
+            sample |= {
+                "proxy": float(proxy),
+                "kl": float(kl),
+                "prompt_index": int(prompt),
+                "prompt": f"opening {prompt}",
+            }
     _write_lines(folder / "metrics.jsonl", rows)
     _write_lines(folder / "samples.jsonl", samples)
     return folder
