@@ -59,7 +59,7 @@ def parts(components: Components) -> str:
     deviation = f"Scores scatter between seeds by {number(math.sqrt(components.total))} (standard deviation)"
     if math.isnan(components.evaluation):
         return f"{deviation}; too few texts are stored to say how much of it is evaluation sampling"
-    if components.evaluation == 0:
+    if components.evaluation == components.completions == 0:
         return f"{deviation}, all of it from training: evaluation is exact"
     share = round(100 * components.evaluation_share)
     per = f" with {components.completions:,} completions" if components.completions else ""

@@ -61,20 +61,27 @@ class Scatter:
         return self.pooled[one].total, self.pooled[other].total
 
 
-def scatter(results: RunData, task: str) -> Scatter | None:
+def scatter(results: RunData, task: str, labels: Sequence[str] | None = None) -> Scatter | None:
     """The scatter of a task's scores; ``None`` where no contestant has two finished seeds.
 
-    The evaluation's error is the stored standard error given the prompts. Where no row has one, because no prompt is answered
-    twice, it comes from the stored samples: scores less what the prompt and the seed add to all. That residual also holds
-    what a seed learned about single prompts, so it is an upper bound. With less than that it is unknown.
+    Args:
+        results: what was read.
+        task: which task.
+        labels: these contestants alone; by default all of the task's.
+
+    Returns:
+        Its parts. The evaluation's error is the stored standard error given the prompts. Where no row has one, because no
+        prompt is answered twice, it comes from the stored samples: scores less what the prompt and the seed add to all.
+        That residual also holds what a seed learned about single prompts, so it is an upper bound. With less than that it is
+        unknown.
     """
     metric = results.primary_metric(task)
-    scores = {label: seed_scores(results, task, label, metric) for label in results.labels(task)}
+    scores = {label: seed_scores(results, task, label, metric) for label in labels or results.labels(task)}
     scores = {label: values for label, values in scores.items() if len(values) > 1}
     if not scores:
         return None
     errors = {label: _evaluation_error(results, task, label, metric) for label in scores}
-    completions = 0 if metric == "normalized_score" else _completions(results, task)
+    completions = 0 if metric == "normalized_score" else completions_per_evaluation(results, task)
     learners = [label for label in scores if label not in results.not_learning]
     groups = [learners, [label for label in scores if label not in learners]]
     pooled = {
@@ -96,7 +103,7 @@ def _evaluation_error(results: RunData, task: str, label: str, metric: str) -> f
         errors = final[metric + ERROR].to_numpy(dtype=np.float64)
         if np.isfinite(errors).all():
             return float(np.mean(errors**2))
-    completions = _completions(results, task)
+    completions = completions_per_evaluation(results, task)
     rows = final_samples(results, task)
     rows = rows[rows["label"] == label]
     beta = float(results.tasks[task].get("kl_coef") or 0.0) if metric == "objective" else 0.0
@@ -126,7 +133,7 @@ def within_prompts(rows: pd.DataFrame) -> float:
     return float((both**2).sum()) / ((seeds - 1) * (prompts - 1))
 
 
-def _completions(results: RunData, task: str) -> int:
+def completions_per_evaluation(results: RunData, task: str) -> int:
     """Completions of one evaluation, the fewest where cells differ; 0 where the run does not say."""
     found = []
     for entry in results.entries:

@@ -16,7 +16,7 @@ from bakeoff.commands import BAD_INPUT, DONE, INTERRUPTED
 from bakeoff.errors import BakeoffError
 from bakeoff.text import printable
 
-COMMANDS = ("run", "report", "plot", "list", "sample", "tune", "export", "check", "new", "train_reward")
+COMMANDS = ("run", "report", "plot", "list", "sample", "tune", "plan", "export", "check", "new", "train_reward")
 """Each is a file in ``bakeoff.commands``, in the order in which ``--help`` shows them."""
 
 _EXAMPLES = """examples:
@@ -25,6 +25,7 @@ _EXAMPLES = """examples:
   bakeoff run my_suite.yaml --out runs/mine --only ppo,best_of_n --set budget.reward_queries=5000
   bakeoff report runs/quick runs/mine --out runs/both
   bakeoff plot runs/quick --kind frontier --out frontier.png
+  bakeoff plan quick --pilot runs/quick --difference 0.05
   bakeoff sample runs/quick/cells/reviews/ppo/seed-0 --prompt "The acting is" -n 4
 
 Running the same command again finishes what is missing in its folder.

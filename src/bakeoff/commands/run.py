@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     run.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run folder: created, or resumed")
     add_executor(run)
     run.add_argument("--seeds", metavar="N", type=positive, help="seeds 0 to N-1 instead of the suite's own")
-    run.add_argument("--only", metavar="LABEL,..", type=_labels, default=(), help="run these contestants only")
+    run.add_argument("--only", metavar="LABEL,..", type=labels, default=(), help="run these contestants only")
     run.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     run.add_argument(
         "--track",
         metavar="NAME,..",
-        type=_labels,
+        type=labels,
         default=(),
         help="show training while it runs: tensorboard, wandb, or module:Class of your own",
     )
@@ -82,17 +82,17 @@ def execute(options: argparse.Namespace) -> int:
     return SOME_FAILED if outcome.failed else DONE
 
 
-def _labels(text: str) -> tuple[str, ...]:
+def labels(text: str) -> tuple[str, ...]:
     """Commas separate labels, except inside the brackets of a sweep's label."""
-    labels, depth, current = [], 0, ""
+    names, depth, current = [], 0, ""
     for character in text:
         depth += (character == "[") - (character == "]")
         if character == "," and depth == 0:
-            labels.append(current)
+            names.append(current)
             current = ""
         else:
             current += character
-    found = tuple(label.strip() for label in [*labels, current] if label.strip())
+    found = tuple(label.strip() for label in [*names, current] if label.strip())
     if not found:
         raise argparse.ArgumentTypeError("names nothing")
     return found
