@@ -119,7 +119,7 @@ class Evaluator:
         objective_B = scored.proxy_scores - self.task.kl_coef * kl_B.double().cpu().numpy()
         error = error_within_prompts(objective_B, self._prompt_rows)
         if error is not None:
-            metrics["objective_se"] = error
+            metrics["objective_within_se"] = error
         if scored.gold_scores is not None:
             metrics["gold"] = float(scored.gold_scores.mean())
             metrics["gold_se"] = float(scored.gold_scores.std(ddof=1)) / math.sqrt(len(scored.gold_scores))

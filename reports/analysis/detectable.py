@@ -56,11 +56,13 @@ def _lead(results: RunData, found: Scatter, best: str, level: Sequence[str]) -> 
 
 def parts(components: Components) -> str:
     """How much of the scatter is training and how much is evaluation sampling, without its full stop."""
-    deviation = f"Scores scatter between seeds by {number(math.sqrt(components.total))} (standard deviation)"
+    deviation = f"Scores scatter between seeds with a standard deviation of {number(math.sqrt(components.observed))}"
     if math.isnan(components.evaluation):
         return f"{deviation}; too few texts are stored to say how much of it is evaluation sampling"
     if components.evaluation == components.completions == 0:
         return f"{deviation}, all of it from training: evaluation is exact"
+    sampling = f"evaluation sampling{f' with {components.completions:,} completions' if components.completions else ''}"
+    if components.training == 0:
+        return f"{deviation}, no more than {sampling} explains ({number(math.sqrt(components.evaluation))})"
     share = round(100 * components.evaluation_share)
-    per = f" with {components.completions:,} completions" if components.completions else ""
-    return f"{deviation}: about {100 - share} % of the variance is training, {share} % evaluation sampling{per}"
+    return f"{deviation}: about {100 - share} % of the variance is training, {share} % {sampling}"

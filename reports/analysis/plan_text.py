@@ -47,8 +47,8 @@ def _task_lines(task: TaskPlan, plan: Plan) -> list[str]:
         f"  pilot: {found.typical_seeds} seeds, which find {number(task.detects)}",
         f"  {parts(one)}",
         *_contestants(task),
-        f"  needed: {_seeds(task.seeds)} seeds{at}; {low} to {high}, since {one.freedom} degrees of freedom know the scatter "
-        "only so well",
+        f"  needed: {_seeds(task.seeds)} seeds{at}; {low} to {high} over the 95 % interval of the scatter "
+        f"({one.freedom} degrees of freedom)",
     ]
     if one.completions and task.seeds_if_exact is not None:
         lines.append(
@@ -70,7 +70,7 @@ def _contestants(task: TaskPlan) -> list[str]:
     for label, own in found.own.items():
         evaluation = "–" if math.isnan(own.evaluation) else number(math.sqrt(own.evaluation))
         training = "–" if math.isnan(own.evaluation) else number(math.sqrt(own.training))
-        rows.append((label, str(found.seeds[label]), number(math.sqrt(own.total)), training, evaluation))
+        rows.append((label, str(found.seeds[label]), number(math.sqrt(own.observed)), training, evaluation))
     return ["  " + line for line in _aligned(rows)]
 
 

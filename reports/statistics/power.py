@@ -41,6 +41,8 @@ class Components:
     """Completions of one evaluation; 0 where scores are exact or the number is not known."""
     freedom: int
     """Degrees of freedom of the variance between seeds: seeds less one, over contestants."""
+    observed: float
+    """Variance between the seeds as they are; smaller than the evaluation's by chance where there are few."""
 
     @property
     def total(self) -> float:
@@ -65,10 +67,11 @@ class Components:
         return self.training + self.evaluation * self.completions / completions
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Interval of the total variance from its degrees of freedom (chi-squared: normal scores)."""
+        """Interval of the total variance from its degrees of freedom (chi-squared: normal scores), not below the evaluation's."""
         tail = (1 - confidence) / 2
-        low, high = stats.chi2.ppf([1 - tail, tail], self.freedom)
-        return self.total * self.freedom / low, self.total * self.freedom / high
+        low, high = (self.observed * self.freedom / stats.chi2.ppf(share, self.freedom) for share in (1 - tail, tail))
+        floor = 0.0 if math.isnan(self.evaluation) else self.evaluation
+        return max(float(low), floor), max(float(high), self.total)
 
 
 def variance_components(scores: Sequence[ArrayLike], evaluation: ArrayLike, completions: int) -> Components:
@@ -97,7 +100,7 @@ def variance_components(scores: Sequence[ArrayLike], evaluation: ArrayLike, comp
     total = float(np.average(variances, weights=freedoms[known]))
     error = float(np.average(errors[known], weights=freedoms[known]))
     training = total if math.isnan(error) else max(total - error, 0.0)
-    return Components(training, error, completions, int(freedoms.sum()))
+    return Components(training, error, completions, int(freedoms.sum()), total)
 
 
 def family_size(contestants: int) -> int:
@@ -108,9 +111,25 @@ def family_size(contestants: int) -> int:
 def critical_value(freedom: ArrayLike, comparisons: int) -> Array:
     """What |t| must exceed for one of a family's comparisons to count: Bonferroni, which is Holm's first step.
 
-    The one place that knows how the family's error is held; a conservative one, because later steps of Holm ask for less.
+    Conservative, because Holm's later steps ask for less.
     """
     return np.asarray(special.stdtrit(np.asarray(freedom, dtype=np.float64), 1 - ALPHA / (2 * max(comparisons, 1))))
+
+
+def claim_limit(a: Array, b: Array, seeds: tuple[int, int], comparisons: int) -> Array:
+    """How large a difference of two means must be seen to count, given both sample variances: Welch's test.
+
+    The one place that knows the test and how its family's error is held.
+
+    Args:
+        a: sample variances of one side, above 0 or all 0; any shape that broadcasts with the other's.
+        b: of the other side, not both 0.
+        seeds: of each side.
+        comparisons: size of the family.
+    """
+    a, b = a / seeds[0], b / seeds[1]
+    freedom = (a + b) ** 2 / (a**2 / (seeds[0] - 1) + b**2 / (seeds[1] - 1))
+    return np.asarray(critical_value(freedom, comparisons) * np.sqrt(a + b))
 
 
 def power(difference: float, variances: tuple[float, float], seeds: tuple[int, int], comparisons: int = 1) -> float:
@@ -133,10 +152,8 @@ def power(difference: float, variances: tuple[float, float], seeds: tuple[int, i
     if min(seeds) < 2:
         return 0.0
     a, b = (2 * special.gammaincinv((n - 1) / 2, _NODES) / (n - 1) for n in seeds)
-    a, b = (parts[0] * a)[:, None], (parts[1] * b)[None, :]
-    freedom = (a + b) ** 2 / (a**2 / (seeds[0] - 1) + b**2 / (seeds[1] - 1))
-    spread = math.sqrt(sum(parts))
-    return float(special.ndtr((difference - critical_value(freedom, comparisons) * np.sqrt(a + b)) / spread).mean())
+    limit = claim_limit((variances[0] * a)[:, None], (variances[1] * b)[None, :], seeds, comparisons)
+    return float(special.ndtr((difference - limit) / math.sqrt(sum(parts))).mean())
 
 
 def detectable_difference(variances: tuple[float, float], seeds: tuple[int, int], comparisons: int = 1) -> float:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData
 
 Array = NDArray[np.float64]
-ERROR = "_se"
-"""Ends the name of a metric's standard error."""
+ERROR = "_within_se"
+"""Ends the name of a metric's standard error given the prompts."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_the_untrained_policy_is_the_reference(task) -> None:
     assert found.metrics["normalized_score"] == pytest.approx(0, abs=1e-6)
     assert found.metrics["objective"] == found.metrics["proxy"]
     assert set(found.metrics) == {
-        "proxy", "kl", "kl_se", "objective", "objective_se", "win_rate", "entropy", "length", "distinct_1", "distinct_2",
+        "proxy", "kl", "kl_se", "objective", "objective_within_se", "win_rate", "entropy", "length", "distinct_1", "distinct_2",
         "repetition", "reference_nll", "exact_reward", "exact_kl", "exact_objective", "normalized_score",
     }  # fmt: skip
     assert [sample["prompt_index"] for sample in found.samples] == [0, 1, 2, 3, 0]
@@ -111,7 +111,7 @@ def test_metrics_by_hand(task) -> None:
         2, 4
     )  # prompts 0 1 2 3, twice
     within = ((value - value.mean(0)) ** 2).sum() / (8 - 4)
-    assert found.metrics["objective_se"] == pytest.approx(math.sqrt(within / 8))
+    assert found.metrics["objective_within_se"] == pytest.approx(math.sqrt(within / 8))
     assert found.metrics["gold"] == 1.5  # prompts 0 1 2 3, twice
     assert found.metrics["gold_se"] == pytest.approx(math.sqrt(10 / 7 / 8))  # squares about 1.5 sum to 10
     assert found.metrics["win_rate"] == 0.5  # all ties, by the gold judge

@@ -20,7 +20,7 @@ def _run(tmp_path, synthetic, scores, error=0.02, metric="objective"):
         value = scores[label][seed]
         synthetic.write_cell(
             run, "t", label, seed, evaluate={"completions": 64},
-            final={"proxy": value, "kl": 0.5, metric: value} | ({"objective_se": error} if metric == "objective" else {}),
+            final={"proxy": value, "kl": 0.5, metric: value} | ({"objective_within_se": error} if metric == "objective" else {}),
         )  # fmt: skip
     return Results.load(run)
 
@@ -37,7 +37,7 @@ def test_verdict_says_what_the_seeds_can_show(tmp_path, synthetic):
         "seeds if it is real."
     ) in details
     assert (  # .02 squared of .01
-        "Scores scatter between seeds by 0.100 (standard deviation): about 96 % of the variance is training, 4 % evaluation "
+        "Scores scatter between seeds with a standard deviation of 0.100: about 96 % of the variance is training, 4 % evaluation "
         "sampling with 64 completions."
     ) in details
 
@@ -49,7 +49,10 @@ def test_scores_that_agree_are_no_certainty(tmp_path, synthetic):
     assert f"a difference of {number(detectable_difference((0.0625, 0.0625), (2, 2)))} between" in sentence
     assert "(5 % error)" in sentence
     assert "a's lead over b, 0.500, would need about 6 seeds" in sentence
-    assert "0 % of the variance is training, 100 % evaluation" in scatter
+    assert scatter == (
+        "Scores scatter between seeds with a standard deviation of 0.000, no more than evaluation sampling with 64 completions "
+        "explains (0.250)."
+    )
 
 
 @pytest.mark.parametrize("scores", [{"a": [0.5], "b": [0.4]}, {"a": [0.5, 0.5], "b": [0.4, 0.4]}])
@@ -66,5 +69,5 @@ def test_equal_and_tiny_leads(tmp_path, synthetic):
 
 
 def test_unknown_parts_are_said():
-    assert "too few texts are stored" in parts(Components(0.04, math.nan, 64, 4))
-    assert np.isnan(Components(0.04, math.nan, 64, 4).evaluation_share)
+    assert "too few texts are stored" in parts(Components(0.04, math.nan, 64, 4, 0.04))
+    assert np.isnan(Components(0.04, math.nan, 64, 4, 0.04).evaluation_share)

@@ -26,7 +26,7 @@ def pilot(tmp_path, synthetic):
             value = 0.5 + spread * (seed - 1)
             final = {"proxy": value, "kl": 0.5, metric: value}
             if metric == "objective" and error is not None:
-                final["objective_se"] = error
+                final["objective_within_se"] = error
             synthetic.write_cell(run, "t", label, seed, final=final, evaluate={"completions": 64, "samples": 0}, **cell)
         return Results.load(run)
 

@@ -44,7 +44,7 @@ def test_detectable_difference_is_found_in_80_percent(variances, seeds, comparis
 @pytest.mark.parametrize("difference", [0.8, 1.5, 3.0])
 def test_planned_seeds_find_the_difference(difference):
     """Training noise of variance 0.7, evaluation noise of 0.3: the fewest seeds that reach 80 %, and one less does not."""
-    total = Components(0.7, 0.3, 64, 10).total
+    total = Components(0.7, 0.3, 64, 10, 1.0).total
     seeds = seeds_needed(difference, (total, total), comparisons=3)
     rng = np.random.default_rng(1)
     assert found(difference, (total, total), (seeds, seeds), 3, rng) > 0.8 - WITHIN
@@ -113,10 +113,17 @@ def test_exact_scores_have_no_evaluation_part():
 
 def test_few_seeds_that_agree_keep_the_evaluation_s_error():
     agree = variance_components([[1.0, 1.0], [0.5, 0.5]], 0.0625, 4)
-    assert (agree.training, agree.total, agree.evaluation_share) == (0, 0.0625, 1)
+    assert (agree.training, agree.total, agree.evaluation_share, agree.observed) == (0, 0.0625, 1, 0)
+    assert agree.interval() == (0.0625, 0.0625)
     rounding = variance_components([[0.1 + 0.2, 0.3], [0.5, 0.5]], 0.0, 0)
     assert rounding.total == 0
     assert math.isnan(rounding.evaluation_share)
+
+
+def test_interval_of_the_scatter():
+    few = variance_components([[1.0, 2.0, 3.0]], 0.1, 64)
+    assert few.interval() == pytest.approx((2 / stats.chi2.ppf(0.975, 2), 2 / stats.chi2.ppf(0.025, 2)))
+    assert variance_components([[1.0, 2.0, 3.0]], 0.9, 64).interval()[0] == 0.9  # the evaluation's part is known
 
 
 def test_unknown_evaluation_error():

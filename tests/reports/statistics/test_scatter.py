@@ -38,7 +38,7 @@ def two_level(tmp_path, synthetic):
                 label,
                 seed,
                 final={"proxy": values.mean() + 0.1 * kl, "kl": kl, "objective": values.mean()}
-                | ({"objective_se": COMPLETION / math.sqrt(COMPLETIONS)} if error else {}),
+                | ({"objective_within_se": COMPLETION / math.sqrt(COMPLETIONS)} if error else {}),
                 data_source="online" if learns else "none",
                 evaluations=2,
                 texts=["x"] * stored,
