@@ -51,9 +51,9 @@ def _task_lines(task: TaskPlan, plan: Plan) -> list[str]:
         f"({one.freedom} degrees of freedom)",
     ]
     if one.completions and task.seeds_if_exact is not None:
-        lines.append(
-            f"  {_dominant(task)}; evaluation without any error would need {_seeds(task.seeds_if_exact)} seeds"
-        )
+        # Where the pilot shows no training scatter, the two seeds that exact evaluation would need say nothing.
+        exact = f"; evaluation without any error would need {_seeds(task.seeds_if_exact)} seeds" if one.training else ""
+        lines.append(f"  {_dominant(task)}{exact}")
     return lines
 
 

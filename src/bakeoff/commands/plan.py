@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     )
     plan.add_argument("suite", metavar="SUITE", help="a YAML file, or one of `bakeoff list suites`")
     plan.add_argument(
-        "--pilot", metavar="RUN", type=Path, required=True, help="a run folder of it, of two or more seeds"
+        "--pilot", metavar="RUN", type=Path, required=True, help="a run folder of this suite with two or more seeds"
     )
     plan.add_argument(
         "--difference", metavar="D", type=float, required=True, help="what to find, in units of the ranked score"
