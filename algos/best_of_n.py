@@ -88,7 +88,7 @@ class BestOfN(Algorithm):
 
     def update(self) -> Mapping[str, float]:
         """Generate and score one batch of groups of n; from then on the best of n answers."""
-        self.envs.reset(options={"group_size": self.config.n})
+        self.envs.begin_batch(self.config.n)
         completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         rewards_B = self.envs.play(completions).rewards_B
         self.adopted = True
@@ -98,6 +98,11 @@ class BestOfN(Algorithm):
             "reward_of_all": float(rewards_B.mean()),
             "kl": best_of_n_kl_bound(self.config.n),
         }
+
+    @property
+    def queries_needed(self) -> int:
+        """One group."""
+        return self.config.n
 
     @property
     def finished(self) -> bool:

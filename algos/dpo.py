@@ -59,6 +59,11 @@ class DPO(Algorithm):
         return {**made, **mean_pair_metrics(steps)}
 
     @property
+    def queries_needed(self) -> int:
+        """One pair, while pairs are made."""
+        return self.data.queries_needed
+
+    @property
     def finished(self) -> bool:
         """After the last pass over pairs that are given or made before."""
         return self.data.finished

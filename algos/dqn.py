@@ -111,6 +111,11 @@ class DQN(Algorithm):
         }
 
     @property
+    def queries_needed(self) -> int:
+        """One completion."""
+        return 1
+
+    @property
     def epsilon(self) -> float:
         """Share of tokens that are not greedy now."""
         done = min(1.0, self.envs.progress / self.config.epsilon_until)
@@ -118,7 +123,7 @@ class DQN(Algorithm):
 
     def collect(self) -> Rollout:
         """Complete a batch of prompts, epsilon-greedily."""
-        self.envs.reset()
+        self.envs.begin_batch()
         actor = GuidedDecoder(self.policy, self.behavior(self.epsilon))
         completions = actor.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         assert completions.logprobs_BT is not None

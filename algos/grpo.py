@@ -63,6 +63,11 @@ class GRPO(Algorithm):
         advantages_B = self.advantages(rollout)
         return rollout.metrics(self.kl_coef) | self.learn(rollout, advantages_B)
 
+    @property
+    def queries_needed(self) -> int:
+        """One group."""
+        return self.config.group_size
+
     def advantages(self, rollout: Rollout) -> Tensor:
         """Each completion's return relative to its group, shape (B,)."""
         kl_coef = self.kl_coef if self.config.kl_placement == "reward" else 0.0

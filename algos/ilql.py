@@ -138,6 +138,11 @@ class ILQL(Algorithm):
         }
 
     @property
+    def queries_needed(self) -> int:
+        """One completion, where the reference makes the data."""
+        return self.data.queries_needed
+
+    @property
     def finished(self) -> bool:
         """After the last update with given data."""
         return self.data.finished

@@ -105,7 +105,7 @@ class KTO(Algorithm):
 
     def make(self) -> dict[str, float]:
         """A batch of the reference's completions, each judged against the mean reward so far."""
-        self.envs.reset()
+        self.envs.begin_batch()
         completions = self.policy.reference.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         rewards_B = self.envs.play(completions).rewards_B.cpu()
         self.reward_sum += float(rewards_B.sum())
@@ -172,6 +172,11 @@ class KTO(Algorithm):
                 "implicit_square": (implicit_B**2).mean(),
                 "reward_square": (rewards_B**2).mean(),
             }
+
+    @property
+    def queries_needed(self) -> int:
+        """One completion, where the reference makes the data."""
+        return 1 if self.config.data is None else 0
 
     @property
     def planned_updates(self) -> int | None:

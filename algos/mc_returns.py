@@ -86,6 +86,11 @@ class MCReturns(Algorithm):
         return loss, {"q_loss": loss, "value": masked_mean(values_BT, completions.mask_BT) + (self.data.origin or 0.0)}
 
     @property
+    def queries_needed(self) -> int:
+        """One completion, where the reference makes the data."""
+        return self.data.queries_needed
+
+    @property
     def finished(self) -> bool:
         """After the last update with given data."""
         return self.data.finished

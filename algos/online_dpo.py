@@ -74,6 +74,11 @@ class OnlineDPO(Algorithm):
         labeled = self.label(rollout)
         return rollout.metrics(self.kl_coef) | self.learn(rollout, labeled)
 
+    @property
+    def queries_needed(self) -> int:
+        """One group."""
+        return self.config.group_size
+
     def label(self, rollout: Rollout) -> LabeledGroups:
         """Label every pair within every group, once for all epochs."""
         size = self.config.group_size

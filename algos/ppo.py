@@ -125,6 +125,11 @@ class PPO(Algorithm):
         self.adapt_kl_coefficient(metrics["kl"], len(rollout))
         return metrics
 
+    @property
+    def queries_needed(self) -> int:
+        """One completion."""
+        return 1
+
     def score(self, rollout: Rollout) -> Tensor:
         """Per-token rewards: the score at the last token, less the batch's mean where nothing is discounted, and the KL penalty at
         every token, shape (B, T)."""

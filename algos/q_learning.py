@@ -131,6 +131,11 @@ class QLearning(Algorithm):
             "replay_size": float(len(self.replay)),
         }
 
+    @property
+    def queries_needed(self) -> int:
+        """One group."""
+        return self.config.group_size
+
     def step(self) -> dict[str, float]:
         """One step on completions drawn from the replay buffer."""
         config = self.config

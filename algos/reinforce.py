@@ -66,6 +66,11 @@ class Reinforce(Algorithm):
         step = self.optimizer.step()
         return rollout.metrics(self.kl_coef) | step | {"baseline": baseline}
 
+    @property
+    def queries_needed(self) -> int:
+        """One completion."""
+        return 1
+
     def advantages(self, rollout: Rollout) -> tuple[Tensor, float]:
         """Each completion's return less the baseline, shape (B,), and the baseline.
 

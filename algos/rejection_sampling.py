@@ -69,3 +69,8 @@ class RejectionSampling(Algorithm):
             **mean_metrics(steps),
             "best_reward": float(best.scores_B.mean()),
         }
+
+    @property
+    def queries_needed(self) -> int:
+        """One group."""
+        return self.config.n

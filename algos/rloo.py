@@ -51,6 +51,11 @@ class RLOO(Algorithm):
         advantages_B = leave_one_out_advantages(returns_B, self.config.group_size)
         return rollout.metrics(self.kl_coef) | self.learn(rollout, advantages_B)
 
+    @property
+    def queries_needed(self) -> int:
+        """One group."""
+        return self.config.group_size
+
     def learn(self, rollout: Rollout, advantages_B: Tensor) -> dict[str, float]:
         """Epochs of minibatch updates; the loss is a mean over completions."""
         steps = []

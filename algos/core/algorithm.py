@@ -40,6 +40,10 @@ class DataSource(enum.Enum):
     """The model's own judgment; no reward is queried."""
 
 
+WITHOUT_REWARD = (DataSource.NONE, DataSource.DEMONSTRATIONS, DataSource.FEEDBACK)
+"""Sources that query no reward."""
+
+
 class Contestant(Protocol):
     """What evaluation needs to know of a contestant: how it answers, and its distance from the reference."""
 
@@ -60,7 +64,7 @@ class Contestant(Protocol):
 class Algorithm(ABC):
     """One contestant while it learns.
 
-    The harness calls :meth:`update` until the budget is spent or :attr:`finished` is true. An algorithm gets completions
+    The harness calls :meth:`update` until :attr:`out_of_budget` or :attr:`finished` is true. An algorithm gets completions
     from ``envs`` and nowhere else, so the meter there counts everything.
     """
 
@@ -110,6 +114,23 @@ class Algorithm(ABC):
     def finished(self) -> bool:
         """True when another update would change nothing."""
         return False
+
+    @property
+    def queries_needed(self) -> int:
+        """The fewest reward queries with which another update is possible; a cell that has fewer left is over.
+
+        Default: a whole batch, or none where the data source is one that never calls the reward. An algorithm whose ``update``
+        begins with ``envs.begin_batch``, which plays what the budget still pays for, returns the size of a group, or 1.
+        """
+        return 0 if self.data_source in WITHOUT_REWARD else self.config.batch_size
+
+    @property
+    def out_of_budget(self) -> bool:
+        """True once a limit of the budget is reached, or the reward queries left are too few for another update."""
+        budget, left = self.envs.budget, self.envs.queries_left
+        if budget is not None and budget.exhausted(self.envs.meter):
+            return True
+        return left is not None and left < self.queries_needed
 
     @property
     def progress(self) -> float:

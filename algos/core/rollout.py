@@ -113,6 +113,8 @@ def collect(
 ) -> Rollout:
     """Complete a batch of prompts in the environment; ``group_size`` neighboring rows share a prompt.
 
+    The batch is smaller where the budget pays for fewer whole groups.
+
     Args:
         policy: samples.
         envs: scores.
@@ -121,7 +123,7 @@ def collect(
         keep_features: keep the activations of a frozen trunk; False where the completions will be read without them, since what
             the sampler left and a whole pass differ by rounding.
     """
-    envs.reset(options={"group_size": group_size})
+    envs.begin_batch(group_size)
     completions = policy.sample(envs.prompt_batch, envs.max_new_tokens, generator)
     scores_B = envs.play(completions).rewards_B
     if not keep_features:

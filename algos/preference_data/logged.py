@@ -78,7 +78,7 @@ class LoggedCompletions:
         if self._config.data is not None:
             return {"data_size": float(len(self.replay))}
         envs, reference = self._envs, self._policy.reference
-        envs.reset()
+        envs.begin_batch()
         completions = reference.sample(envs.prompt_batch, envs.max_new_tokens, generator)
         scores_B, logprobs_BT = envs.play(completions).rewards_B, self._policy.reference_logprobs(completions)
         self.replay.add(Rollout(completions, self._counted(scores_B), logprobs_BT, logprobs_BT))
@@ -97,6 +97,11 @@ class LoggedCompletions:
         """A batch to learn from; its scores are counted from :attr:`origin`."""
         rows = self.replay.sample(self._config.train_batch_size, generator)
         return self.replay.batch(rows, self._policy.model.device)
+
+    @property
+    def queries_needed(self) -> int:
+        """Reward queries with which it can still grow: one, or none where the data were given."""
+        return 1 if self._config.data is None else 0
 
     @property
     def planned_updates(self) -> int | None:

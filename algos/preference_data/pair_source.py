@@ -127,9 +127,14 @@ class PreferenceData:
         return {**figures, **self.notes, **passes, "data_size": float(len(self.buffer))}
 
     def make(self, generator: torch.Generator, most: int | None = None) -> dict[str, float]:
-        """Two completions of the reference for each of a batch of prompts, labeled by the task's reward."""
+        """Two completions of the reference for each of a batch of prompts, at most ``most``, labeled by the task's reward."""
         batch = sample_labeled_pairs(
-            self._policy.reference.sample, self._envs, generator, self._config.labels, self._config.label_temperature
+            self._policy.reference.sample,
+            self._envs,
+            generator,
+            self._config.labels,
+            self._config.label_temperature,
+            most,
         )
         completions, rewards_B = batch.scored.completions, batch.scored.rewards_B
         pairs = TokenizedPairs.with_reference(
@@ -139,7 +144,7 @@ class PreferenceData:
             preference_B=batch.preference_K,
             reward_margin_B=rewards_B.cpu()[batch.chosen_K] - rewards_B.cpu()[batch.rejected_K],
         )
-        self.buffer.add(pairs if most is None else pairs.select(torch.arange(len(pairs))[:most]))
+        self.buffer.add(pairs)
         return {
             "reward": float(rewards_B.mean()),
             "length": float(completions.lengths_B.float().mean()),
@@ -160,6 +165,12 @@ class PreferenceData:
     def total(self) -> int:
         """Pairs it will have learned from at the end of its passes."""
         return self._config.epochs * len(self.buffer)
+
+    @property
+    def queries_needed(self) -> int:
+        """Reward queries of one pair, while pairs are to be made; else none."""
+        to_make = self._config.pairs is not None and len(self.buffer) < self._config.pairs
+        return 2 if self.grows or to_make else 0
 
     @property
     def planned_updates(self) -> int | None:
@@ -220,7 +231,12 @@ class LabeledBatch:
 
 
 def sample_labeled_pairs(
-    sample: Sampler, envs: TextGenerationVectorEnv, generator: torch.Generator, labels: Labels, temperature: float
+    sample: Sampler,
+    envs: TextGenerationVectorEnv,
+    generator: torch.Generator,
+    labels: Labels,
+    temperature: float,
+    most: int | None = None,
 ) -> LabeledBatch:
     """Two completions for each of a batch of prompts, and which of them the environment's reward prefers.
 
@@ -230,9 +246,10 @@ def sample_labeled_pairs(
         generator: draws completions and labels.
         labels: see :func:`~bakeoff.algos.preference_data.labels.label_pairs`.
         temperature: tau, likewise.
+        most: how many pairs are wanted; fewer where the environment has fewer sub-environments, or its budget pays for fewer.
     """
-    envs.reset(options={"group_size": 2})
-    scored = envs.play(sample(envs.prompt_batch, envs.max_new_tokens, generator))
+    prompts = envs.begin_batch(2, most=None if most is None else 2 * most)
+    scored = envs.play(sample(prompts, envs.max_new_tokens, generator))
     side_K, preference_K = label_pairs(scored.rewards_B.cpu().reshape(-1, 2), labels, temperature, generator)
     evens_K = 2 * torch.arange(len(side_K))
     return LabeledBatch(scored, evens_K + side_K, evens_K + 1 - side_K, preference_K)
@@ -281,7 +298,7 @@ def make_pairs(
         )
     pairs: list[PreferencePair] = []
     same_texts = ties = fruitless = 0
-    while len(pairs) < count and not (envs.budget is not None and envs.budget.exhausted(envs.meter)):
+    while len(pairs) < count and envs.affordable(2) and not (envs.budget and envs.budget.exhausted(envs.meter)):
         batch = sample_labeled_pairs(sample, envs, generator, labels, temperature)
         texts, rewards_B = batch.scored.texts, batch.scored.rewards_B
         before = len(pairs)

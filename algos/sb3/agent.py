@@ -79,15 +79,27 @@ def trained_network(agent: BaseAlgorithm) -> nn.Module:
 
 
 class EpisodeStatsCallback(BaseCallback):
-    """Adds up the episodes that end, by Stable-Baselines3's own callback."""
+    """Adds up the episodes that end, by Stable-Baselines3's own callback, and ends a cycle that could exceed the budget."""
 
-    def __init__(self, num_envs: int) -> None:
-        """B sub-environments."""
+    def __init__(self, num_envs: int, cycle: int, queries_left: Callable[[], int | None]) -> None:
+        """Args:
+        num_envs: B sub-environments; all of them may end in one step.
+        cycle: steps of one cycle of collecting.
+        queries_left: reward queries that the budget has left; None where it does not limit them.
+        """
         super().__init__()
+        self._num_envs, self._cycle, self._queries_left = num_envs, cycle, queries_left
+        self._steps = 0
+        self.cut = False
+        """True where the last cycle was ended before the agent learned from it."""
         self._log_ratio_B, self._length_B = np.zeros(num_envs), np.zeros(num_envs)
         self._ended: list[tuple[float, float, float]] = []
 
+    def _on_rollout_start(self) -> None:
+        self._steps, self.cut = 0, False
+
     def _on_step(self) -> bool:
+        self._steps += 1
         infos = self.locals["infos"]
         self._log_ratio_B += [info["log_ratio"] for info in infos]
         self._length_B += 1
@@ -95,7 +107,9 @@ class EpisodeStatsCallback(BaseCallback):
             reward = float(self.locals["rewards"][row]) - float(infos[row]["kl_shaping"])
             self._ended.append((reward, float(self._log_ratio_B[row]), float(self._length_B[row])))
             self._log_ratio_B[row] = self._length_B[row] = 0
-        return True
+        left = self._queries_left()
+        self.cut = left is not None and left < self._num_envs and self._steps < self._cycle
+        return not self.cut
 
     def take(self, kl_coef: float) -> dict[str, float]:
         """Means over the episodes that ended since the last call, under the names that all algorithms use; none without any."""

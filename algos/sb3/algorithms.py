@@ -99,7 +99,7 @@ class SB3Algorithm(Algorithm):
         count_trained_states(self.agent, envs.meter)
         if self.samples:
             self.choices.policy = chosen_logprobs(self.agent)
-        self.watch = EpisodeStatsCallback(envs.num_envs)
+        self.watch = EpisodeStatsCallback(envs.num_envs, self.cycle, lambda: envs.queries_left)
 
     @abstractmethod
     def make_agent(self, envs: SB3VecEnv) -> BaseAlgorithm:
@@ -116,16 +116,19 @@ class SB3Algorithm(Algorithm):
         return False
 
     def update(self) -> Mapping[str, float]:
-        """One cycle of the agent's own."""
+        """One cycle of the agent's own; it ends early, and is not learned from, where the next step could exceed the budget."""
         self.share = self.envs.progress
         with self.randomness, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You have specified a mini-batch size")  # the last may be smaller
             learn: Any = self.agent.learn  # its annotation of log_interval lacks the None that it takes
             steps = self.cycle * self.envs.num_envs
             learn(steps, callback=self.watch, log_interval=None, reset_num_timesteps=False)
+        played = {**self.watch.take(self.kl_coef), "kl_coef": self.kl_coef}
+        if self.watch.cut:  # the agent's figures are those of the cycle before
+            return played
         logged = {name.rpartition("/")[2]: float(value) for name, value in self.agent.logger.name_to_value.items()}
         finite = {name: value for name, value in logged.items() if math.isfinite(value)}
-        return {**self.watch.take(self.kl_coef), "kl_coef": self.kl_coef, **finite}
+        return {**played, **finite}
 
     def rate(self, remaining: float) -> float:
         """The learning rate by the budget; the agent's own idea of what remains ends with each cycle."""

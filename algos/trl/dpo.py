@@ -97,9 +97,14 @@ class TRLDPO(TRLAlgorithm):
                 steps.append({**self.step(self.draw()), **chosen(self.take_metrics(), FIGURES)})
         return {**metrics, **mean_metrics(steps)}
 
+    @property
+    def queries_needed(self) -> int:
+        """One pair."""
+        return 2
+
     def collect(self) -> dict[str, float]:
         """Two completions of each prompt by the reference, labeled and kept."""
-        self.envs.reset(options={"group_size": 2})
+        self.envs.begin_batch(2)
         completions = self.policy.reference.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         scores_B = self.envs.play(completions).rewards_B
         rows_P2 = labeled(scores_B, self.config.labels, self.rng)

@@ -19,7 +19,7 @@ from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage.cell_store import SCHEMA, CellStore, ReadOnlyCellStore
 from bakeoff.benchmarks.trackers import Tracking
 from bakeoff.envs.meter import Budget, Meter
-from bakeoff.errors import BakeoffError
+from bakeoff.errors import BakeoffError, ConfigError
 
 _IDLE_UPDATES = 10_000
 """Updates in a row that may leave every meter but the clock as it is before a cell counts as stuck."""
@@ -126,6 +126,14 @@ class _Run:
         self.algorithm: Algorithm = algorithms.build(cell.algorithm, cell.settings, task, self.budget, seed)
         self.meter: Meter = self.algorithm.envs.meter
         self.meter.seconds += time.perf_counter() - began  # what its constructor does is its work, too
+        if self.algorithm.out_of_budget:
+            raise ConfigError(
+                cell.title,
+                [
+                    f"budget.reward_queries is {self.budget.reward_queries}, and an update needs {self.algorithm.queries_needed}; "
+                    "raise it, or lower batch_size or the size of groups"
+                ],
+            )
         self.audit = Audit(task, self.algorithm, scored)
         ((self._every_meter, self._every),) = cell.evaluate["every"].items()
         self.step = self._evaluated_step = self._idle = 0
@@ -136,7 +144,7 @@ class _Run:
     @property
     def over(self) -> bool:
         """Whether the budget is spent, the algorithm is finished, or the policy has reached its KL limit."""
-        return self.budget.exhausted(self.meter) or self.algorithm.finished or self._far_enough
+        return self.algorithm.out_of_budget or self.algorithm.finished or self._far_enough
 
     @property
     def seconds(self) -> float:

@@ -64,6 +64,8 @@ class Episodes:
         """Make room for ``num_rows`` episodes; none has begun."""
         self.episode_config, self.num_rows = config, num_rows
         self.all_rows: Rows = np.arange(num_rows)
+        self.batch: Rows = self.all_rows
+        """Rows of the batch that is played: all, or the first of them."""
         self._clear()
 
     def _clear(self) -> None:
@@ -78,6 +80,12 @@ class Episodes:
     def begun(self) -> bool:
         """True once every row has had a prompt."""
         return None not in self.prompts
+
+    def begin_batch(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+        """Start new episodes in the first rows, and none in the others; returns an info for each."""
+        self._clear()
+        self.batch = self.all_rows[: len(prompts)]
+        return self.begin(self.batch, prompts)
 
     def begin(self, rows: Rows, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
         """Start new episodes in some rows; returns an info for each: ``prompt`` and ``prompt_index``."""
@@ -115,22 +123,23 @@ class Episodes:
         return terminated, truncated
 
     def fill(self, tokens_BT: npt.NDArray[Any], mask_BT: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Play whole completions in all rows at once; returns which of them terminate (the others are truncated).
+        """Play whole completions in the batch's rows at once; returns which of them terminate (the others are truncated).
 
         Raises:
             EpisodeEndedError: some episode is not at its start.
             ActionError: a completion that no sequence of steps could have made.
         """
-        if self.ended_B.any() or self._lengths_B.any():
+        rows = self.batch
+        if self.ended_B[rows].any() or self._lengths_B[rows].any():
             raise EpisodeEndedError("play starts from fresh episodes; call reset() before it")
-        lengths_B = _checked_lengths(tokens_BT, mask_BT, self.num_rows, self.episode_config.max_new_tokens)
+        lengths_B = _checked_lengths(tokens_BT, mask_BT, len(rows), self.episode_config.max_new_tokens)
         tokens_BT = tokens_BT[:, : self.episode_config.max_new_tokens]
         mask_BT = mask_BT[:, : self.episode_config.max_new_tokens]
         # Tokens outside the mask were chosen by no policy, so any value is allowed there.
         tokens_BT = np.where(mask_BT, tokens_BT, self.episode_config.allowed_V.argmax())
         self.episode_config.check_tokens(tokens_BT, "completion")
         is_end_BT = self.episode_config.ends_V[tokens_BT] & mask_BT
-        last = (self.all_rows, lengths_B - 1)
+        last = (np.arange(len(rows)), lengths_B - 1)
         terminated: npt.NDArray[np.bool_] = is_end_BT[last]
         if (is_end_BT.sum(1) > terminated).any():
             row = int(np.argmax(is_end_BT.sum(1) > terminated))
@@ -144,10 +153,10 @@ class Episodes:
             )
         start = self.episode_config.prompt_length
         filled = slice(start, start + tokens_BT.shape[1])
-        self._tokens_BS[:, filled] = np.where(mask_BT, tokens_BT, self.episode_config.language_model.pad_id)
-        self._mask_BS[:, filled] = mask_BT
-        self._lengths_B[:] = lengths_B
-        self.ended_B[:] = True
+        self._tokens_BS[rows, filled] = np.where(mask_BT, tokens_BT, self.episode_config.language_model.pad_id)
+        self._mask_BS[rows, filled] = mask_BT
+        self._lengths_B[rows] = lengths_B
+        self.ended_B[rows] = True
         self.episode_config.meter.add_generated(int(lengths_B.sum()))
         return terminated
 
@@ -172,13 +181,13 @@ class Episodes:
         return {"tokens": self._tokens_BS[row].copy(), "mask": self._mask_BS[row].copy()}
 
     def prompt_batch(self) -> PromptBatch:
-        """The prompts of the current episodes, on the model's device."""
-        start = self.episode_config.prompt_length
+        """The prompts of the batch's episodes, on the model's device."""
+        rows, start = self.batch, self.episode_config.prompt_length
         device = self.episode_config.language_model.device
         return PromptBatch(
-            torch.from_numpy(self._tokens_BS[:, :start].copy()).to(device),
-            torch.from_numpy(self._mask_BS[:, :start].astype(bool)).to(device),
-            torch.tensor([self._prompt(row).index for row in self.all_rows], device=device),
+            torch.from_numpy(self._tokens_BS[rows, :start]).to(device),
+            torch.from_numpy(self._mask_BS[rows, :start].astype(bool)).to(device),
+            torch.tensor([self._prompt(row).index for row in rows], device=device),
         )
 
     def render(self, row: int) -> str:
@@ -205,8 +214,11 @@ class Episodes:
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._clear()
+        self.batch = self.all_rows
         if state is None:
             return
+        begun = sum(saved is not None for saved in state["prompts"])
+        self.batch = self.all_rows[: begun or self.num_rows]
         for row, saved in enumerate(state["prompts"]):
             if saved is None:
                 continue

@@ -7,6 +7,7 @@ reward's, in one batch over the completions that end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,8 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             drawn = self._orders.draw(chosen.rows[:: chosen.group_size])
             prompts = [self.episode_config.prompts[index] for index in drawn for _ in range(chosen.group_size)]
         self._autoreset_B[chosen.rows] = False
+        if len(chosen.rows) == self.num_envs:
+            self._episodes.batch = self._episodes.all_rows
         infos = self._merge({}, self._episodes.begin(chosen.rows, prompts), chosen.rows)
         if self.render_mode == "human":
             self.render()
@@ -240,11 +243,58 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
     # ---------------------------------------------------------------- for algorithms
 
+    def begin_batch(self, group_size: int = 1, *, most: int | None = None) -> PromptBatch:
+        """Begin the episodes of a batch that :meth:`play` will end: one in each sub-environment, or fewer at the budget's end.
+
+        The same as ``reset(options={"group_size": group_size})`` while the budget's reward queries pay for all of them; the
+        last batch is cut to what they pay for, in whole groups, so that the limit is never exceeded.
+
+        Args:
+            group_size: each drawn prompt goes to this many neighboring sub-environments.
+            most: episodes that are wanted at most.
+
+        Returns:
+            Their prompts, also :attr:`prompt_batch`.
+
+        Raises:
+            UserError: the budget does not pay for one group.
+        """
+        count = self.affordable(group_size)
+        if count == 0:
+            raise UserError(
+                f"the budget has {self.queries_left} reward queries left, which do not pay for {group_size}; "
+                "stop once out_of_budget is True"
+            )
+        if most is not None:
+            count = min(count, -(-most // group_size) * group_size)
+        if count == self.num_envs:
+            self.reset(options={"group_size": group_size})
+        else:
+            drawn = self._orders.draw(self._episodes.all_rows[:count:group_size])
+            prompts = [self.episode_config.prompts[index] for index in drawn for _ in range(group_size)]
+            self._episodes.begin_batch(prompts)
+        return self.prompt_batch
+
+    @property
+    def queries_left(self) -> int | None:
+        """Reward queries that the budget has left; None where it does not limit them, or nothing played here is one."""
+        limit = None if self.budget is None else self.budget.reward_queries
+        if limit is None or not self.episode_config.counts_queries:
+            return None
+        return max(0, math.floor(limit) - self.meter.reward_queries)
+
+    def affordable(self, group_size: int = 1) -> int:
+        """How many completions of one batch the budget's reward queries pay for, in whole groups."""
+        left = self.queries_left
+        count = self.num_envs if left is None else min(self.num_envs, left)
+        return count // group_size * group_size
+
     def play(self, completions: Completions, *, scored: bool = True) -> ScoredCompletions:
         """Play a whole completion in every sub-environment: the same as stepping them token by token, in one call.
 
         Args:
-            completions: one for each sub-environment, ended by an end-of-sequence token or by ``max_new_tokens``.
+            completions: one for each sub-environment of the batch (all, or those that :meth:`begin_batch` began), ended by an
+                end-of-sequence token or by ``max_new_tokens``.
             scored: False leaves the reward unasked: its rewards are NaN and no query is counted, while tokens are.
 
         Raises:
@@ -257,7 +307,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
             raise UserError("play needs autoreset_mode DISABLED, since all episodes end in it; or use step")
         self._check_prompts(completions.prompts)
         terminated = self._episodes.fill(completions.tokens_BT.cpu().numpy(), completions.mask_BT.cpu().numpy())
-        finished = self._episodes.finish(self._episodes.all_rows, scored=scored)
+        finished = self._episodes.finish(self._episodes.batch, scored=scored)
         device = completions.tokens_BT.device
         return ScoredCompletions(
             completions,
@@ -325,7 +375,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
     @property
     def prompt_batch(self) -> PromptBatch:
-        """The prompts of the current episodes, left-padded to P, on the language model's device."""
+        """The prompts of the current batch of episodes, left-padded to P, on the language model's device."""
         return self._episodes.prompt_batch()
 
     @property
@@ -404,7 +454,7 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
 
     def _check_prompts(self, prompts: PromptBatch) -> None:
         ours = self.prompt_batch
-        if len(prompts) != self.num_envs or prompts.indices_B.tolist() != ours.indices_B.tolist():
+        if len(prompts) != len(ours) or prompts.indices_B.tolist() != ours.indices_B.tolist():
             raise UserError("the completions answer other prompts than the episodes'; sample them from prompt_batch")
 
     def _merge(self, infos: dict[str, Any], row_infos: Sequence[dict[str, Any]], rows: Rows) -> dict[str, Any]:

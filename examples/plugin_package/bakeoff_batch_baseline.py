@@ -34,9 +34,9 @@ class BatchBaseline(Algorithm):
         """Collect a batch and learn from it once. B completions of T tokens."""
         # The learning rate of this update, by the share of the budget spent before it.
         self.optimizer.start_update(self.envs.progress)
-        # Play one completion of each prompt; the environment counts tokens and reward queries.
-        self.envs.reset()
-        completions = self.policy.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
+        # Play one completion of each prompt, fewer where the budget ends; the environment counts tokens and reward queries.
+        prompts = self.envs.begin_batch()
+        completions = self.policy.sample(prompts, self.envs.max_new_tokens, self.rng)
         rewards_B = self.envs.play(completions).rewards_B
         # What is maximized: reward - kl_coef * log(policy / reference). Both are read in one kind of pass, and rewards lose their
         # mean in float64: what differs by rounding alone is exactly 0, so equal rewards teach nothing.
@@ -52,3 +52,8 @@ class BatchBaseline(Algorithm):
         loss.backward()
         step = self.optimizer.step()  # clips, and returns the gradient's norm and the learning rate
         return {"reward": float(rewards_B.mean()), "kl": float(log_ratios_B.mean()), **step}
+
+    @property
+    def queries_needed(self) -> int:
+        """The fewest reward queries that another update needs: one completion."""
+        return 1

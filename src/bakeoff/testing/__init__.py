@@ -36,7 +36,7 @@ CHECKS: Mapping[str, str] = {
     "resumes": "a killed run resumes bit for bit from its checkpoint",
     "meter": "the meter counts everything spent, and metrics are finite",
     "saves": "what it saves loads in plain transformers, and is no pickle",
-    "budget": "the last update that the budget pays for moves weights",
+    "budget": "the last update that is paid for moves weights, and no reward query exceeds the limit",
     "learns": "it learns on the exact task",
 }
 """Every check's name and what it verifies, in the order in which they run; `learns` takes the longest."""

@@ -247,13 +247,24 @@ def saves(subject: Subject) -> None:
 
 
 def budget(subject: Subject) -> None:
-    """The last update that the budget pays for moves weights."""
+    """The last update that the budget pays for moves weights, and reward queries are never exceeded."""
     size = subject.make().config.batch_size
+    limits = Budget(reward_queries=size + size // 2)
+    algorithm, updates = subject.make(budget=limits), 0
+    while not (algorithm.finished or algorithm.out_of_budget) and updates < MOST_UPDATES:
+        algorithm.update()
+        updates += 1
+    spent = algorithm.envs.meter.reward_queries
+    if spent > size + size // 2:
+        raise ContractViolation(
+            f"with a budget of {limits.reward_queries} reward queries it made {spent}; play one batch in each update, begun by "
+            "self.envs.begin_batch(), or let queries_needed return the number of reward queries of an update"
+        )
     limits = Budget(reward_queries=BATCHES * size)
     algorithm = subject.make(budget=limits)
     meter = algorithm.envs.meter
     moved, updates = True, 0
-    while not (algorithm.finished or limits.exhausted(meter)) and updates < MOST_UPDATES:
+    while not (algorithm.finished or algorithm.out_of_budget) and updates < MOST_UPDATES:
         before, trained = [p.detach().clone() for p in algorithm.trained_parameters()], meter.trained_tokens
         algorithm.update()
         updates += 1
@@ -278,7 +289,7 @@ def learns(subject: Subject) -> None:
     reference, kept = algorithm.policy.reference, _weights(algorithm.policy.reference)
     start = subject.score(algorithm, "normalized_score")
     trained = 0  # tokens since the last reward query
-    while not (algorithm.finished or LONG.exhausted(algorithm.envs.meter)):
+    while not (algorithm.finished or algorithm.out_of_budget):
         before = algorithm.envs.meter.snapshot()
         with audit.watching():
             algorithm.update()
