@@ -126,12 +126,13 @@ class _Run:
         self.algorithm: Algorithm = algorithms.build(cell.algorithm, cell.settings, task, self.budget, seed)
         self.meter: Meter = self.algorithm.envs.meter
         self.meter.seconds += time.perf_counter() - began  # what its constructor does is its work, too
-        if self.algorithm.out_of_budget:
+        needed, limit = self.algorithm.queries_needed, self.budget.reward_queries
+        if limit is not None and limit < needed:
             raise ConfigError(
                 cell.title,
                 [
-                    f"budget.reward_queries is {self.budget.reward_queries}, and an update needs {self.algorithm.queries_needed}; "
-                    "raise it, or lower batch_size or the size of groups"
+                    f"budget.reward_queries is {limit}, and an update needs {needed}; raise it, or lower batch_size or the "
+                    "size of groups"
                 ],
             )
         self.audit = Audit(task, self.algorithm, scored)

@@ -15,7 +15,7 @@ from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.benchmarks.storage.cell_store import Status
-from bakeoff.errors import BakeoffError
+from bakeoff.errors import BakeoffError, ConfigError
 
 
 def cell(algorithm: str = "ppo", budget: int = 160, **settings: Any) -> Cell:
@@ -31,6 +31,14 @@ def cell(algorithm: str = "ppo", budget: int = 160, **settings: Any) -> Cell:
         budget={"reward_queries": budget},
         evaluate={"every": every, "completions": 16, "samples": 2},
     )
+
+
+def test_a_budget_below_one_group_is_refused_and_the_last_batch_is_cut(cache: TaskCache, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"budget\.reward_queries is 7, and an update needs 8; raise it"):
+        run_cell(cell("grpo", 7), tmp_path / "none", cache)
+    run_cell(cell("grpo", 30), tmp_path / "cut", cache)
+    rows = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [row["reward_queries"] for row in rows if row["phase"] == "train"] == [16, 24]
 
 
 def content(folder: Path) -> dict[str, Any]:
