@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from bakeoff.best_of_n_kl import best_of_n_kl
 from bakeoff.maths import best_of_n_kl_bound
 from bakeoff.reports.data.entries import family
 from bakeoff.reports.figures.curves import title_of
@@ -26,7 +27,7 @@ class BestOfN(NamedTuple):
     """What the best of n answers of the reference would score, estimated from its stored samples."""
 
     kl: NDArray[np.float64]
-    """ln n - (n - 1) / n, an upper bound."""
+    """Estimated from the ties among a prompt's samples; ln n - (n - 1) / n, an upper bound, where :attr:`bound`."""
     reward: NDArray[np.float64]
     """Expected maximum of n, unbiased for the pool it is estimated from."""
     n: NDArray[np.int64]
@@ -34,6 +35,8 @@ class BestOfN(NamedTuple):
     """Reference samples behind it."""
     pooled: bool
     """True when prompts had few samples each, so their scatter was pooled."""
+    bound: bool
+    """True where the KL is its upper bound: pooled scatter has lost its ties."""
 
 
 def draw_frontier(axes: Axes, results: RunData, task: str, styles: FigureStyle) -> bool:
@@ -131,6 +134,8 @@ def _draw_best_of_n(axes: Axes, curve: BestOfN | None, optimum: NDArray[np.float
         reward = np.minimum(reward, np.interp(curve.kl, *optimum.T))
     kept = curve.kl <= reach
     name = f"best of n, estimated from {curve.samples} reference samples"
+    if curve.bound:
+        name += ", at an upper bound of its KL"
     axes.plot(curve.kl[kept], reward[kept], color=BASELINE, lw=1.3, ls=(0, (2, 1.6)), zorder=1, label=name)
     for n, x, y in zip(curve.n, curve.kl, reward, strict=True):
         if x <= reach and n in (4, 16, 64):
@@ -141,12 +146,13 @@ def _draw_best_of_n(axes: Axes, curve: BestOfN | None, optimum: NDArray[np.float
 def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewest: int = 12) -> BestOfN | None:
     """Best-of-n from the first evaluation's samples, which are the reference's own, of every seed.
 
-    Where each prompt has at least 8 samples the maximum is taken within prompts, for n up to the fewest of them. Where it
-    has 2 to 7, scores are taken as a prompt's level plus scatter that is alike for all prompts: the pooled scatter, scaled
-    by sqrt(m / (m - 1)) for the level that was estimated with it, gives n up to a quarter of the samples. ``None`` where
-    samples are fewer than ``fewest`` or one per prompt (the best of several prompts is not the best of n answers), or where
-    the first policy was not the reference (its KL is above zero). n = 1 is set to the reference's mean over the whole first
-    evaluation.
+    Where each prompt has at least 8 samples, maximum and KL are estimated within prompts, for n up to the fewest of them.
+    Where it has 2 to 7, scores are taken as a prompt's level plus scatter that is alike for all prompts: the pooled scatter,
+    scaled by sqrt(m / (m - 1)) for the level that was estimated with it, gives n up to a quarter of the samples. The KL is
+    its upper bound there, since pooled scatter has lost its ties; where a prompt's scores do tie, nothing is pooled.
+    ``None`` where samples are fewer than ``fewest`` or one per prompt (the best of several prompts is not the best of n
+    answers), or where the first policy was not the reference (its KL is above zero). n = 1 is set to the reference's mean
+    over the whole first evaluation.
     """
     start = first[first["task"] == task]
     if "kl" not in start or start.empty:
@@ -164,17 +170,19 @@ def best_of_n_curve(samples: pd.DataFrame, first: pd.DataFrame, task: str, fewes
     fewest_a_prompt = min(map(len, scores), default=0)
     if total < fewest or fewest_a_prompt < 2:
         return None
-    pooled = fewest_a_prompt < 8
+    pooled = fewest_a_prompt < 8 and all(len(np.unique(s)) == len(s) for s in scores)
     n = np.unique(np.round(np.geomspace(1, total // 4 if pooled else fewest_a_prompt, 40)).astype(np.int64))
     if pooled:
         scatter = np.concatenate([(s - s.mean()) * np.sqrt(len(s) / (len(s) - 1)) for s in scores])
         reward = np.mean([s.mean() for s in scores]) + expected_maximum(scatter, n.tolist())
+        kl = np.array([best_of_n_kl_bound(count) for count in n])
     else:
         reward = np.mean([expected_maximum(s, n.tolist()) for s in scores], axis=0)
+        kl = np.array([np.mean([best_of_n_kl(s, count) for s in scores]) for count in n.tolist()])
     level = best_column(at_reference, "proxy")
     if level in at_reference:  # the scatter is from a few prompts' samples, the level from the whole evaluation
         reward = reward - reward[0] + float(at_reference[level].mean())
-    return BestOfN(np.array([best_of_n_kl_bound(count) for count in n]), reward, n, total, pooled)
+    return BestOfN(kl, reward, n, total, pooled, bound=pooled)
 
 
 def _is_number(value: object) -> bool:

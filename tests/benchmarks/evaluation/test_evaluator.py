@@ -13,6 +13,7 @@ from bakeoff.benchmarks.evaluation import text_metrics
 from bakeoff.benchmarks.evaluation.evaluator import Evaluator, evaluation_rows
 from bakeoff.benchmarks.evaluation.standard_error import error_within_prompts
 from bakeoff.envs.meter import Budget
+from bakeoff.envs.tasks.exact.rewards import TableReward
 
 
 def test_distinct_and_repetition_by_hand() -> None:
@@ -169,3 +170,35 @@ def test_long_answers_are_cut_and_missing_ratios_null(task, monkeypatch) -> None
     (told,) = token_ratios.token_ratios(task.language_model, answers)
     assert len(told.tokens) == 2
     assert told.log_ratios == [None, None]
+
+
+def best_of_n_metrics(task, n: int) -> dict[str, float]:
+    algorithm = build("best_of_n", {"n": n, "batch_size": 4 * n}, task, Budget(reward_queries=1000), 0)
+    algorithm.update()
+    return Evaluator(task, 64, 1, 1, 2).evaluate(algorithm.contestant()).metrics
+
+
+@pytest.mark.parametrize("n", [2, 8, 16])
+def test_kl_of_best_of_n_is_near_the_exact_one(task, n) -> None:
+    metrics = best_of_n_metrics(task, n)
+    assert metrics["kl"] == pytest.approx(metrics["exact_kl"], abs=0.05)
+
+
+@pytest.mark.parametrize(("n", "met"), [(8, 0.984), (8, 0.5), (2, 0.5)])
+def test_kl_of_best_of_n_under_a_yes_or_no_reward(task, n, met) -> None:
+    """Its upper bound at n = 8 is 1.204: where the reference meets the reward with .984, the KL is -ln .984 = .016."""
+    reference = task.enumeration.reference_logprobs_QN
+    order = torch.randperm(reference.shape[1], generator=torch.Generator().manual_seed(3))
+    rewards = torch.empty_like(reference)
+    rewards[:, order] = (reference[:, order].exp().cumsum(1) > 1 - met).double()
+    enumeration = dataclasses.replace(task.enumeration, rewards_QN=rewards, kl_coef=0.2)
+    prompts = task.prompts.of_split("evaluation")[0]
+    reward = TableReward(task.language_model, enumeration.tree, prompts, rewards)
+    metrics = best_of_n_metrics(dataclasses.replace(task, reward=reward, enumeration=enumeration, kl_coef=0.2), n)
+    if (n, met) == (8, 0.984):
+        assert metrics["exact_kl"] == pytest.approx(0.016, abs=1e-3)
+        assert metrics["exact_objective"] == pytest.approx(0.997, abs=1e-3)
+        assert metrics["objective"] == pytest.approx(metrics["exact_objective"], abs=0.01)
+    # 64 answers: 4 standard errors and the bias, .006 where eight candidates come together
+    assert 0 < metrics["kl_se"] < 0.06
+    assert metrics["kl"] == pytest.approx(metrics["exact_kl"], abs=4 * metrics["kl_se"] + 0.006)

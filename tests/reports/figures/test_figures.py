@@ -57,15 +57,35 @@ def test_best_of_n_within_prompts():
     assert curve.n.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     # The mean maximum over n-subsets of 0..7 is n * 9 / (n + 1) - 1; q is always 10.
     np.testing.assert_allclose(curve.reward, [(n * 9 / (n + 1) - 1 + 10) / 2 for n in range(1, 9)])
-    np.testing.assert_allclose(curve.kl[[0, 1, 3, 7]], [0, 0.1931, 0.6363, 1.2044], atol=5e-5)
+    # p has no ties, so its KL is ln n - (n - 1)/n; the best of q's equal answers is the reference: 0.
+    np.testing.assert_allclose(curve.kl[[0, 1, 3, 7]], np.array([0, 0.1931, 0.6363, 1.2044]) / 2, atol=5e-5)
+    assert not curve.bound
+
+
+def test_kl_of_best_of_n_under_a_yes_or_no_reward():
+    rng = np.random.default_rng(0)
+    samples, first = _frames({f"p{i}": list((rng.random(24) < 0.984).astype(float)) for i in range(100)})
+    curve = best_of_n_curve(samples, first, "t")
+    # Of 100 prompts with 24 samples each: the exact KL is -ln .984 from n = 4 on, not 1.2 at 8.
+    assert float(np.interp(8, curve.n, curve.kl)) == pytest.approx(0.016, abs=0.01)
+    assert not curve.bound
+
+
+def test_few_samples_that_tie_are_not_pooled():
+    samples, first = _frames({f"p{i}": [1.0, 1.0, float(i % 2)] for i in range(8)})
+    curve = best_of_n_curve(samples, first, "t")
+    assert (curve.pooled, curve.bound, curve.n.tolist()) == (False, False, [1, 2, 3])
+    assert curve.reward.max() <= 1.0  # pooled scatter would promise more than any answer has
+    assert 0 < curve.kl[1] <= 0.1932 / 2  # in every other prompt all answers tie
 
 
 def test_best_of_n_does_not_choose_among_prompts():
     # Prompts differ by tens, answers of one prompt by 2: pooling raw scores would promise tens.
     samples, first = _frames({f"p{i}": [10.0 * i, 10.0 * i + 2] for i in range(8)})
     curve = best_of_n_curve(samples, first, "t")
-    assert (curve.samples, curve.pooled) == (16, True)
+    assert (curve.samples, curve.pooled, curve.bound) == (16, True, True)
     assert curve.n.tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(curve.kl[[0, 1, 3]], [0, 0.1931, 0.6363], atol=5e-5)
     # Scatter is +-sqrt(2), half of each: the best of two fresh ones of 16 is -sqrt(2) with chance 8*7 / (16*15).
     assert curve.reward[0] == pytest.approx(36)
     assert curve.reward[1] == pytest.approx(36 + np.sqrt(2) * (1 - 2 * 56 / 240))
