@@ -21,11 +21,14 @@ class Meter:
     """Running totals of one cell."""
 
     generated_tokens: int = 0
-    """Tokens that the policy chose in the environment, end-of-sequence included, padding not."""
+    """Tokens that the policy or a critic chose, end-of-sequence included, padding not; a judgment that is read from a critic's
+    probabilities is one token. What is read on the way, prompts and questions, is in the seconds only."""
     reward_queries: int = 0
     """Completions that the optimized reward has scored."""
     trained_tokens: int = 0
-    """Real tokens that went through the trained module with gradients enabled (prompt tokens included)."""
+    """Real tokens that the trained model read with gradients enabled, each completion with its prompt and to its last token, once
+    for each pass over it and each network that learns. A prompt counts for every completion of it, whether or not the
+    implementation reads it once for several: the figure depends on what was learned from, not on how it was computed."""
     seconds: float = 0.0
     """Wall-clock seconds of collecting and learning; evaluation is not in it."""
     paused: bool = field(default=False, repr=False)

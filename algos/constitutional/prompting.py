@@ -21,7 +21,7 @@ _MARKER = re.compile(r"<[^\s<>]+>")
 
 
 class PromptedModel:
-    """A language model that is asked in turns. What it writes is counted by the environment's meter."""
+    """A language model that is asked in turns. The environment's meter counts what it writes, and a token per judgment."""
 
     def __init__(self, model: LanguageModel, envs: TextGenerationVectorEnv) -> None:
         """Args:
@@ -66,7 +66,8 @@ class PromptedModel:
     def weigh(self, questions: Sequence[Sequence[Turn]], options: Sequence[str]) -> tuple[Tensor, Tensor]:
         """How probable each option is as the continuation of each question.
 
-        An option's probability is that of the first token in which the options differ.
+        An option's probability is that of the first token in which the options differ. Each question counts as one generated
+        token, as if the answer had been sampled.
 
         Returns:
             Probabilities that sum to one over the options, (N, options), and the mass that the options have together of all
@@ -78,6 +79,7 @@ class PromptedModel:
         """
         rows = [self._parting(turns, options) for turns in questions]
         self.model.check_prompt_length([ids for ids, _ in rows], [turns[-1][1] for turns in questions], 1)
+        self.envs.count_judgments(len(rows))
         probabilities_NK = torch.zeros(len(rows), len(options))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         for start in range(0, len(order), ROWS):

@@ -47,7 +47,7 @@ class Critic:
                 self.network.trunk.requires_grad_(True)
             if policy.config.gradient_checkpointing:
                 self.network.checkpoint_gradients()
-            count_trained_tokens(self.network.trunk, policy.meter)
+            count_trained_tokens(self.network, policy.meter)
 
     @property
     def reads_policy(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class Policy:
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self._trainable = make_trainable(reference, self.config, generator)
         self.model, self.reference, self.meter = self._trainable.model, self._trainable.reference, meter
-        count_trained_tokens(self.model.trunk, meter)
+        count_trained_tokens(self.model, meter)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights that move."""
@@ -118,11 +119,28 @@ class Policy:
                 parameter.copy_(state[name])
 
 
-def count_trained_tokens(trunk: nn.Module, meter: Meter) -> None:
-    """Count every real token that passes through ``trunk`` while gradients are enabled, whatever code calls it."""
+def count_trained_tokens(model: LanguageModel, meter: Meter) -> None:
+    """Count every real token that is read by ``model`` while gradients are enabled, whatever code calls it.
+
+    Completions count with their prompts and to their last token, row by row, however the model reads them: a prompt that
+    several of them share is read once where that is faster, which depends on the model's width, the device and the
+    minibatch, and a last token that predicts nothing is left out where no longer row is beside it. Other calls of the
+    model's trunk, such as a library's trainer makes, count what passes through it.
+    """
+    rows_are_counted = False
+
+    @contextmanager
+    def rows(tokens: int) -> Iterator[None]:
+        nonlocal rows_are_counted
+        distributed.count(meter.add_trained, tokens)
+        rows_are_counted = True
+        try:
+            yield
+        finally:
+            rows_are_counted = False
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not rows_are_counted:
             mask = kwargs.get("attention_mask")
             tokens: Tensor = args[0] if args else kwargs["input_ids"]
             rows, columns = tokens.shape[:2]  # a mask covers what is in the cache too, which does not pass here
@@ -131,4 +149,5 @@ def count_trained_tokens(trunk: nn.Module, meter: Meter) -> None:
             else:
                 distributed.count(meter.add_trained, rows * columns)
 
-    trunk.register_forward_pre_hook(before, with_kwargs=True)
+    model.trunk.register_forward_pre_hook(before, with_kwargs=True)
+    model.row_counter = rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,8 @@ class ForwardPasses:
     """Whether completions of this family can be read after a prompt in the cache."""
     cache_argument: str
     """The name by which the trunk takes its key-value cache."""
+    row_counter: Callable[[int], AbstractContextManager[None]] | None = None
+    """Counts the real tokens of rows that are read with gradients, and inside not those of the passes that read them."""
     _checkpoints: GradientCheckpoints | None = None
 
     @property
@@ -92,6 +94,12 @@ class ForwardPasses:
         """
         if not torch.is_grad_enabled() and distributed.should_shard(len(completions)):
             return self._completion_hidden_sharded(completions)
+        if self.row_counter is None or not torch.is_grad_enabled():
+            return self._completion_hidden(completions)
+        with self.row_counter(int(completions.sequence_mask_BS.sum())):
+            return self._completion_hidden(completions)
+
+    def _completion_hidden(self, completions: Completions) -> Tensor:
         if self.module.dtype != torch.float32:
             return self._completion_hidden_by_size(completions)
         prompts, device = completions.prompts, self.device

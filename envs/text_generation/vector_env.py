@@ -339,6 +339,13 @@ class TextGenerationVectorEnv(VectorEnv[Observation, npt.ArrayLike, npt.NDArray[
         """
         self.meter.add_generated(int(completions.mask_BT.sum()))
 
+    def count_judgments(self, judgments: int) -> None:
+        """Count judgments that are read from a language model's probabilities: each is one generated token.
+
+        That is what a judgment would be if it were sampled, and it takes the same forward pass.
+        """
+        self.meter.add_generated(judgments)
+
     def with_reward(
         self,
         reward: AnyReward,

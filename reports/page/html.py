@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from bakeoff.reports.analysis.verdict import answers
 from bakeoff.reports.data.text import count, number, one_line, visible
-from bakeoff.reports.page.page import COLUMN_TITLES, COST_TITLES
+from bakeoff.reports.page.page import COLUMN_TITLES, COST_NOTE, COST_TITLES
 from bakeoff.reports.statistics.leaderboard import leaderboard, records
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ def render(page: Page) -> str:
     )
     template = environment().get_template("index.html")
     return template.render(
-        page=page, css=Markup(css), script=Markup(script), policy=Markup(policy), titles=COLUMN_TITLES | COST_TITLES
+        page=page,
+        css=Markup(css),
+        script=Markup(script),
+        policy=Markup(policy),
+        titles=COLUMN_TITLES | COST_TITLES,
+        cost_note=COST_NOTE,
     )
 
 

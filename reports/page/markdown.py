@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.reports.data.text import count, number, one_line, visible
-from bakeoff.reports.page.page import COLUMN_TITLES, COST_TITLES
+from bakeoff.reports.page.page import COLUMN_TITLES, COST_NOTE, COST_TITLES
 
 if TYPE_CHECKING:
     from bakeoff.reports.analysis.chains import ChainView
@@ -70,7 +70,7 @@ def _task(view: TaskView) -> list[str]:
         lines += ["Win rate: against a second draw of the reference's answers to the same prompts, ties one half, so the "
                   "reference's own differs from 0.5 only by sampling noise.", ""]  # fmt: skip
     if view.costs:
-        lines += ["Cost per run (mean over seeds):", ""]
+        lines += [f"Cost per run. {COST_NOTE}", ""]
         lines += table(
             ["contestant", *(COST_TITLES[name] for name in view.costs)],
             ([row["label"], *row["costs"].values()] for row in view.rows),

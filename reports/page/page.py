@@ -109,6 +109,11 @@ COST_TITLES = {
     "queries_per_answer": "queries per answer at inference",
 }
 """Columns of the cost table."""
+COST_NOTE = (
+    "Mean over seeds of one run; evaluation is not included. Trained tokens: each completion with its prompt, for every pass "
+    "with gradients. Generated tokens include a critic's texts and one token per judgment of it. What is read without "
+    "gradients (prompts, rewards, the reference, a critic's questions) is in the seconds only."
+)
 
 
 def build_page(

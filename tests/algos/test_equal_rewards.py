@@ -156,10 +156,9 @@ def test_fifty_updates_without_a_signal(
         if dtype is not torch.float32:
             pytest.skip("TRL's trainers are tried in float32")
     task = with_reward(exact if dtype is torch.float32 else in_precision(exact, dtype), constant(value))
-    algorithm = build(
-        registry.algorithms.load(name), {"kl_coef": kl_coef}, task, Budget(reward_queries=64 * 50), 0
-    )
+    algorithm = build(registry.algorithms.load(name), {"kl_coef": kl_coef}, task, Budget(reward_queries=64 * 50), 0)
     assert task.enumeration is not None
+
     def exact_kl() -> float:
         with algorithm.envs.meter.pause(), torch.no_grad():
             logprobs_QN = algorithm.contestant().sequence_logprobs(task.enumeration)

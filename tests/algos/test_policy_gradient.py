@@ -269,8 +269,7 @@ def test_meter_counts_each_epoch_as_training(name: str, exact: Task) -> None:
     tokens = round(algorithm.update()["length"] * 64)
     meter = algorithm.envs.meter
     assert (meter.reward_queries, meter.generated_tokens) == (64, tokens)
-    most = 3 * (64 * 2 + tokens)  # a token that nothing follows in its minibatch need not be read
-    assert most - 3 * 64 <= meter.trained_tokens <= most
+    assert meter.trained_tokens == 3 * (64 * 2 + tokens)
 
 
 # ---------------------------------------------------------------- REINFORCE

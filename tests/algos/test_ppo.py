@@ -107,10 +107,8 @@ def test_the_meter_counts_what_was_done(exact: Task) -> None:
     completion_tokens = round(metrics["length"] * 64)
     assert meter.reward_queries == 64
     assert meter.generated_tokens == completion_tokens
-    # Policy and critic each read every prompt of two tokens and the completion, three times over; a token that nothing
-    # follows in its batch (at most one per completion) need not be read.
-    most = 2 * 3 * (64 * 2 + completion_tokens)
-    assert most - 2 * 3 * 64 <= meter.trained_tokens <= most
+    # Policy and critic each read every prompt of two tokens and the completion, three times over.
+    assert meter.trained_tokens == 2 * 3 * (64 * 2 + completion_tokens)
 
 
 def test_the_learning_rate_falls_with_the_budget(exact: Task) -> None:

@@ -332,7 +332,8 @@ def learns(subject: Subject) -> None:
 
 
 BY_NAME: Mapping[str, Callable[[Subject], None]] = {
-    check.__name__: check for check in (settings, starts, stays, repeats, reference, resumes, meter, saves, budget, learns)
+    check.__name__: check
+    for check in (settings, starts, stays, repeats, reference, resumes, meter, saves, budget, learns)
 }
 
 

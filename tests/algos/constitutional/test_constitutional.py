@@ -98,6 +98,7 @@ def test_verdicts_are_the_models_own_probabilities(reviews: Task) -> None:
         [chances[model.tokenizer(f" {one}", add_special_tokens=False)["input_ids"][0]] for one in skills.LEVELS]
     )
     torch.testing.assert_close(probabilities[0], own / own.sum(), atol=1e-5, rtol=1e-4)
+    assert prompted.envs.meter.generated_tokens == 1, "a judgment is one token, as if it had been sampled"
     assert mass.item() == pytest.approx(own.sum().item(), abs=1e-5)
 
 
@@ -199,11 +200,19 @@ def test_the_meter_sees_every_token_and_no_query(reviews: Task) -> None:
         counted.append(int(completions.mask_BT.sum()))
         return completions
 
+    judged: list[int] = []
+    weigh = PromptedModel.weigh
+
+    def counting_judgments(self: Any, questions: Any, options: Any) -> Any:
+        judged.append(len(questions))
+        return weigh(self, questions, options)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(reviews.language_model), "sample", counting)
+        patch.setattr(PromptedModel, "weigh", counting_judgments)
         algorithm.update()
     assert len(counted) == 3  # responses with their control, critiques, revisions
-    assert algorithm.envs.meter.generated_tokens == sum(counted)
+    assert algorithm.envs.meter.generated_tokens == sum(counted) + sum(judged)
     run(algorithm)
     assert algorithm.envs.meter.reward_queries == 0
 

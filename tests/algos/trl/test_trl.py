@@ -225,3 +225,24 @@ def test_few_pairs_are_split_into_parts_that_weigh_the_same(exact: Task) -> None
     algorithm = make(TRLDPO, exact, pairs_per_step=8, micro_batch_size=4)
     algorithm.trainer.data_collator = len
     assert [list(algorithm._split([{}] * pairs)) for pairs in (8, 6, 5, 3)] == [[4, 4], [3, 3], [1] * 5, [3]]
+
+
+@needs_trl
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_trained_tokens_are_those_of_ours(name: str, exact: Task) -> None:
+    """TRL reads completions whole, we to the last column that predicts something: each costs its tokens and the prompt's two."""
+    for contestant in (name, f"trl_{name}"):
+        settings = {"batch_size": 32, **({"epochs": 1} if contestant == name else {})}
+        algorithm = build(contestant, settings, exact, BUDGET, 0)
+        algorithm.update()
+        totals = algorithm.envs.meter
+        assert totals.trained_tokens == totals.generated_tokens + 2 * totals.reward_queries
+
+
+@needs_trl
+def test_trained_tokens_of_pairs_are_those_of_ours(exact: Task) -> None:
+    ours, theirs = (build(name, {}, exact, BUDGET, 0) for name in ("dpo", "trl_dpo"))
+    for algorithm in (ours, theirs):
+        algorithm.update()
+    assert ours.envs.meter.generated_tokens == theirs.envs.meter.generated_tokens
+    assert ours.envs.meter.trained_tokens == theirs.envs.meter.trained_tokens > 0

@@ -96,16 +96,26 @@ def test_sharing_and_splitting_change_no_gradient(model: LanguageModel, monkeypa
     assert len(seen) > 5
 
 
-def test_the_meter_counts_what_passes_and_no_token_of_the_cache(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pass_cost", [1, NEVER])
+def test_the_meter_counts_rows_however_they_are_read(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, pass_cost: int
 ) -> None:
+    """A prompt that three rows share counts three times, whether it is read once or not, and every last token counts."""
     completions = grouped(model)
     meter = Meter()
-    count_trained_tokens(model.trunk, meter)
-    monkeypatch.setattr(batching, "PASS_COST", 1)
+    count_trained_tokens(model, meter)
+    monkeypatch.setattr(batching, "PASS_COST", pass_cost)
+    with torch.no_grad():
+        model.token_logprobs(completions)
+    assert meter.trained_tokens == 0
     model.token_logprobs(completions)
-    prompts = 3 + 1 + 7 + 2
-    assert meter.trained_tokens == prompts + sum(range(12)), "the last token of a completion is not read"
+    each = 3 * (3 + 1 + 7 + 2) + sum(range(1, 13))
+    assert meter.trained_tokens == each
+    for part in ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11]):
+        model.token_logprobs(completions.select(part))
+    assert meter.trained_tokens == 2 * each
+    model.trunk(torch.zeros(2, 5, dtype=torch.int64))  # as other code may call it
+    assert meter.trained_tokens == 2 * each + 10
 
 
 def test_gradient_checkpointing_reads_prompts_whole(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
