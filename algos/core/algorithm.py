@@ -75,8 +75,8 @@ class Algorithm(ABC):
     starts_as_reference: ClassVar[bool] = True
     """Before its first update it answers as the reference does, with default settings."""
     stays_without_signal: ClassVar[bool] = True
-    """Where every completion has the same reward it stays at the reference, with default settings; False where it moves by design, as
-    by imitating its own samples, by drawn labels, or with an entropy bonus."""
+    """Where every completion has the same reward it stays at the reference, with default settings; False where it moves by design,
+    as by imitating its own samples, by drawn labels, or with an entropy bonus."""
     saves_language_model: ClassVar[bool] = True
     """:meth:`save` leaves what plain transformers loads; False where what was trained is something else."""
 

@@ -107,8 +107,8 @@ class TRLOnline(TRLAlgorithm):
     def reward(self, completions: list[str], **columns: Any) -> list[float]:
         """The rewards that the environment gave, counted from the first batch's mean.
 
-        The trainers compare completions of one prompt, so a constant changes nothing but what float32, in which they compute, makes of
-        it: equal rewards are exactly 0.
+        The trainers compare completions of one prompt, so a constant changes nothing but what float32, in which they compute,
+        makes of it: equal rewards are exactly 0.
         """
         assert self.scored_batch is not None
         scores_B = self.scored_batch.rewards_B

@@ -101,8 +101,8 @@ def stays(subject: Subject) -> None:
         size = row.get("effective_sample_size", 1.0)
         if abs(size - 1) > 1e-3:
             raise ContractViolation(
-                f"its effective sample size is {size:.4g} while the policy is the one that sampled; take both log-probabilities of a "
-                "ratio from one kind of pass, such as policy.logprobs(completions)"
+                f"its effective sample size is {size:.4g} while the policy is the one that sampled; take both log-probabilities "
+                "of a ratio from one kind of pass, such as policy.logprobs(completions)"
             )
     moved = abs(subject.score(algorithm, "exact_kl") - start)
     if not moved <= 1e-6:
