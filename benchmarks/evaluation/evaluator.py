@@ -1,12 +1,13 @@
 """Evaluation: the same prompts, the same uniform random numbers and the same judges for all contestants.
 
-Nothing here changes the contestant's meter or any random generator but its own.
+Common random numbers make differences between contestants and between steps less noisy. Win rates are over pairs of completions
+that share none. Nothing here changes the contestant's meter or any random generator but its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from bakeoff.benchmarks.evaluation.audit import scored_so_far
 from bakeoff.benchmarks.evaluation.score_completions import judged
 from bakeoff.benchmarks.evaluation.standard_error import error_within_prompts
 from bakeoff.benchmarks.evaluation.token_ratios import token_ratios
+from bakeoff.benchmarks.evaluation.win_shares import next_of_prompt, win_rate, win_shares
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.tasks.base import Measure, Task
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
@@ -69,8 +71,8 @@ class Evaluator:
             task: what is played.
             completions: how many are sampled at each evaluation.
             samples: how many of them become rows.
-            answer_seed: seeds the contestant's generator, the same at every evaluation.
-            reference_seed: seeds the reference's one set of completions; another one, so that both are independent.
+            answer_seed: seeds the generator of contestants, the same at every evaluation, and of the reference's first draw.
+            reference_seed: seeds the reference's second draw, which shares no random numbers with any contestant.
         """
         self.task = task
         count = completions if task.enumeration is None else min(completions, EXACT_COMPLETIONS)
@@ -78,21 +80,21 @@ class Evaluator:
         self._samples = samples
         self._answer_seed, self._reference_seed = answer_seed, reference_seed
         self._envs = TextGenerationVectorEnv.from_task(task, count, split="evaluation", seed=0)
-        self._reference: _Scored | None = None
+        self._draws: dict[int, tuple[_Scored, Tensor]] = {}
 
     @torch.no_grad()
     def evaluate(self, contestant: Contestant) -> Evaluation:
         """All metrics of a contestant as it is now. Pause its meter around this."""
         with untouched_global_randomness():
-            reference = self._reference_completions()
             self._reset()
             queries = scored_so_far(self.task)
-            answers = contestant.generate(self._envs, torch.Generator().manual_seed(self._answer_seed))
+            generator = torch.Generator().manual_seed(self._answer_seed)
+            answers = contestant.generate(self._envs, generator)
             queries = scored_so_far(self.task) - queries
             scored = self._score(answers)
             statistics = dict(contestant.statistics(answers))
             kl_B = statistics.pop("kl")
-            wins_B = (np.sign(scored.judged_scores - reference.judged_scores) + 1) / 2
+            wins_B, rival_texts = self._against_reference(scored, generator.get_state())
             metrics = self._metrics(scored, kl_B, wins_B)
             metrics |= {name: float(values.double().mean()) for name, values in statistics.items()}
             if queries:  # as counted here, not as the contestant reports it
@@ -100,7 +102,7 @@ class Evaluator:
             if self.task.enumeration is not None:
                 logprobs_QN = contestant.sequence_logprobs(self.task.enumeration)
                 metrics |= self.task.enumeration.objective(logprobs_QN)
-        return Evaluation(metrics, self._rows(scored, kl_B, wins_B, reference))
+        return Evaluation(metrics, self._rows(scored, kl_B, wins_B, rival_texts))
 
     def _metrics(self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64]) -> dict[str, float]:
         kl, proxy = float(kl_B.double().mean()), float(scored.proxy_scores.mean())
@@ -109,7 +111,7 @@ class Evaluator:
             "kl": kl,
             "kl_se": float(kl_B.double().std()) / math.sqrt(len(kl_B)),
             "objective": proxy - self.task.kl_coef * kl,
-            "win_rate": float(wins_B.mean()),
+            "win_rate": win_rate(wins_B),
             "length": float(scored.completions.lengths_B.double().mean()),
             "distinct_1": text_metrics.distinct(scored.texts, 1),
             "distinct_2": text_metrics.distinct(scored.texts, 2),
@@ -134,7 +136,7 @@ class Evaluator:
         return metrics
 
     def _rows(
-        self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64], reference: _Scored
+        self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64], rival_texts: Sequence[str]
     ) -> list[dict[str, Any]]:
         shown = min(self._samples, len(scored.texts))
         lengths_B = scored.completions.lengths_B
@@ -149,7 +151,7 @@ class Evaluator:
                 "kl": float(kl_B[row]) if math.isfinite(float(kl_B[row])) else None,
                 "length": int(lengths_B[row]),
                 "win": float(wins_B[row]),
-                "reference_completion": reference.texts[row],
+                "reference_completion": rival_texts[row],
                 "tokens": ratios[row].tokens,
                 "log_ratios": ratios[row].log_ratios,
                 **_row_parts(scored.proxy_parts, row),
@@ -166,13 +168,39 @@ class Evaluator:
     def _reset(self) -> None:
         self._envs.reset(options={"prompt_indices": self._prompt_rows})
 
-    def _reference_completions(self) -> _Scored:
-        if self._reference is None:
+    def _against_reference(self, scored: _Scored, state: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
+        """For each completion the share of the reference's that it beats, and the text of one of those.
+
+        Args:
+            scored: the contestant's completions.
+            state: of its generator, after it had generated them.
+
+        A contestant that drew as many random numbers as the reference drew the same ones row by row, so its completion i is
+        compared with the reference's others of the prompt, whose numbers differ. Another one (best of n draws for n candidates)
+        may have used any of them anywhere, and a prompt with one completion has no others: those meet the second draw.
+        """
+        rows_B = self._prompt_rows
+        wins_B, texts = np.full(len(rows_B), np.nan), [""] * len(rows_B)
+        if len(np.unique(rows_B)) < len(rows_B):  # some prompt is answered more than once
+            first, reference_state = self._reference(self._answer_seed)
+            if torch.equal(state, reference_state):
+                wins_B = win_shares(scored.judged_scores, first.judged_scores, rows_B, skip_own=True)
+                texts = [first.texts[row] for row in next_of_prompt(rows_B)]
+        unmet_B = np.isnan(wins_B)
+        if unmet_B.any():
+            second, _ = self._reference(self._reference_seed)
+            wins_B[unmet_B] = win_shares(scored.judged_scores, second.judged_scores, rows_B, skip_own=False)[unmet_B]
+            texts = [second.texts[row] if unmet_B[row] else texts[row] for row in range(len(rows_B))]
+        return wins_B, texts
+
+    def _reference(self, seed: int) -> tuple[_Scored, Tensor]:
+        """The reference's completions and its generator's state after them; drawn when first needed, and kept."""
+        if seed not in self._draws:
             self._reset()
-            generator = torch.Generator().manual_seed(self._reference_seed)
-            model, prompts = self.task.language_model, self._envs.prompt_batch
-            self._reference = self._score(model.sample(prompts, self.task.max_new_tokens, generator))
-        return self._reference
+            generator = torch.Generator().manual_seed(seed)
+            drawn = self.task.language_model.sample(self._envs.prompt_batch, self.task.max_new_tokens, generator)
+            self._draws[seed] = self._score(drawn), generator.get_state()
+        return self._draws[seed]
 
     def _score(self, completions: Completions) -> _Scored:
         """Play the completions in the environment, so that the proxy is what algorithms get, and call the other judges."""

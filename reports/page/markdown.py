@@ -67,8 +67,8 @@ def _task(view: TaskView) -> list[str]:
     )
     lines += table(head, rows)
     if "win_rate" in view.columns:
-        lines += ["Win rate: against a second draw of the reference's answers to the same prompts, ties one half, so the "
-                  "reference's own differs from 0.5 only by sampling noise.", ""]  # fmt: skip
+        lines += ["Win rate: over the reference's independent answers to the same prompts, ties one half. The reference's own is "
+                  "0.5 where prompts are answered more than once; elsewhere it differs by sampling noise.", ""]  # fmt: skip
     if view.costs:
         lines += [f"Cost per run. {COST_NOTE}", ""]
         lines += table(
@@ -96,7 +96,8 @@ def _task(view: TaskView) -> list[str]:
         )
     if view.pairwise:
         lines += [
-            f"Pairwise win rates: final answers to the same stored prompts, judged by {view.pairwise.judge}, ties one half:",
+            f"Pairwise win rates: final answers to the same stored prompts under different seeds, judged by {view.pairwise.judge}, "
+            "ties one half:",
             "",
         ]
         lines += table(

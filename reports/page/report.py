@@ -39,8 +39,8 @@ FIGURES = {
     ),
     "win_rate": (
         "Win rate",
-        "Against a second draw of the reference's answers to the same prompts, ties one half; the reference's own differs from "
-        "0.5 only by sampling noise. Faint points are seeds, bars 95 % bootstrap intervals. The dashed line is a draw.",
+        "Over the reference's independent answers to the same prompts, ties one half; the reference's own is 0.5 where prompts "
+        "are answered more than once. Faint points are seeds, bars 95 % bootstrap intervals. The dashed line is a draw.",
     ),
     "improvement": (
         "Probability of improvement",
@@ -49,8 +49,9 @@ FIGURES = {
     ),
     "win_rate_matrix": (
         "Win rates on the same prompts",
-        "How often the row's final answer beats the column's on the same stored prompts and seeds, ties one half, with the "
-        "standard error over those pairs (other seeds or prompts are not covered).",
+        "How often the row's final answer beats an independent one of the column's to the same stored prompt, ties one half, with "
+        "the standard error over prompts and seeds. Pairs are of different seeds, since answers of one seed share their random "
+        "numbers; contestants with one seed show none.",
     ),
     "gains": (
         "Gains per prompt",

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bakeoff.reports.statistics.comparisons import ratings_from_wins
-from bakeoff.reports.statistics.estimates import win_rate
+from bakeoff.reports.statistics.crossed import crossed_win_rate
 
 if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData
@@ -30,11 +30,16 @@ class HeadToHead:
     judge: str
     """``gold`` where the task has such a reward, else ``proxy``."""
     rates: Array
-    """How often the row's contestant beats the column's, ties one half, shape (K, K); NaN where they have no prompt in common."""
+    """How often a run of the row's contestant beats an independent run of the column's on a prompt, ties one half, shape
+    (K, K); NaN where there is no rate: of a contestant and itself (it would be 1/2), or with one seed."""
     errors: Array
-    """Standard errors over the pairs of answers, shape (K, K)."""
+    """Standard errors over prompts and seeds, shape (K, K)."""
+    low: Array
+    """Lower ends of 95 % intervals, shape (K, K)."""
+    high: Array
+    """Upper ends."""
     games: NDArray[np.int64]
-    """Pairs of answers, shape (K, K)."""
+    """Pairs of answers compared, shape (K, K)."""
     ratings: Array
     """Bradley-Terry log-odds, shape (K,), 0 for the reference where it plays, else of mean 0. One imaginary tie between
     every two keeps the unbeaten finite. A lead of 1 means winning 73 % of the time."""
@@ -47,10 +52,11 @@ class HeadToHead:
 
 
 def head_to_head(results: RunData, task: str) -> HeadToHead | None:
-    """Pair the final answers of every two contestants: same seed, same place in the evaluation, same prompt.
+    """Compare the final answers of every two contestants to the same stored prompts, over pairs of different seeds.
 
-    Contestants get the evaluation prompts in the same order with the same random numbers, so the pairs are matched.
-    ``None`` with fewer than two contestants that have scored answers.
+    Contestants of one seed answer with the same random numbers, so their answers are no independent draws; those of
+    different seeds are. The metric ``win_rate`` estimates the same chance against the reference, from the completions of one
+    evaluation. ``None`` with fewer than two contestants that have scored answers under two seeds.
     """
     key = ("head_to_head", task)
     if key not in results.memo:
@@ -62,35 +68,48 @@ def head_to_head(results: RunData, task: str) -> HeadToHead | None:
 def _head_to_head(results: RunData, task: str) -> HeadToHead | None:
     rows = final_samples(results, task)
     judge = "gold" if rows["gold"].notna().any() else "proxy"
-    # Answers without a score have their places, too.
-    place = rows.groupby(["run", "label", "seed"], observed=True, sort=False).cumcount()
-    matched = (
-        rows.assign(place=place)
-        .dropna(subset=[judge])
-        .pivot_table(index=["seed", "place", "prompt"], columns="label", values=judge, observed=True, aggfunc="first")
-    )
-    labels = [label for label in results.labels(task) if label in matched]
+    labels, scores = _scores(rows.dropna(subset=[judge]), judge, results.labels(task))
     if len(labels) < 2:
         return None
-    scores = matched[labels].to_numpy(dtype=np.float64)
     shape = (len(labels), len(labels))
-    rates, errors, games = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
+    rates, errors, low, high = (np.full(shape, np.nan) for _ in range(4))
+    games, answers = np.zeros(shape, dtype=np.int64), np.zeros(shape)
     for i in range(len(labels)):
         for j in range(i):
-            met = np.isfinite(scores[:, i]) & np.isfinite(scores[:, j])
-            if met.any():
-                found = win_rate((np.sign(scores[met, i] - scores[met, j]) + 1) / 2)
+            found = crossed_win_rate(scores[i], scores[j])
+            if found is not None:
                 rates[i, j], rates[j, i] = found.rate, 1 - found.rate
                 errors[i, j] = errors[j, i] = found.standard_error
-                games[i, j] = games[j, i] = found.n
-    ratings = ratings_from_wins(np.nan_to_num(rates) * games, prior=1, tolerance=1e-9)
+                low[i, j], high[i, j] = found.interval()
+                low[j, i], high[j, i] = 1 - high[i, j], 1 - low[i, j]
+                games[i, j] = games[j, i] = found.pairs
+                # No more games than answers for the ratings: pairs that share an answer are not independent.
+                answers[i, j] = answers[j, i] = min(np.isfinite(scores[side]).sum() for side in (i, j))
+    if not games.any():
+        return None
+    ratings = ratings_from_wins(np.nan_to_num(rates) * answers, prior=1, tolerance=1e-9)
     order = np.argsort(-ratings, kind="stable")
     base = [place for place, label in enumerate(labels) if label in results.untrained]
     ratings = ratings - (ratings[base[0]] if base else 0.0)
     square = np.ix_(order, order)
-    return HeadToHead(
-        [labels[place] for place in order], judge, rates[square], errors[square], games[square], ratings[order]
+    tables = (rates[square], errors[square], low[square], high[square], games[square])
+    return HeadToHead([labels[place] for place in order], judge, *tables, ratings[order])
+
+
+def _scores(rows: pd.DataFrame, judge: str, order: Sequence[str]) -> tuple[list[str], Array]:
+    """Contestants with scores in the given order, and their scores by contestant, prompt, seed and answer; NaN: no answer."""
+    keys = ["label", "prompt", "seed"]
+    answer = rows.groupby(keys, observed=True, sort=False).cumcount().to_numpy()
+    present = set(rows["label"])
+    labels = [label for label in order if label in present]
+    place_N = (
+        rows["label"].astype(str).map({label: place for place, label in enumerate(labels)}).to_numpy(dtype=np.int64)
     )
+    prompt_N, prompts = pd.factorize(rows["prompt"])
+    seed_N, seeds = pd.factorize(rows["seed"])
+    scores = np.full((len(labels), len(prompts), len(seeds), int(answer.max(initial=-1)) + 1), np.nan)
+    scores[place_N, prompt_N, seed_N, answer] = rows[judge].to_numpy(dtype=np.float64)
+    return labels, scores
 
 
 def final_samples(results: RunData, task: str) -> pd.DataFrame:

@@ -103,7 +103,7 @@ class Fixed:
 def test_metrics_by_hand(task) -> None:
     judged = dataclasses.replace(task, enumeration=None, gold=lambda completions, prompt_index: prompt_index)
     evaluator = Evaluator(judged, 8, 8, 1, 2)
-    reference = evaluator._reference_completions()
+    reference, _ = evaluator._reference(2)
     found = evaluator.evaluate(Fixed(reference.completions))
     assert found.metrics["kl"] == 4.5
     assert found.metrics["kl_se"] == pytest.approx(math.sqrt(6) / math.sqrt(8))  # the variance of 1..8 is 6

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bakeoff.errors import UserError
 from bakeoff.reports import Results
 from bakeoff.reports.analysis.samples import prompt_cards
 from bakeoff.reports.statistics.head_to_head import head_to_head, prompt_gains
@@ -36,24 +37,60 @@ def write(run, synthetic, gold=None):
     return Results.load(run)
 
 
-def test_pairs_meet_on_the_same_prompt_and_seed(tmp_path, synthetic):
+def test_pairs_meet_on_the_same_prompt_under_different_seeds(tmp_path, synthetic):
     found = head_to_head(write(tmp_path, synthetic), "t")
     assert list(found.labels) == ["good", "reference", "bad"]
     assert found.judge == "proxy"
     assert found.games.tolist() == [[0, 4, 4], [4, 0, 4], [4, 4, 0]]
-    # good against the reference: 1>0, 2>0, 3>0, 1=1; the reference against bad: 0<.5, 0=0, 0>-1, 1>-1.
-    np.testing.assert_allclose(found.rates[0], [np.nan, 3.5 / 4, 1])
-    np.testing.assert_allclose(found.rates[1], [0.5 / 4, np.nan, 2.5 / 4])
-    assert found.errors[0, 1] == pytest.approx(np.sqrt((3 * 0.125**2 + 0.375**2) / 3 / 4))
-    assert found.errors[0, 2] == 0
-    assert found.overall()[0] == (7.5 / 8, 8)
+    # good's seed 0 against the reference's seed 1: 1>0, 2>1; seed 1 against seed 0: 3>0, 1>0.
+    # The reference's seed 0 against bad's seed 1: 0>-1, 0>-1; seed 1 against seed 0: 0<.5, 1>0.
+    np.testing.assert_allclose(found.rates[0], [np.nan, 1, 1])
+    np.testing.assert_allclose(found.rates[1], [0, np.nan, 3 / 4])
+    assert found.overall()[0] == (1, 8)
     assert found.ratings[1] == 0  # the reference
     assert found.ratings[0] > 0 > found.ratings[2]
+    # By prompt 1/2 and 1, and by either side's seed 1 and 1/2: each variance is 1/8 over 2. Mean squares of two seeds count
+    # twice what they should. Shares of the second prompt do not move and the first's are 1 and 0: interaction 1/4 over 4.
+    one_way, interaction = 1 / 16, 2 * (1 / 4) / 4 / 2
+    assert found.errors[1, 2] == pytest.approx(np.sqrt(one_way + 2 * one_way / 2 - interaction))
+    # Where all agree, as after two prompts in a row: Beta(3, 1).
+    assert found.errors[0, 1] == pytest.approx(np.sqrt(3 / (16 * 5)))
+    assert found.low[0, 1] < 0.6
+    assert found.high[0, 1] == 1
+    assert found.low[1, 0] == 0
+
+
+def test_shared_random_numbers_do_not_decide(tmp_path, synthetic):
+    """The same policy under two names draws the same answers under one seed: every pair there is a tie."""
+    rng = np.random.default_rng(0)
+    planned = [("t", label, seed) for label in ("a", "b") for seed in range(3)]
+    scores = {(seed, prompt): float(rng.normal()) for seed in range(3) for prompt in range(6)}
+    for _, label, seed in planned:
+        folder = synthetic.write_cell(tmp_path, "t", label, seed, final={"proxy": 0.0, "kl": 1.0}, evaluations=2)
+        rows = [{"step": 10, "prompt": f"p{i}", "prompt_index": i, "proxy": scores[seed, i], "gold": None, "kl": 1.0,
+                 "completion": "x"} for i in range(6)]  # fmt: skip
+        (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    synthetic.write_manifest(tmp_path, suite={}, planned=planned, tasks={})
+    found = head_to_head(Results.load(tmp_path), "t")
+    assert found.rates[0, 1] == found.rates[1, 0] == 0.5
+    assert found.errors[0, 1] > 0.05  # 18 answers in all; of pairs under one seed the deviation would be 0
+    assert found.games[0, 1] == 6 * 3 * 2
+
+
+def test_one_seed_shows_no_matrix(tmp_path, synthetic):
+    for label in ("a", "b"):
+        synthetic.write_cell(tmp_path, "t", label, 0, final={"proxy": 1.0, "kl": 1.0}, texts=("x", "y"))
+    synthetic.write_manifest(tmp_path, suite={}, planned=[("t", "a", 0), ("t", "b", 0)], tasks={})
+    results = Results.load(tmp_path)
+    assert head_to_head(results, "t") is None
+    for kind in ("win_rate_matrix", "improvement"):
+        with pytest.raises(UserError, match="two finished seeds each"):
+            results.plot(kind)
 
 
 def test_the_rating_is_the_maximum_of_the_likelihood(tmp_path, synthetic):
     found = head_to_head(write(tmp_path, synthetic), "t")
-    wins = np.nan_to_num(found.rates) * found.games + 0.5 * (1 - np.eye(3))  # and one imaginary tie each
+    wins = np.nan_to_num(found.rates) * 4 + 0.5 * (1 - np.eye(3))  # and one imaginary tie each
     expected = 1 / (1 + np.exp(found.ratings[None, :] - found.ratings[:, None]))
     np.testing.assert_allclose(((wins + wins.T) * expected).sum(1), wins.sum(1), atol=1e-6)
 
