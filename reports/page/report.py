@@ -91,8 +91,8 @@ def write_report(
 ) -> Path:
     """Write the report of one or more runs and return the path of its ``index.html``.
 
-    Writes ``index.html``, ``report.md``, ``leaderboard.csv``, ``leaderboard.tex``, and every figure as ``figures/*.svg`` and
-    ``figures/*.png``. The same run folders give the same bytes in the same place.
+    Writes ``index.html``, ``report.md``, tables (``leaderboard.csv``, ``leaderboard.tex``, ``equal_terms.csv``), and every
+    figure as ``figures/*.svg`` and ``figures/*.png``. The same run folders give the same bytes in the same place.
 
     Args:
         runs: run folders, or what was loaded from them.
@@ -103,7 +103,7 @@ def write_report(
     Raises:
         RunFolderError: a folder is no run folder, or the report cannot be written there.
     """
-    from bakeoff.reports.analysis import gold_curves
+    from bakeoff.reports.analysis import equal_terms, gold_curves
     from bakeoff.reports.page import html, markdown, page, tables
 
     results = runs if isinstance(runs, RunData) else RunData.load(runs)
@@ -120,6 +120,9 @@ def write_report(
     gold = gold_curves.table(results)
     if len(gold):
         files["overoptimization.csv"] = tables.csv(gold)
+    equal = equal_terms.equal_terms(results)
+    if len(equal):
+        files["equal_terms.csv"] = tables.csv(equal)
     for name, content in files.items():
         _write(folder / name, content)
     drawn = folder / "figures" / ".drawn"
@@ -133,9 +136,10 @@ def write_report(
 
 def _section_makers() -> Sequence[SectionMaker]:
     """Makers of the sections that only some tasks have, in the order of the page. Add yours here."""
+    from bakeoff.reports.page.equal_terms_section import equal_terms_section
     from bakeoff.reports.page.gold_section import gold_section
 
-    return (gold_section,)
+    return (equal_terms_section, gold_section)
 
 
 def _lines(path: Path) -> list[str]:

@@ -126,7 +126,10 @@ def test_what_did_not_finish_is_named(html, report):
 
 def test_the_reference_against_itself_is_explained(html, report):
     for text in (html, (report / "report.md").read_text(encoding="utf-8")):
-        assert "own is 0.5 where prompts are answered more than once; elsewhere it differs by sampling noise" in text.replace("\n", " ")
+        assert (
+            "own is 0.5 where prompts are answered more than once; elsewhere it differs by sampling noise"
+            in text.replace("\n", " ")
+        )
 
 
 def test_one_cell_and_one_seed(tmp_path, synthetic, few_figures):
@@ -168,7 +171,7 @@ def test_the_same_run_gives_the_same_bytes(run, few_figures, tmp_path):
         folders.append(write_report([tmp_path / place / run.name]).parent)
     first, again = folders
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert len(files) == 6 + 2 * 2 * len(few_figures)
+    assert len(files) == 7 + 2 * 2 * len(few_figures)
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     for file in files:
         assert (first / file).read_bytes() == (again / file).read_bytes(), file
