@@ -48,7 +48,10 @@ class Contestant(Protocol):
     """What evaluation needs to know of a contestant: how it answers, and its distance from the reference."""
 
     def generate(self, envs: TextGenerationVectorEnv, generator: torch.Generator) -> Completions:
-        """One completion for each prompt that ``envs`` now shows (``envs.prompt_batch``); not yet scored."""
+        """One completion for each prompt that ``envs`` now shows (``envs.prompt_batch``); not yet scored.
+
+        Random numbers come from ``generator`` alone. All contestants get the same ones, so that their differences are less noisy.
+        """
 
     def statistics(self, completions: Completions) -> Mapping[str, Tensor]:
         """Figures of each completion that it sampled, each (B,).

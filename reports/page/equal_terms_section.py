@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData
 
 TITLE = "At equal KL, cost, gold"
+NOTE = (
+    "Scores along training, linear between evaluations: means with Student's 95 % intervals over seeds. KLs are the largest that",
+    "every learner reached in every seed, and the largest that at least half did; spends the largest that every learner reached",
+    "that uses the meter. The best checkpoint is gold's choice on the other seeds. What does not learn has one KL of its own.",
+)
+"""What stands above the tables in Markdown."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def equal_terms_section(results: RunData, task: str) -> Section | None:
     if not tables:
         return None
     html = environment().get_template("equal_terms.html").render(tables=tables)
-    return Section(TITLE, Markup(html), [line for view in tables for line in view.markdown()])
+    return Section(TITLE, Markup(html), [*NOTE, "", *(line for view in tables for line in view.markdown())])
 
 
 def equal_terms_tables(results: RunData, task: str) -> list[EqualTermsTable]:
