@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,12 +182,12 @@ def test_fifty_updates_without_a_signal(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONLINE)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_real_model_stays_where_it_is(name: str, dtype: str, models: Any, tmp_path: Any) -> None:
+def test_a_real_model_stays_where_it_is(name: str, dtype: str, stories_folder: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     lines = ["Once upon a time", "The dog ran", "Lily and Tom went to the park to", "A big", "One day"]
     prompts.write_text("\n".join(lines), encoding="utf-8")
     task = make_task(
-        "custom", model=str(models / "stories260K"), dtype=dtype, prompts=str(prompts), reward=constant(0.1),
+        "custom", model=str(stories_folder), dtype=dtype, prompts=str(prompts), reward=constant(0.1),
         max_new_tokens=24, kl_coef=0.05,
     )  # fmt: skip
     algorithm = build(registry.algorithms.load(name), {}, task, Budget(reward_queries=256), 0)

@@ -1,8 +1,5 @@
 """Tiny seeded models of two families, with a tokenizer made here, and the real one that a folder may hold."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -37,12 +34,3 @@ def make_module(family: str) -> torch.nn.Module:
 @pytest.fixture(params=["llama", "gpt2"])
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     return LanguageModel(make_module(request.param), make_tokenizer(), name=request.param)
-
-
-@pytest.fixture(scope="session")
-def stories_folder() -> Path:
-    models = os.environ.get("BAKEOFF_TEST_MODELS")
-    folder = Path(models) / "stories260K" if models else None
-    if folder is None or not folder.is_dir():
-        pytest.skip("BAKEOFF_TEST_MODELS names no folder with stories260K in it")
-    return folder
