@@ -4,7 +4,9 @@ Where labels are Bradley-Terry's in the reward, the policy itself is the reward 
 the maximum-likelihood fit of the labels has its optimum where the KL-regularized objective has (docs/preference-optimization.md).
 
 Pairs are given, or sampled from the reference in the environment and labeled by the reward. Departures from the paper: the rate
-falls over the budget or the passes; the set of pairs made here may grow during training.
+falls over the budget or the passes; the set of pairs made here may grow during training; the reward labels them as a Bradley-Terry
+rater would, at a temperature measured on the first pairs, where the paper's raters are people or the greater reward
+(`labels: deterministic`, with the paper's beta).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.losses.preference import PreferenceLoss, preference_loss
 from bakeoff.algos.losses.rounding import without_rounding
+from bakeoff.algos.preference_data.label_temperature import UNMEASURED
 from bakeoff.algos.preference_data.objective import PreferenceObjective, mean_pair_metrics, pair_figures
 from bakeoff.algos.preference_data.pair_source import OfflinePreferenceConfig, PreferenceData
 from bakeoff.algos.preference_data.pairs import TokenizedPairs
@@ -43,7 +46,7 @@ class DPO(Algorithm):
         self, config: OfflinePreferenceConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator
     ) -> None:
         super().__init__(config, policy, envs, rng)
-        self.objective = config.objective("dpo", self.kl_coef)
+        config.objective("dpo", self.kl_coef, UNMEASURED)  # refuses settings that leave none
         self.data = PreferenceData("dpo", config, policy, envs, rng)
         self.optimizer = Optimizer(
             policy.parameters(), config, policy.model.width, planned_updates=self.data.planned_updates
@@ -52,7 +55,7 @@ class DPO(Algorithm):
     def update(self) -> Mapping[str, float]:
         """Get pairs, and learn from all there are."""
         self.optimizer.start_update(self.data.progress)
-        made = self.data.collect(self.rng)
+        made = {**self.data.collect(self.rng), "beta": self.objective.beta}
         steps: list[dict[str, float]] = []
         while len(steps) < self.config.gradient_steps and not self.finished:
             steps.append(train_on_pairs(self.policy, self.optimizer, self.data.draw(self.rng), self.objective))
@@ -62,6 +65,11 @@ class DPO(Algorithm):
     def queries_needed(self) -> int:
         """One pair, while pairs are made."""
         return self.data.queries_needed
+
+    @property
+    def objective(self) -> PreferenceObjective:
+        """What is minimized; its beta follows from the labels' temperature, which the first pairs may decide."""
+        return self.config.objective("dpo", self.kl_coef, self.data.temperature.value)
 
     @property
     def finished(self) -> bool:

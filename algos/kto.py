@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
@@ -26,6 +26,12 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.schedule import updates_of_passes
 from bakeoff.algos.losses.preference import kto_loss
 from bakeoff.algos.preference_data.judgments import Judgments, judge, read_judged
+from bakeoff.algos.preference_data.label_temperature import (
+    LabelTemperature,
+    TemperatureSetting,
+    check_temperature,
+    resolve_beta,
+)
 from bakeoff.algos.preference_data.labels import Labels
 from bakeoff.algos.preference_data.pairs import RowBuffer
 from bakeoff.envs.language_model.completions import Completions
@@ -49,16 +55,24 @@ class KTOConfig(AlgorithmConfig):
     gradient_steps: PositiveInt = 4
     """Gradient steps per update."""
     beta: float | None = Field(default=None, gt=0)
-    """KTO's beta. Default: kl_coef / label_temperature."""
+    """KTO's beta. Default: kl_coef / label_temperature; 0.1 with `labels: deterministic`."""
     desirable_weight: float = Field(default=1.0, gt=0)
     """Weight of good completions in the loss."""
     undesirable_weight: float = Field(default=1.0, gt=0)
     """Weight of bad completions in the loss."""
     labels: Labels = "bradley_terry"
     """How the reward judges: good with probability sigmoid((reward - mean reward) / label_temperature), drawn
-    (`bradley_terry`), kept as it is (`soft`), or whether the reward is above the mean (`deterministic`)."""
-    label_temperature: float = Field(default=1.0, gt=0)
-    """Tau: by how much a reward has to differ from the mean for a judgment to be clear."""
+    (`bradley_terry`), kept as it is (`soft`), or whether the reward is above the mean (`deterministic`). A reward that equals the
+    mean is judged one half."""
+    label_temperature: TemperatureSetting = "auto"
+    """Tau: by how much a reward has to differ from the mean for a judgment to be clear. `auto` measures it on the first completions
+    whose rewards differ, so that 88 % of judgments are expected to agree with the side of the mean; 1 for given data. Not for
+    `labels: deterministic`."""
+
+    @model_validator(mode="after")
+    def _labels_have_what_they_need(self) -> KTOConfig:
+        check_temperature(self.labels, self.label_temperature)
+        return self
 
 
 class KTO(Algorithm):
@@ -71,7 +85,7 @@ class KTO(Algorithm):
 
     def __init__(self, config: KTOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
-        self.beta = self.kl_coef / config.label_temperature if config.beta is None else config.beta
+        self.temperature = LabelTemperature(config.label_temperature)
         if self.beta <= 0:
             raise ConfigError("kto", ['kl_coef is 0, so the loss is constant; give "beta", or a kl_coef above 0'])
         self.buffer: RowBuffer[Judgments] = RowBuffer(Judgments, None if config.data is not None else config.capacity)
@@ -101,21 +115,28 @@ class KTO(Algorithm):
         product, implicit, reward = (metrics.pop(name) for name in ("product", "implicit_square", "reward_square"))
         if reward > 0:
             metrics["proxy_correlation"] = product / math.sqrt(max(implicit * reward, 1e-30))
-        return {**made, **metrics, "data_size": float(len(self.buffer))}
+        return {**made, **metrics, "beta": self.beta, "data_size": float(len(self.buffer))}
+
+    @property
+    def beta(self) -> float:
+        """The loss's beta; it follows from the judgments' temperature, which the first ones may decide."""
+        return resolve_beta(self.config.beta, self.config.labels, self.kl_coef, self.temperature.value)
 
     def make(self) -> dict[str, float]:
         """A batch of the reference's completions, each judged against the mean reward so far."""
         self.envs.begin_batch()
         completions = self.policy.reference.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         rewards_B = self.envs.play(completions).rewards_B.cpu()
-        self.reward_sum += float(rewards_B.sum())
+        self.reward_sum += float(rewards_B.double().sum())
         mean = self.reward_sum / (self.buffer.added + len(rewards_B))
-        desirable_B = judge(rewards_B, mean, self.config.labels, self.config.label_temperature, self.rng)
+        tau = self.temperature.update(rewards_B, torch.full_like(rewards_B, mean, dtype=torch.float64))
+        desirable_B = judge(rewards_B, mean, self.config.labels, tau, self.rng)
         self.buffer.add(Judgments.with_reference(self.policy, completions, desirable_B, rewards_B=rewards_B))
         return {
             "reward": float(rewards_B.mean()),
             "length": float(completions.lengths_B.float().mean()),
             "desirable_share": float(desirable_B.mean()),
+            **self.temperature.metrics(self.config.labels),
         }
 
     def draw(self) -> Tensor:

@@ -1,8 +1,12 @@
 """Online DPO (Guo et al. 2024): pairs of the current policy's own completions, labeled by the reward, anew for each update.
 
-The loss is right for pairs from any sampler, so a batch serves a few epochs without probability ratios. Departures from the paper:
-the judge is the task's reward, so labels may be soft (its own probabilities, instead of one draw from them), and all pairs within
-a group of `group_size` completions of a prompt are used, each completion read once.
+The loss is right for pairs from any sampler, so a batch serves a few epochs without probability ratios.
+
+Departures from the paper. Its annotator, a language model, chooses one of two answers: one bit per pair. Here the task's reward
+judges, and by default a label is *soft*: the probability sigmoid(difference / label_temperature), which gives away the whole
+difference of the two rewards, far more than a choice does. `labels: bradley_terry` draws a choice with that probability, and
+`labels: deterministic` always takes the greater reward, which is the nearest to the paper. All pairs within a group of `group_size`
+completions of a prompt are used, each completion read once.
 """
 
 from __future__ import annotations
@@ -21,8 +25,14 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import Rollout, check_groups, collect, minibatch_rows
 from bakeoff.algos.dpo import pair_loss
 from bakeoff.algos.losses.rounding import neighbors, relative_scores
+from bakeoff.algos.preference_data.label_temperature import UNMEASURED, LabelTemperature
 from bakeoff.algos.preference_data.labels import Labels, label_pairs
-from bakeoff.algos.preference_data.objective import PreferenceConfig, mean_pair_metrics, pair_figures
+from bakeoff.algos.preference_data.objective import (
+    PreferenceConfig,
+    PreferenceObjective,
+    mean_pair_metrics,
+    pair_figures,
+)
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -30,8 +40,9 @@ class OnlineDPOConfig(PreferenceConfig):
     """Settings of online DPO."""
 
     labels: Labels = "soft"
-    """How the reward labels pairs: `soft` keeps the probability sigmoid(difference / label_temperature) as label, `bradley_terry`
-    draws the better one with it, `deterministic` takes the greater reward."""
+    """How the reward labels pairs: `soft` keeps the probability sigmoid(difference / label_temperature) as label, so a label
+    carries the whole difference of rewards, unlike the paper's choice by an annotator; `bradley_terry` draws the better one with
+    it, `deterministic` takes the greater reward. Equal rewards are labeled one half."""
     group_size: int = Field(default=2, ge=2)
     """Completions of each prompt; all pairs among them are learned from. `batch_size` is a multiple of it."""
     epochs: PositiveInt = 4
@@ -62,7 +73,8 @@ class OnlineDPO(Algorithm):
     ) -> None:
         super().__init__(config, policy, envs, rng)
         check_groups("online_dpo", config.batch_size, "group_size", config.group_size)
-        self.objective = config.objective("online_dpo", self.kl_coef)
+        self.temperature = LabelTemperature(config.label_temperature)
+        config.objective("online_dpo", self.kl_coef, UNMEASURED)  # refuses settings that leave none
         self.optimizer = Optimizer(
             policy.parameters(), config, policy.model.width, planned_updates=envs.planned_updates
         )
@@ -72,12 +84,18 @@ class OnlineDPO(Algorithm):
         self.optimizer.start_update(self.envs.progress)
         rollout = collect(self.policy, self.envs, self.rng, group_size=self.config.group_size)
         labeled = self.label(rollout)
-        return rollout.metrics(self.kl_coef) | self.learn(rollout, labeled)
+        figures = self.temperature.metrics(self.config.labels) | {"beta": self.objective.beta}
+        return rollout.metrics(self.kl_coef) | self.learn(rollout, labeled) | figures
 
     @property
     def queries_needed(self) -> int:
         """One group."""
         return self.config.group_size
+
+    @property
+    def objective(self) -> PreferenceObjective:
+        """What is minimized; its beta follows from the labels' temperature, which the first pairs may decide."""
+        return self.config.objective("online_dpo", self.kl_coef, self.temperature.value)
 
     def label(self, rollout: Rollout) -> LabeledGroups:
         """Label every pair within every group, once for all epochs."""
@@ -86,9 +104,9 @@ class OnlineDPO(Algorithm):
         scores_B, _ = relative_scores(rollout.scores_B.cpu(), neighbors(len(rollout), size))
         rewards_GK2 = scores_B.reshape(-1, size)[:, rows_K2]
         groups, count = rewards_GK2.shape[:2]
-        side_N, preference_N = label_pairs(
-            rewards_GK2.reshape(-1, 2), self.config.labels, self.config.label_temperature, self.rng
-        )
+        rewards_N2 = rewards_GK2.reshape(-1, 2)
+        tau = self.temperature.update(rewards_N2[:, 0], rewards_N2[:, 1])
+        side_N, preference_N = label_pairs(rewards_N2, self.config.labels, tau, self.rng)
         sides_GK2 = torch.stack([side_N, 1 - side_N], 1).reshape(groups, count, 2)
         rows_GK2 = rows_K2.expand(groups, count, 2).gather(2, sides_GK2)
         return LabeledGroups(rows_GK2, preference_N.reshape(groups, count))

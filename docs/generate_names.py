@@ -13,7 +13,7 @@ HEAD = """# Names in other libraries
 
 Made from the code by `python docs/generate_names.py`; a test checks that it is up to date. A name from the left column
 that is not a setting here is answered with the one in the middle. A name that both sides use keeps its meaning here:
-`beta` is DPO's own in `dpo` and `kl_coef` elsewhere."""
+`beta` is the loss's own in `dpo`, `online_dpo`, `simpo`, `kto` and `trl_dpo`, and `kl_coef` elsewhere."""
 
 
 def table(rows: Iterable[Named]) -> str:

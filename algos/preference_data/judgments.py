@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.preference_data.encoding import encode_demonstrations, read_demonstrations
-from bakeoff.algos.preference_data.labels import Labels
+from bakeoff.algos.preference_data.labels import Labels, tied
 from bakeoff.algos.preference_data.pairs import join, plain, reference_logps
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.language_model.model import LanguageModel
@@ -93,10 +93,10 @@ class Judgments:
 
 
 def judge(rewards_B: Tensor, standard: float, labels: Labels, temperature: float, generator: torch.Generator) -> Tensor:
-    """Whether each completion is a good one, float32 (B,).
+    """The probability that each completion is a good one, float32 (B,): 1 or 0 but for `soft` labels and ties.
 
     Good is what a rater of the Bradley-Terry kind would prefer to a completion whose reward is ``standard``: with probability
-    sigmoid((r - standard) / temperature).
+    sigmoid((r - standard) / temperature). A reward that equals it, up to rounding, is judged one half, whatever the labels.
 
     Args:
         rewards_B: the optimized reward of each.
@@ -110,11 +110,12 @@ def judge(rewards_B: Tensor, standard: float, labels: Labels, temperature: float
     chance_B = ((rewards_B - standard) / temperature).sigmoid()
     match labels:
         case "bradley_terry":
-            return (uniform_B < chance_B).float()
+            judged_B = (uniform_B < chance_B).double()
         case "deterministic":
-            return (rewards_B > standard).float()
+            judged_B = (rewards_B > standard).double()
         case "soft":
-            return chance_B.float()
+            judged_B = chance_B
+    return torch.where(tied(rewards_B, torch.full_like(rewards_B, standard)), 0.5, judged_B).float()
 
 
 def read_judged(

@@ -9,6 +9,15 @@ from torch import Tensor
 
 Labels = Literal["bradley_terry", "deterministic", "soft"]
 
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""Rewards that differ by no more than this share of the larger one differ by rounding."""
+
+
+def tied(first_N: Tensor, second_N: Tensor) -> Tensor:
+    """Whether rewards are equal up to the rounding of a float32, bool (N,)."""
+    first_N, second_N = first_N.double(), second_N.double()
+    return (first_N - second_N).abs() <= ROUNDING * torch.maximum(first_N.abs(), second_N.abs())
+
 
 def label_pairs(
     rewards_B2: Tensor, labels: Labels, temperature: float, generator: torch.Generator
@@ -16,22 +25,27 @@ def label_pairs(
     """Which side is chosen, and how sure that is.
 
     The probability that the first is better is sigmoid((r_1 - r_2) / temperature) (Bradley and Terry 1952). `bradley_terry`
-    draws the label with it, as one rater would; `deterministic` takes the greater reward, equal ones by the toss of a coin;
-    `soft` takes the greater reward and keeps its probability: the mean of infinitely many raters.
+    draws the label with it, as one rater would; `deterministic` takes the greater reward; `soft` takes the greater reward and keeps
+    its probability: the mean of infinitely many raters. Equal rewards have no better side: a coin names the chosen one, and its
+    probability is one half, whatever the labels.
 
     Args:
         rewards_B2: rewards of both completions.
         labels: how to judge.
-        temperature: tau, by how much rewards have to differ for the judgment to be clear.
+        temperature: tau, by how much rewards have to differ for the judgment to be clear; `deterministic` does not read it.
         generator: draws labels and coins.
 
     Returns:
-        The chosen side, 0 or 1, int64 (B,), and the probability that it is the better one, float32 (B,): 1 but for `soft`.
+        The chosen side, 0 or 1, int64 (B,), and the probability that it is the better one, float32 (B,): 1 but for `soft` and
+        equal rewards.
     """
-    difference_B = (rewards_B2[:, 0] - rewards_B2[:, 1]).double().cpu()
+    rewards_B2 = rewards_B2.double().cpu()
+    difference_B = rewards_B2[:, 0] - rewards_B2[:, 1]
+    tied_B = tied(rewards_B2[:, 0], rewards_B2[:, 1])
     uniform_B = torch.rand(len(difference_B), generator=generator, dtype=torch.float64)
-    chance_B = (difference_B / temperature).sigmoid()
-    greater_B = (difference_B > 0) | ((difference_B == 0) & (uniform_B < 0.5))
-    first_B = uniform_B < chance_B if labels == "bradley_terry" else greater_B
-    sure_B = torch.where(first_B, chance_B, 1 - chance_B) if labels == "soft" else torch.ones_like(chance_B)
+    chance_B = torch.where(tied_B, 0.5, (difference_B / temperature).sigmoid())
+    drawn_B = uniform_B < chance_B
+    first_B = drawn_B if labels == "bradley_terry" else torch.where(tied_B, drawn_B, difference_B > 0)
+    kept_B = tied_B if labels != "soft" else torch.ones_like(tied_B)  # whose probability is kept
+    sure_B = torch.where(kept_B, torch.where(first_B, chance_B, 1 - chance_B), 1.0)
     return (~first_B).long(), sure_B.float()

@@ -13,6 +13,7 @@ from torch import Tensor
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import mean_metrics
 from bakeoff.algos.losses.preference import PreferenceLoss, PreferenceLossType
+from bakeoff.algos.preference_data.label_temperature import TemperatureSetting, check_temperature, resolve_beta
 from bakeoff.algos.preference_data.labels import Labels
 from bakeoff.errors import ConfigError
 
@@ -48,7 +49,7 @@ class PreferenceConfig(AlgorithmConfig):
     `sppo`."""
     beta: float | None = Field(default=None, gt=0)
     """The loss's beta. Default: kl_coef / label_temperature, whose optimum is that of the task's objective where labels are
-    Bradley-Terry's (see docs/preference-optimization.md)."""
+    Bradley-Terry's (see docs/preference-optimization.md); 0.1 with `labels: deterministic`, which have no finite optimum."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability with which a label is taken to be wrong."""
     supervised_coef: float = Field(default=0.0, ge=0)
@@ -62,9 +63,10 @@ class PreferenceConfig(AlgorithmConfig):
     labels: Labels = "bradley_terry"
     """How the reward labels pairs that were made here: `bradley_terry` draws the better one with probability
     sigmoid(difference / label_temperature), `deterministic` takes the greater reward, `soft` keeps that probability as the
-    label."""
-    label_temperature: float = Field(default=1.0, gt=0)
-    """Tau: by how much rewards have to differ for a label to be clear."""
+    label. Equal rewards are labeled one half."""
+    label_temperature: TemperatureSetting = "auto"
+    """Tau: by how much rewards have to differ for a label to be clear. `auto` measures it on the first pairs made whose rewards
+    differ, so that 88 % of such labels are expected to be right; 1 for given pairs. Not for `labels: deterministic`."""
 
     @model_validator(mode="after")
     def _losses_have_what_they_need(self) -> PreferenceConfig:
@@ -72,15 +74,21 @@ class PreferenceConfig(AlgorithmConfig):
             raise ValueError('loss_type exo is infinite for certain labels; give "label_smoothing", or labels: soft')
         if self.loss_type == "sppo" and self.target_margin:
             raise ValueError('loss_type sppo has no margin; leave out "target_margin"')
+        check_temperature(self.labels, self.label_temperature)
         return self
 
-    def objective(self, algorithm: str, kl_coef: float) -> PreferenceObjective:
+    def objective(self, algorithm: str, kl_coef: float, temperature: float) -> PreferenceObjective:
         """What is minimized.
+
+        Args:
+            algorithm: its name, for messages.
+            kl_coef: what a nat of KL costs, in units of reward.
+            temperature: tau of the labels, in units of reward.
 
         Raises:
             ConfigError: a KL coefficient of 0, which leaves no finite optimum, and no ``beta``.
         """
-        beta = kl_coef / self.label_temperature if self.beta is None else self.beta
+        beta = resolve_beta(self.beta, self.labels, kl_coef, temperature)
         if beta <= 0:
             raise ConfigError(
                 algorithm, ['kl_coef is 0, so the loss has no finite optimum; give "beta", or a kl_coef above 0']

@@ -19,7 +19,8 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
 from bakeoff.algos.core.schedule import updates_of_passes
 from bakeoff.algos.preference_data.encoding import encode_pairs
-from bakeoff.algos.preference_data.labels import Labels, label_pairs
+from bakeoff.algos.preference_data.label_temperature import LabelTemperature, TemperatureSetting
+from bakeoff.algos.preference_data.labels import Labels, label_pairs, tied
 from bakeoff.algos.preference_data.objective import PreferenceConfig
 from bakeoff.algos.preference_data.pairs import PairBuffer, TokenizedPairs
 from bakeoff.envs.language_model.completions import Completions
@@ -93,6 +94,8 @@ class PreferenceData:
         self.seen = 0
         """Pairs learned from, each as often as it was."""
         self.notes: dict[str, float] = {}
+        self.temperature = LabelTemperature(config.label_temperature)
+        """Tau of the labels; given pairs have their labels, so it is not measured on them."""
         self.buffer = PairBuffer(config.capacity if self.grows else None)
         if config.data is not None:
             given = load_pairs(config.data)
@@ -123,18 +126,15 @@ class PreferenceData:
             while len(self.buffer) < config.pairs:
                 made.append(self.make(generator, config.pairs - len(self.buffer)))
         figures = {name: sum(part[name] for part in made) / len(made) for name in (made[0] if made else ())}
+        if config.data is None:
+            figures |= self.temperature.metrics(config.labels)
         passes = {} if self.grows else {"epoch": self.seen / len(self.buffer)}
         return {**figures, **self.notes, **passes, "data_size": float(len(self.buffer))}
 
     def make(self, generator: torch.Generator, most: int | None = None) -> dict[str, float]:
         """Two completions of the reference for each of a batch of prompts, at most ``most``, labeled by the task's reward."""
         batch = sample_labeled_pairs(
-            self._policy.reference.sample,
-            self._envs,
-            generator,
-            self._config.labels,
-            self._config.label_temperature,
-            most,
+            self._policy.reference.sample, self._envs, generator, self._config.labels, self.temperature, most
         )
         completions, rewards_B = batch.scored.completions, batch.scored.rewards_B
         pairs = TokenizedPairs.with_reference(
@@ -148,7 +148,7 @@ class PreferenceData:
         return {
             "reward": float(rewards_B.mean()),
             "length": float(completions.lengths_B.float().mean()),
-            "label_accuracy": float((pairs.reward_margin_B > 0).float().mean()),
+            "label_accuracy": label_accuracy(batch),
         }
 
     def draw(self, generator: torch.Generator) -> TokenizedPairs:
@@ -192,14 +192,16 @@ class PreferenceData:
         return not self.grows and len(self.buffer) > 0 and self.seen >= self.total
 
     def state_dict(self) -> dict[str, Any]:
-        """The pairs, the order of passes, and how far they are."""
+        """The pairs, the order of passes, how far they are, and the labels' temperature."""
         order = {} if self.order is None else self.order.state_dict()
-        return {"buffer": self.buffer.state_dict(), "seen": self.seen, "order": order}
+        temperature = self.temperature.state_dict()
+        return {"buffer": self.buffer.state_dict(), "seen": self.seen, "order": order, "temperature": temperature}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.buffer.load_state_dict(state["buffer"])
         self.seen = int(state["seen"])
+        self.temperature.load_state_dict(state["temperature"])
         if self.order is not None:
             self.order.load_state_dict(state["order"])
 
@@ -235,7 +237,7 @@ def sample_labeled_pairs(
     envs: TextGenerationVectorEnv,
     generator: torch.Generator,
     labels: Labels,
-    temperature: float,
+    temperature: LabelTemperature,
     most: int | None = None,
 ) -> LabeledBatch:
     """Two completions for each of a batch of prompts, and which of them the environment's reward prefers.
@@ -245,14 +247,23 @@ def sample_labeled_pairs(
         envs: scores them; needs an even number of sub-environments.
         generator: draws completions and labels.
         labels: see :func:`~bakeoff.algos.preference_data.labels.label_pairs`.
-        temperature: tau, likewise.
+        temperature: tau, likewise; measured on these pairs if it is not known yet.
         most: how many pairs are wanted; fewer where the environment has fewer sub-environments, or its budget pays for fewer.
     """
     prompts = envs.begin_batch(2, most=None if most is None else 2 * most)
     scored = envs.play(sample(prompts, envs.max_new_tokens, generator))
-    side_K, preference_K = label_pairs(scored.rewards_B.cpu().reshape(-1, 2), labels, temperature, generator)
+    rewards_K2 = scored.rewards_B.cpu().reshape(-1, 2)
+    tau = temperature.update(rewards_K2[:, 0], rewards_K2[:, 1])
+    side_K, preference_K = label_pairs(rewards_K2, labels, tau, generator)
     evens_K = 2 * torch.arange(len(side_K))
     return LabeledBatch(scored, evens_K + side_K, evens_K + 1 - side_K, preference_K)
+
+
+def label_accuracy(batch: LabeledBatch) -> float:
+    """Share of pairs whose chosen side has the greater reward, among those whose rewards differ; one half where none do."""
+    chosen_K, rejected_K = (batch.scored.rewards_B.cpu()[rows_K] for rows_K in (batch.chosen_K, batch.rejected_K))
+    right_N = (chosen_K > rejected_K)[~tied(chosen_K, rejected_K)]
+    return float(right_N.float().mean()) if len(right_N) else 0.5
 
 
 def pairing_env(
@@ -270,7 +281,7 @@ def make_pairs(
     generator: torch.Generator,
     *,
     labels: Literal["bradley_terry", "deterministic"] = "bradley_terry",
-    temperature: float = 1.0,
+    temperature: TemperatureSetting = "auto",
     margins: bool = False,
 ) -> Pairs:
     """Pairs of a policy's own answers, until there are ``count``, or the environment's budget is spent.
@@ -283,23 +294,30 @@ def make_pairs(
         count: how many pairs.
         generator: draws the completions and the labels.
         labels: ``bradley_terry`` or ``deterministic``.
-        temperature: of Bradley-Terry, in reward units.
+        temperature: of Bradley-Terry, in reward units; ``auto`` measures it on the first pairs whose rewards differ
+            (:func:`~bakeoff.algos.preference_data.label_temperature.measure_temperature`).
         margins: keep the difference of rewards as each pair's margin (negative where Bradley-Terry chose the worse one).
 
     Raises:
         PreferenceError: a setting out of its range, or no pair in many rounds: the policy always says the same, or the
             reward scores everything alike.
     """
-    if count < 1 or envs.num_envs % 2 or not temperature > 0 or labels not in ("bradley_terry", "deterministic"):
+    known = isinstance(temperature, int | float) and temperature > 0
+    if (
+        count < 1
+        or envs.num_envs % 2
+        or not (known or temperature == "auto")
+        or labels not in ("bradley_terry", "deterministic")
+    ):
         raise PreferenceError(
             f"cannot make {count} pairs with {envs.num_envs} sub-environments, labels {labels!r} and temperature "
             f"{temperature}; expected a count from 1, an even number of them, bradley_terry or deterministic, and a "
-            "temperature above 0"
+            'temperature above 0 or "auto"'
         )
-    pairs: list[PreferencePair] = []
+    tau, pairs = LabelTemperature(temperature), list[PreferencePair]()
     same_texts = ties = fruitless = 0
     while len(pairs) < count and envs.affordable(2) and not (envs.budget and envs.budget.exhausted(envs.meter)):
-        batch = sample_labeled_pairs(sample, envs, generator, labels, temperature)
+        batch = sample_labeled_pairs(sample, envs, generator, labels, tau)
         texts, rewards_B = batch.scored.texts, batch.scored.rewards_B
         before = len(pairs)
         for chosen, rejected in zip(batch.chosen_K.tolist(), batch.rejected_K.tolist(), strict=True):

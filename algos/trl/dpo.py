@@ -2,10 +2,10 @@
 
 Each update plays a batch of the reference's completions, two for each prompt, adds the pairs to those at hand, and takes
 some steps on pairs drawn from all of them. So the budget decides how many pairs there are, as for the other offline
-algorithms here. A label is drawn with the probability sigmoid(difference of rewards) by default, the Bradley-Terry model
-that DPO inverts: with beta = `kl_coef` the optimum of its loss is then the objective's, pi ~ reference exp(reward / beta).
-With `labels: deterministic` the greater reward always wins, as when people take the better answer; then nothing but the
-number of steps keeps the policy near the reference.
+algorithms here. A label is drawn with the probability sigmoid(difference of rewards / label_temperature) by default, the
+Bradley-Terry model that DPO inverts: with beta = `kl_coef` / label_temperature the optimum of its loss is then the objective's,
+pi ~ reference exp(reward / kl_coef). With `labels: deterministic` the greater reward always wins, as when people take the better
+answer; beta is then one of its own, and nothing but the number of steps keeps the policy near the reference.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ from bakeoff.algos.core.optimizer import mean_metrics
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.replay_buffer import ReplayBuffer
 from bakeoff.algos.core.rollout import Rollout
+from bakeoff.algos.preference_data.label_temperature import (
+    LabelTemperature,
+    TemperatureSetting,
+    check_temperature,
+    resolve_beta,
+)
 from bakeoff.algos.trl.contestant import TRLAlgorithm, chosen, dataset, quiet, trl, unpadded
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
@@ -44,8 +50,13 @@ class TRLDPOConfig(AlgorithmConfig):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability with which a label is taken to be wrong (`loss_type: robust`, which needs some)."""
     labels: Literal["bradley_terry", "deterministic"] = "bradley_terry"
-    """`bradley_terry`: drawn, with probability sigmoid(difference of rewards); `deterministic`: the greater reward, equal ones
-    are left out."""
+    """`bradley_terry`: drawn, with probability sigmoid(difference of rewards / label_temperature); `deterministic`: the greater
+    reward, equal ones are left out."""
+    label_temperature: TemperatureSetting = "auto"
+    """Tau: by how much rewards have to differ for a label to be clear. `auto` measures it on the first pairs whose rewards differ,
+    so that 88 % of such labels are expected to be right. Not for `labels: deterministic`."""
+    beta: float | None = Field(default=None, gt=0)
+    """DPO's beta. Default: kl_coef / label_temperature; 0.1 with `labels: deterministic`, which have no finite optimum."""
     pairs_per_step: PositiveInt = 64
     """Pairs in one step, drawn from all there are."""
     gradient_steps: PositiveInt = 4
@@ -60,6 +71,7 @@ class TRLDPOConfig(AlgorithmConfig):
                 f"TRL ignores label_smoothing with loss_type {self.loss_type}; give loss_type: robust, or leave it out "
                 "(dpo has label_smoothing with other losses)"
             )
+        check_temperature(self.labels, self.label_temperature)
         return self
 
 
@@ -78,7 +90,9 @@ class TRLDPO(TRLAlgorithm):
         problems = []
         if config.batch_size % 2:
             problems.append(f"batch_size {config.batch_size} is odd; completions are generated in pairs")
-        if not (envs.kl_coef if config.kl_coef is None else config.kl_coef) > 0:
+        self.temperature = LabelTemperature(config.label_temperature)
+        kl_coef = envs.kl_coef if config.kl_coef is None else config.kl_coef
+        if resolve_beta(config.beta, config.labels, kl_coef, self.temperature.value) <= 0:
             problems.append("kl_coef is 0; DPO's beta is a number above 0")
         if problems:
             raise ConfigError("trl_dpo", problems)
@@ -91,6 +105,7 @@ class TRLDPO(TRLAlgorithm):
         metrics = self.collect()
         if not len(self.buffer):
             return metrics
+        self.trainer.beta = metrics["beta"] = self.beta
         steps = []
         with self._undisturbed():
             for _ in range(self.config.gradient_steps):
@@ -102,12 +117,18 @@ class TRLDPO(TRLAlgorithm):
         """One pair."""
         return 2
 
+    @property
+    def beta(self) -> float:
+        """DPO's beta; it follows from the labels' temperature, which the first pairs may decide."""
+        return resolve_beta(self.config.beta, self.config.labels, self.kl_coef, self.temperature.value)
+
     def collect(self) -> dict[str, float]:
         """Two completions of each prompt by the reference, labeled and kept."""
         self.envs.begin_batch(2)
         completions = self.policy.reference.sample(self.envs.prompt_batch, self.envs.max_new_tokens, self.rng)
         scores_B = self.envs.play(completions).rewards_B
-        rows_P2 = labeled(scores_B, self.config.labels, self.rng)
+        tau = self.temperature.update(scores_B[0::2], scores_B[1::2])
+        rows_P2 = labeled(scores_B, self.config.labels, tau, self.rng)
         if len(rows_P2):
             logprobs_BT = completions.logprobs_BT
             assert logprobs_BT is not None
@@ -117,6 +138,7 @@ class TRLDPO(TRLAlgorithm):
             "reward": float(scores_B.mean()),
             "length": float(completions.lengths_B.float().mean()),
             "pairs": len(self.buffer) / 2,
+            **self.temperature.metrics(self.config.labels),
         }
 
     def draw(self) -> list[dict[str, list[int]]]:
@@ -145,7 +167,7 @@ class TRLDPO(TRLAlgorithm):
         model, tokenizer = self._parts()
         arguments = self._arguments(
             folder,
-            beta=self.kl_coef,
+            beta=self.beta,
             loss_type=[config.loss_type],
             label_smoothing=config.label_smoothing,
             max_length=None,
@@ -159,12 +181,15 @@ class TRLDPO(TRLAlgorithm):
         )
 
 
-def labeled(scores_B: Tensor, labels: Literal["bradley_terry", "deterministic"], generator: torch.Generator) -> Tensor:
+def labeled(
+    scores_B: Tensor, labels: Literal["bradley_terry", "deterministic"], temperature: float, generator: torch.Generator
+) -> Tensor:
     """Row numbers of consecutive rows as pairs, the preferred one first, shape (pairs, 2).
 
     Args:
         scores_B: rewards; rows 2 i and 2 i + 1 answer the same prompt.
         labels: how the preferred one is found (see :class:`TRLDPOConfig`).
+        temperature: tau of drawn labels, in units of the reward.
         generator: draws labels.
     """
     margins_P = (scores_B[0::2] - scores_B[1::2]).double().cpu()
@@ -173,5 +198,5 @@ def labeled(scores_B: Tensor, labels: Literal["bradley_terry", "deterministic"],
         rows_P2, first_P = rows_P2[margins_P != 0], margins_P[margins_P != 0] > 0
     else:
         draws_P = torch.rand(len(margins_P), generator=generator, dtype=torch.float64)
-        first_P = draws_P < margins_P.sigmoid()
+        first_P = draws_P < (margins_P / temperature).sigmoid()
     return torch.where(first_P[:, None], rows_P2, rows_P2.flip(1))

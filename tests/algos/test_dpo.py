@@ -50,7 +50,7 @@ def test_labels_by_hand() -> None:
     generator = torch.Generator().manual_seed(0)
     side, sure = label_pairs(rewards, "deterministic", 0.5, generator)
     assert side[:2].tolist() == [0, 1]
-    assert sure.tolist() == [1, 1, 1]
+    assert sure.tolist() == [1, 1, 0.5]  # equal rewards have no better side
     side, sure = label_pairs(rewards, "soft", 0.5, generator)
     assert side[:2].tolist() == [0, 1]
     assert sure.tolist() == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-6)), 0.5])
@@ -68,7 +68,7 @@ def test_labels_and_ties_have_the_right_frequencies() -> None:
 
 def test_judgments_by_hand() -> None:
     rewards, generator = torch.tensor([1.0, 3.0, 2.0]), torch.Generator().manual_seed(0)
-    assert judge(rewards, 2.0, "deterministic", 1.0, generator).tolist() == [0, 1, 0]
+    assert judge(rewards, 2.0, "deterministic", 1.0, generator).tolist() == [0, 1, 0.5]
     expected = [1 / (1 + math.exp(2)), 1 / (1 + math.exp(-2)), 0.5]
     assert judge(rewards, 2.0, "soft", 0.5, generator).tolist() == pytest.approx(expected)
     drawn = judge(torch.full((20_000,), 3.0), 2.0, "bradley_terry", 0.5, generator)
@@ -212,7 +212,8 @@ def test_all_pairs_of_a_group_are_labeled_the_better_first(exact: Task) -> None:
         scores = rollout.scores_B[3 * group : 3 * group + 3]
         difference = scores[labeled.rows_GK2[group][:, 0]] - scores[labeled.rows_GK2[group][:, 1]]
         assert bool((difference >= 0).all())
-        torch.testing.assert_close(labeled.preference_GK[group], difference.sigmoid().float())
+        chances = (difference / algorithm.temperature.value).sigmoid()
+        torch.testing.assert_close(labeled.preference_GK[group], chances.float())
 
 
 def test_online_loss_is_the_mean_over_pairs(exact: Task) -> None:
@@ -228,12 +229,12 @@ def test_online_loss_is_the_mean_over_pairs(exact: Task) -> None:
     torch.testing.assert_close(loss, each.mean(), atol=1e-6, rtol=1e-5)
     ours = algorithm.policy.model.token_logprobs(rollout.completions).sum(1)
     h = ours - rollout.reference_logprobs_BT.sum(1)
-    expected = []
+    expected, tau = [], algorithm.temperature.value
     for group in range(4):
         for first, second in ((0, 1), (0, 2), (1, 2)):
             i, j = 3 * group + first, 3 * group + second
-            p = float((rollout.scores_B[i] - rollout.scores_B[j]).sigmoid())
-            margin = 0.3 * float((h[i] - h[j]).detach())
+            p = float(((rollout.scores_B[i] - rollout.scores_B[j]) / tau).sigmoid())
+            margin = 0.3 / tau * float((h[i] - h[j]).detach())
             expected.append(p * math.log1p(math.exp(-margin)) + (1 - p) * math.log1p(math.exp(margin)))
     assert float(loss.detach()) == pytest.approx(sum(expected) / 12, rel=1e-5)
     assert set(logs) >= {"margin", "accuracy", "chosen_logps", "rejected_logps"}
@@ -269,7 +270,7 @@ def test_kto_queries_and_reference_point(exact: Task) -> None:
             one = type(batch.completions)(prompt, batch.completions.tokens_BT[[i]], batch.completions.mask_BT[[i]])
             policy = algorithm.policy
             sums.append(float((policy.model.token_logprobs(one) - policy.reference_logprobs(one)).sum()))
-    assert algorithm.reference_point(batch) == pytest.approx(0.3 * max(0.0, sum(sums) / 4), abs=1e-5)
+    assert algorithm.reference_point(batch) == pytest.approx(algorithm.beta * max(0.0, sum(sums) / 4), abs=1e-5)
 
 
 # ---------------------------------------------------------------- how well

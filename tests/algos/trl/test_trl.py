@@ -66,11 +66,11 @@ def test_without_trl_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, ex
 
 def test_labels_by_hand() -> None:
     scores = torch.tensor([1.0, 2.0, 5.0, 5.0, 3.0, 0.0])
-    assert labeled(scores, "deterministic", torch.Generator()).tolist() == [[1, 0], [4, 5]]
+    assert labeled(scores, "deterministic", 1.0, torch.Generator()).tolist() == [[1, 0], [4, 5]]
     sure = torch.tensor([50.0, 0.0, 0.0, 50.0])
-    assert labeled(sure, "bradley_terry", torch.Generator().manual_seed(0)).tolist() == [[0, 1], [3, 2]]
+    assert labeled(sure, "bradley_terry", 1.0, torch.Generator().manual_seed(0)).tolist() == [[0, 1], [3, 2]]
     many = torch.tensor([1.0, 0.0]).repeat(20_000)
-    first = labeled(many, "bradley_terry", torch.Generator().manual_seed(0))[:, 0] % 2 == 0
+    first = labeled(many, "bradley_terry", 1.0, torch.Generator().manual_seed(0))[:, 0] % 2 == 0
     # sigmoid(1) = 0.7311; the standard error of the share is 0.0031
     assert float(first.double().mean()) == pytest.approx(0.7311, abs=0.0125)
 
@@ -144,10 +144,26 @@ def test_first_dpo_loss_and_gradient(exact: Task) -> None:
     batch = algorithm.buffer.batch(torch.arange(16)).completions
     logprobs_P2 = algorithm.policy.model.token_logprobs(batch).sum(1).reshape(-1, 2)
     # d/dx of -log sigmoid(beta x) at 0 is -beta / 2
-    loss = -algorithm.kl_coef / 2 * (logprobs_P2[:, 0] - logprobs_P2[:, 1]).mean()
+    loss = -algorithm.beta / 2 * (logprobs_P2[:, 0] - logprobs_P2[:, 1]).mean()
     expected = torch.autograd.grad(loss, list(algorithm.policy.parameters()))
     for ours, theirs in zip(expected, found, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-6)
+
+
+@needs_trl
+def test_dpos_beta_follows_from_the_labels_temperature(exact: Task) -> None:
+    algorithm = make(TRLDPO, exact, gradient_steps=1, pairs_per_step=8)
+    metrics = algorithm.update()
+    assert metrics["label_temperature"] == algorithm.temperature.value
+    assert metrics["beta"] == pytest.approx(exact.kl_coef / metrics["label_temperature"])
+    again = make(TRLDPO, exact, gradient_steps=1, pairs_per_step=8)
+    again.load_state_dict(algorithm.state_dict())
+    assert again.update()["beta"] == algorithm.update()["beta"] == metrics["beta"]
+    assert algorithm.trainer.beta == again.trainer.beta == metrics["beta"]
+    certain = make(TRLDPO, exact, labels="deterministic", gradient_steps=1, pairs_per_step=8)
+    metrics = certain.update()
+    assert (certain.trainer.beta, metrics["beta"]) == (0.1, 0.1)
+    assert "label_temperature" not in metrics
 
 
 @needs_trl
@@ -205,6 +221,7 @@ def test_other_weights_may_move(kind: type, trainable: str, exact: Task) -> None
             "TRL ignores label_smoothing with loss_type sigmoid; give loss_type: robust",
         ),
         (TRLDPO, {"kl_coef": 0.0}, "kl_coef is 0"),
+        (TRLDPO, {"labels": "deterministic", "label_temperature": 1.0}, "deterministic has no temperature"),
     ],
 )
 def test_wrong_settings_are_one_line(kind: type, settings: dict[str, Any], message: str, exact: Task) -> None:

@@ -272,9 +272,19 @@ def test_made_pairs_are_labeled_by_the_reward_and_metered(letters):
 
 def test_under_bradley_terry_the_worse_answer_wins_sometimes(letters):
     answers = [[0, letters.EOS], [1, letters.EOS]]
-    pairs = make_pairs(sampler(letters, answers), vector(letters, 64), 2000, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    pairs = make_pairs(sampler(letters, answers), vector(letters, 64), 2000, generator, temperature=1.0)
     # sigmoid(1) = .73106, standard error of a share of 2,000 draws .0099
     assert sum(p.chosen == "a" for p in pairs) / 2000 == pytest.approx(0.731, abs=0.035)
+
+
+def test_by_default_the_temperature_is_measured(letters):
+    answers = [[0, letters.EOS], [1, letters.EOS]]
+    pairs = make_pairs(sampler(letters, answers), vector(letters, 64), 2000, torch.Generator().manual_seed(0))
+    # All differences are equal, so .88 of labels are expected to be right; standard error .0073
+    assert sum(p.chosen == "a" for p in pairs) / 2000 == pytest.approx(0.88, abs=0.022)
+    with pytest.raises(PreferenceError, match='temperature above 0 or "auto"'):
+        make_pairs(sampler(letters, answers), vector(letters, 4), 5, torch.Generator(), temperature="warm")
 
 
 def test_answers_that_nothing_tells_apart_make_no_pairs(letters):
