@@ -21,8 +21,9 @@ RIGHT_SHARE = 0.88
 
 At least .80 are to be right on all pairs, and tau is measured on few: on 32 pairs (a batch of 64) the share comes out with a
 standard deviation of .026, whether rewards are normal, uniform, exponential, log-normal or Student's (2 degrees of freedom); .88
-is three of them above .80. What one label tells of its difference of rewards, (d/tau)^2 P (1 - P) with P = sigmoid(d/tau), is most
-at a share between .81 (those distributions) and .92 (all differences equal); at .88 it is at least 80 % of that in each."""
+is three of them above .80. The information of one label about its difference d of rewards, (d/tau)^2 P (1 - P) with
+P = sigmoid(d/tau), is largest at a share between .81 (those distributions) and .92 (all differences equal); at .88 it is at least
+80 % of the largest in each."""
 
 UNMEASURED = 1.0
 """Tau while no two rewards differed, and for pairs that are given: beta is kl_coef then."""

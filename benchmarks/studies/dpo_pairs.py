@@ -31,6 +31,7 @@ from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.dpo import train_on_pairs
+from bakeoff.algos.preference_data.label_temperature import measure_temperature
 from bakeoff.algos.preference_data.labels import Labels, label_pairs
 from bakeoff.algos.preference_data.objective import PreferenceObjective
 from bakeoff.algos.preference_data.pairs import TokenizedPairs
@@ -40,7 +41,9 @@ from bakeoff.seeding import torch_generator
 
 SIZES: tuple[int | None, ...] = (500, 2_000, 8_000, 32_000, None)
 """None: fresh pairs at every step."""
-BATCH, STEPS, TEMPERATURE, POINTS = 64, 500, 1.0, 10
+BATCH, STEPS, POINTS = 64, 500, 10
+MEASURED_ON = 4096
+"""Pairs of the reference's answers that tau is measured on."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,18 @@ SETTINGS = {
 }
 
 
-def make_pairs(task: Task, setting: Setting, count: int, generator: torch.Generator) -> TokenizedPairs:
+def label_temperature(task: Task) -> float:
+    """Tau by the rule of the algorithms' default, the same for all runs."""
+    exact = task.enumeration
+    assert exact is not None
+    prompts, generator = torch.arange(MEASURED_ON) % len(exact.prompts), torch_generator(0, "temperature")
+    first_B, second_B = (exact.sample_leaves(exact.reference_logprobs_QN, prompts, generator) for _ in range(2))
+    found = measure_temperature(exact.rewards_QN[prompts, first_B], exact.rewards_QN[prompts, second_B])
+    assert found is not None
+    return found
+
+
+def make_pairs(task: Task, setting: Setting, count: int, tau: float, generator: torch.Generator) -> TokenizedPairs:
     """Judged pairs on prompts in turn."""
     exact = task.enumeration
     assert exact is not None
@@ -73,9 +87,7 @@ def make_pairs(task: Task, setting: Setting, count: int, generator: torch.Genera
     second = exact.optimal_logprobs_QN if setting.covered else exact.reference_logprobs_QN
     tables = (exact.reference_logprobs_QN, second)
     leaves_B2 = torch.stack([exact.sample_leaves(table, prompts, generator) for table in tables], 1)
-    side_B, preference_B = label_pairs(
-        exact.rewards_QN[prompts[:, None], leaves_B2], setting.labels, TEMPERATURE, generator
-    )
+    side_B, preference_B = label_pairs(exact.rewards_QN[prompts[:, None], leaves_B2], setting.labels, tau, generator)
     leaves_B2 = leaves_B2.gather(1, torch.stack([side_B, 1 - side_B], 1))  # chosen, rejected
     rewards_B2 = exact.rewards_QN[prompts[:, None], leaves_B2]
     return TokenizedPairs(
@@ -94,10 +106,11 @@ def one_run(task: Task, name: str, size: int | None, seed: int) -> dict[str, Any
     config = AlgorithmConfig()
     policy = Policy(task.language_model, Meter(), config, torch_generator(seed, "policy"))
     optimizer = Optimizer(policy.parameters(), config, policy.model.width, planned_updates=setting.steps)
-    objective = PreferenceObjective(beta=task.kl_coef / TEMPERATURE)
+    tau = label_temperature(task)
+    objective = PreferenceObjective(beta=task.kl_coef / tau)
     generator = torch_generator(seed, "pairs", name, str(size))
     start = time.perf_counter()
-    kept = make_pairs(task, setting, setting.steps * BATCH if size is None else size, generator)
+    kept = make_pairs(task, setting, setting.steps * BATCH if size is None else size, tau, generator)
     scores = []
     for step in range(setting.steps):
         fresh = torch.arange(step * BATCH, (step + 1) * BATCH)
