@@ -66,8 +66,8 @@ class KTOConfig(AlgorithmConfig):
     mean is judged one half."""
     label_temperature: TemperatureSetting = "auto"
     """Tau: by how much a reward has to differ from the mean for a judgment to be clear. `auto` measures it on the first completions
-    whose rewards differ, so that 88 % of judgments are expected to agree with the side of the mean; 1 for given data. Not for
-    `labels: deterministic`."""
+    whose rewards differ, so that 88 % of judgments are expected to agree with the side of the mean (soft ones: mean probability
+    .75); 1 for given data. Not for `labels: deterministic`."""
 
     @model_validator(mode="after")
     def _labels_have_what_they_need(self) -> KTOConfig:
@@ -85,7 +85,7 @@ class KTO(Algorithm):
 
     def __init__(self, config: KTOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:
         super().__init__(config, policy, envs, rng)
-        self.temperature = LabelTemperature(config.label_temperature)
+        self.temperature = LabelTemperature(config.label_temperature, config.labels)
         if self.beta <= 0:
             raise ConfigError("kto", ['kl_coef is 0, so the loss is constant; give "beta", or a kl_coef above 0'])
         self.buffer: RowBuffer[Judgments] = RowBuffer(Judgments, None if config.data is not None else config.capacity)

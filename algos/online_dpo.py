@@ -73,7 +73,7 @@ class OnlineDPO(Algorithm):
     ) -> None:
         super().__init__(config, policy, envs, rng)
         check_groups("online_dpo", config.batch_size, "group_size", config.group_size)
-        self.temperature = LabelTemperature(config.label_temperature)
+        self.temperature = LabelTemperature(config.label_temperature, config.labels)
         config.objective("online_dpo", self.kl_coef, UNMEASURED)  # refuses settings that leave none
         self.optimizer = Optimizer(
             policy.parameters(), config, policy.model.width, planned_updates=envs.planned_updates

@@ -66,7 +66,8 @@ class PreferenceConfig(AlgorithmConfig):
     label. Equal rewards are labeled one half."""
     label_temperature: TemperatureSetting = "auto"
     """Tau: by how much rewards have to differ for a label to be clear. `auto` measures it on the first pairs made whose rewards
-    differ, so that 88 % of such labels are expected to be right; 1 for given pairs. Not for `labels: deterministic`."""
+    differ, so that 88 % of drawn labels are expected to be right, or soft ones have a mean probability of .75; 1 for given pairs.
+    Not for `labels: deterministic`."""
 
     @model_validator(mode="after")
     def _losses_have_what_they_need(self) -> PreferenceConfig:

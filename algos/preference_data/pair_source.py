@@ -94,7 +94,7 @@ class PreferenceData:
         self.seen = 0
         """Pairs learned from, each as often as it was."""
         self.notes: dict[str, float] = {}
-        self.temperature = LabelTemperature(config.label_temperature)
+        self.temperature = LabelTemperature(config.label_temperature, config.labels)
         """Tau of the labels; given pairs have their labels, so it is not measured on them."""
         self.buffer = PairBuffer(config.capacity if self.grows else None)
         if config.data is not None:
@@ -314,7 +314,7 @@ def make_pairs(
             f"{temperature}; expected a count from 1, an even number of them, bradley_terry or deterministic, and a "
             'temperature above 0 or "auto"'
         )
-    tau, pairs = LabelTemperature(temperature), list[PreferencePair]()
+    tau, pairs = LabelTemperature(temperature, labels), list[PreferencePair]()
     same_texts = ties = fruitless = 0
     while len(pairs) < count and envs.affordable(2) and not (envs.budget and envs.budget.exhausted(envs.meter)):
         batch = sample_labeled_pairs(sample, envs, generator, labels, tau)

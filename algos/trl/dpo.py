@@ -90,7 +90,7 @@ class TRLDPO(TRLAlgorithm):
         problems = []
         if config.batch_size % 2:
             problems.append(f"batch_size {config.batch_size} is odd; completions are generated in pairs")
-        self.temperature = LabelTemperature(config.label_temperature)
+        self.temperature = LabelTemperature(config.label_temperature, config.labels)
         kl_coef = envs.kl_coef if config.kl_coef is None else config.kl_coef
         if resolve_beta(config.beta, config.labels, kl_coef, self.temperature.value) <= 0:
             problems.append("kl_coef is 0; DPO's beta is a number above 0")
