@@ -69,15 +69,16 @@ class BestOfNSampler:
         """The KL as :func:`kl_of_answers` estimates it, the underlying model's entropy and likelihood at the chosen
         completions, and what an answer costs, each (B,).
 
-        For completions without their candidates' scores the KL is its upper bound ln n - (n - 1)/n.
+        For completions without their candidates' scores the KL is its upper bound ln n - (n - 1)/n, and `kl_is_bound` is 1.
         """
         scores_Bn = completions.candidate_scores_Bn if isinstance(completions, BestCompletions) else None
         if scores_Bn is None:
             kl_B = torch.full((len(completions),), best_of_n_kl_bound(self.n))
         else:
             kl_B = kl_of_answers(scores_Bn, completions.prompts.indices_B.cpu())
+        bound = {"kl_is_bound": torch.ones(len(completions))} if scores_Bn is None else {}
         price_B = torch.full((len(completions),), float(self.n))
-        return {**self._policy.statistics(completions), "kl": kl_B, "queries_per_answer": price_B}
+        return {**self._policy.statistics(completions), **bound, "kl": kl_B, "queries_per_answer": price_B}
 
     def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:
         """The exact distribution of the best of n over all completions, shape (prompts, N)."""

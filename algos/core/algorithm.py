@@ -57,7 +57,8 @@ class Contestant(Protocol):
         """Figures of each completion that it sampled, each (B,).
 
         `kl`, an estimate of KL(contestant || reference) in nats, is required; `entropy` (mean nats per token) and
-        `reference_nll` (nats per token) are expected, and all further entries become metrics too.
+        `reference_nll` (nats per token) are expected, and all further entries become metrics too. Where `kl` is only an
+        upper bound, `kl_is_bound` is 1: reports then claim no lead that rests on it.
         """
 
     def sequence_logprobs(self, enumeration: Enumeration) -> Tensor:

@@ -106,11 +106,14 @@ class Evaluator:
 
     def _metrics(self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64]) -> dict[str, float]:
         kl, proxy = float(kl_B.double().mean()), float(scored.proxy_scores.mean())
+        objective_B = scored.proxy_scores - self.task.kl_coef * kl_B.double().cpu().numpy()
         metrics = {
             "proxy": proxy,
+            "proxy_se": _standard_error(scored.proxy_scores),
             "kl": kl,
             "kl_se": float(kl_B.double().std()) / math.sqrt(len(kl_B)),
             "objective": proxy - self.task.kl_coef * kl,
+            "objective_se": _standard_error(objective_B),
             "win_rate": win_rate(wins_B),
             "length": float(scored.completions.lengths_B.double().mean()),
             "distinct_1": text_metrics.distinct(scored.texts, 1),
@@ -118,13 +121,12 @@ class Evaluator:
             "repetition": text_metrics.mean_repetition(scored.texts),
         }
         metrics |= {f"proxy/{name}": float(values.mean()) for name, values in scored.proxy_parts.items()}
-        objective_B = scored.proxy_scores - self.task.kl_coef * kl_B.double().cpu().numpy()
         error = error_within_prompts(objective_B, self._prompt_rows)
         if error is not None:
             metrics["objective_within_se"] = error
         if scored.gold_scores is not None:
             metrics["gold"] = float(scored.gold_scores.mean())
-            metrics["gold_se"] = float(scored.gold_scores.std(ddof=1)) / math.sqrt(len(scored.gold_scores))
+            metrics["gold_se"] = _standard_error(scored.gold_scores)
         for name, values in scored.measured.items():
             if values:
                 found = np.array(list(values.values()))
@@ -216,6 +218,11 @@ class Evaluator:
         measured = {name: ask(measure) for name, measure in self.task.measures.items()}
         proxy = played.rewards_B.cpu().double().numpy()
         return _Scored(completions, played.prompts, played.texts, proxy, gold, played.parts, measured)
+
+
+def _standard_error(values_B: npt.NDArray[np.float64]) -> float:
+    """Of the mean of a contestant's scores, if its completions were drawn anew for prompts like these."""
+    return float(values_B.std(ddof=1)) / math.sqrt(len(values_B))
 
 
 def _row_parts(parts: Mapping[str, npt.NDArray[np.float64]], row: int) -> dict[str, dict[str, float]]:

@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bakeoff.reports.analysis import disclosure
+from bakeoff.reports.analysis import disclosure, standing
 from bakeoff.reports.analysis.detectable import detectable
 from bakeoff.reports.analysis.gold_curves import sentences
 from bakeoff.reports.analysis.hacking import summaries
+from bakeoff.reports.analysis.standing import names, one_reward
 from bakeoff.reports.data.entries import family
 from bakeoff.reports.data.text import count, number, one_line
 from bakeoff.reports.statistics.coverage import coverage_at
-from bakeoff.reports.statistics.leaderboard import comparisons
+from bakeoff.reports.statistics.findings import comparisons
 
 if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData
 
-ALPHA = 0.05
-"""Family-wise error of the comparisons within a task."""
 SCORE_NAMES = {
     "normalized_score": "normalized score",
     "objective": "objective (proxy − β · KL)",
@@ -56,33 +55,20 @@ def _answer(results: RunData, task: str, board: pd.DataFrame) -> TaskAnswer:
     if len(ranked) == 1:
         return TaskAnswer(task, f"Only {best['label']} has finished: {mean}. There is nothing to compare it with.", [])
     versus = comparisons(results, task)
-    ahead = versus[versus["p_holm"] < ALPHA]
-    level = versus[versus["p_holm"] >= ALPHA]
-    unknown = versus[versus["p_holm"].isna()]
-    if len(ahead) == len(versus):
-        headline = (
-            f"{best['label']} scored highest, ahead of {_all(len(versus))} by more than seed noise explains: {mean}."
-        )
-    elif len(unknown) == len(versus):
-        headline = f"{best['label']} scored highest: {mean}. With one seed, chance cannot be ruled out."
-    elif level.empty:
-        headline = f"{best['label']} scored highest: {mean}."
+    headline = one_reward(results, task)
+    if headline is None:
+        headline, compared = standing.headline(ranked, versus, mean), standing.details(results, ranked, versus)
     else:
-        tied = _names(level["other"])
-        headline = f"{best['label']} scored highest, but its lead over {tied} could be seed noise: {mean}."
+        compared = []
     absent = board.loc[board["seeds"] == 0, "label"]
-    details = [f"Not compared, because none of their cells counts: {_names(absent)}."] if len(absent) else []
+    details = [f"Not compared, because none of their cells counts: {names(absent)}."] if len(absent) else []
     partly = ranked[ranked["seeds"] < ranked["planned"]]
     if len(partly):
-        counted = _names(f"{row['label']} ({row['seeds']} of {row['planned']})" for _, row in partly.iterrows())
+        counted = names(f"{row['label']} ({row['seeds']} of {row['planned']})" for _, row in partly.iterrows())
         details.append(f"Not every seed counts: {counted}; excluding failed runs may bias them upward.")
-    if not ahead.empty:
-        details.append("Beyond seed noise: ahead of " + _differences(ahead) + ".")
-    if not level.empty:
-        details.append("No clear difference: " + _differences(level) + ".")
-    if not unknown.empty and len(unknown) < len(versus):
-        details.append(f"No interval with a single seed: {_names(unknown['other'])}.")
-    details += detectable(results, task, str(best["label"]), list(level["other"]))
+    details += compared
+    level = versus.loc[versus["finding"] == "level", "other"]
+    details += detectable(results, task, str(best["label"]), list(level)) if compared else []
     details += _frontier_and_cost(ranked)
     details += _settings(results, list(ranked["label"]))
     details += disclosure.tuning(results, list(ranked["label"]))
@@ -102,24 +88,6 @@ def _interval_text(row: pd.Series) -> str:
     return f" (95 % interval {number(low)} to {number(high)}, {of})"
 
 
-def _differences(rows: pd.DataFrame, most: int = 5) -> str:
-    listed = [_difference(row) for _, row in rows.head(most).iterrows()]
-    more = [f"{len(rows) - most} more in the table below"] if len(rows) > most else []
-    return "; ".join(listed + more)
-
-
-def _difference(row: pd.Series) -> str:
-    if row["low"] == row["high"]:
-        return f"{row['other']} by {number(row['difference'])} (no seed noise on either side)"
-    p = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.2g}"
-    chance = ""
-    if np.isfinite(row["improvement"]):
-        bounds = f"[{number(row['improvement_low'], 2)}, {number(row['improvement_high'], 2)}]"
-        chance = f"; probability of improvement {number(row['improvement'], 2)} {bounds}"
-    interval = f"{number(row['low'])} to {number(row['high'])}"
-    return f"{row['other']} by {number(row['difference'])} ({interval}, {p}{chance})"
-
-
 def _frontier_and_cost(ranked: pd.DataFrame) -> list[str]:
     sentences = []
     if "on_frontier" in ranked and {"proxy", "kl"} <= set(ranked):
@@ -127,9 +95,9 @@ def _frontier_and_cost(ranked: pd.DataFrame) -> list[str]:
         if len(front) == len(ranked):
             sentences.append("All contestants are on the reward-KL frontier by their means: more KL, more reward.")
         elif len(front):
-            names = _names(f"{row['label']} ({number(row['kl'], 2)} nats)" for _, row in front.iterrows())
+            listed = names(f"{row['label']} ({number(row['kl'], 2)} nats)" for _, row in front.iterrows())
             sentences.append(
-                f"On the reward-KL frontier by their means (no other contestant has more reward for less KL): {names}."
+                f"On the reward-KL frontier by their means (no other contestant has more reward for less KL): {listed}."
             )
     best = ranked.iloc[0]
     spent = [f"{row['label']} {cost}" for _, row in ranked.iterrows() if (cost := _spent(row))]
@@ -188,7 +156,7 @@ def _settings(results: RunData, labels: Sequence[str]) -> list[str]:
     ]
     if not own:
         return []
-    return [f"Not at default settings: {_names(own)}" + (f"; at defaults: {_names(default)}." if default else ".")]
+    return [f"Not at default settings: {names(own)}" + (f"; at defaults: {names(default)}." if default else ".")]
 
 
 def _pairs(settings: Mapping[str, Any]) -> str:
@@ -238,8 +206,8 @@ def caveats(results: RunData) -> list[str]:
     if shares:
         notes.append(
             "With so few seeds a nominal 95 % bootstrap interval contains the true mean less often than that: about "
-            f"{shares} (measured on simulated normal scores), so the intervals are too narrow. “Beyond seed noise” "
-            "uses Welch's t intervals instead, Holm-adjusted within a task."
+            f"{shares} (measured on simulated normal scores), so the intervals are too narrow. “Beyond noise” "
+            "does not rest on them: it asks for so many standard errors that at most one report in twenty claims wrongly."
         )
     notes.append(
         "Intervals are over seeds. All contestants get the same prompts, so intervals say nothing about other prompts."
@@ -258,7 +226,7 @@ def _changed_versions(results: RunData) -> list[str]:
             for name, version in change.get("versions", {}).items()
         }
         if changed:
-            listed = _names(f"{name} ({change})" for name, change in changed.items())
+            listed = names(f"{name} ({change})" for name, change in changed.items())
             notes.append(f"Run {run.name} was resumed with other versions than it started with: {listed}.")
     return notes
 
@@ -271,17 +239,6 @@ def _unscored(results: RunData) -> list[str]:
         rows = results.final[results.final["task"] == task]
         lacking = rows if metric not in rows else rows[~np.isfinite(rows[metric].astype(float))]
         if len(lacking):
-            who = _names(f"{row.label} / seed {row.seed}" for row in lacking.itertuples())
+            who = names(f"{row.label} / seed {row.seed}" for row in lacking.itertuples())
             notes.append(f"On {task} these cells finished without a finite {metric} and are in no average: {who}.")
     return notes
-
-
-def _names(names: Any, most: int = 6) -> str:
-    listed = [str(name) for name in names]
-    if len(listed) > most:
-        listed = [*listed[: most - 1], f"{len(listed) - most + 1} more"]
-    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"
-
-
-def _all(others: int) -> str:
-    return {1: "the other one", 2: "both others"}.get(others, f"all {others} others")

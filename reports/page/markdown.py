@@ -80,15 +80,15 @@ def _task(view: TaskView) -> list[str]:
         lines += table(
             [
                 "compared with",
-                "difference (95 % interval, Welch)",
-                "p (Holm)",
+                "difference (95 % interval for all pairs)",
+                "p for all pairs",
                 "probability of improvement (95 % interval)",
             ],
             (
                 [
                     row["other"],
                     _with_interval(row["difference"], row["low"], row["high"]),
-                    number(row["p_holm"]),
+                    number(row["p"]),
                     _with_interval(row["improvement"], row["improvement_low"], row["improvement_high"]),
                 ]
                 for row in view.versus

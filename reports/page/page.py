@@ -19,8 +19,9 @@ from bakeoff.reports.data.text import count, number, one_line, slug
 from bakeoff.reports.page.provenance import CellView, cell_views, run_view
 from bakeoff.reports.page.sections import Section, SectionMaker, sections
 from bakeoff.reports.statistics.coverage import COVERAGE
+from bakeoff.reports.statistics.findings import comparisons
 from bakeoff.reports.statistics.head_to_head import head_to_head
-from bakeoff.reports.statistics.leaderboard import comparisons, leaderboard, over_tasks, records
+from bakeoff.reports.statistics.leaderboard import leaderboard, over_tasks, records
 
 if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData

@@ -1,8 +1,9 @@
-"""One contestant against another: differences of means, correction for many comparisons, ratings, best-of-n."""
+"""One contestant against another: leads and what they take to count, differences of means, ratings, best-of-n."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,10 @@ from scipy import special, stats
 from scipy.sparse.csgraph import connected_components
 
 from bakeoff.errors import UserError
+from bakeoff.reports.statistics.critical_values import CRITICAL
 
+ALPHA = 0.05
+"""Share of reports with a false claim that the critical values allow."""
 Array = NDArray[np.float64]
 
 
@@ -22,14 +26,126 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-    """Two-sided, uncorrected; NaN with a single seed on a side that varies."""
+    """Two-sided; NaN where nothing can be said: a single seed, or no scatter in figures of unknown error."""
 
 
-def welch_difference(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Difference:
-    """mean(x) - mean(y) over seeds with Welch's t interval (unequal variances, Satterthwaite's degrees of freedom).
+@dataclass(frozen=True)
+class Scores:
+    """One contestant's scores on one task."""
 
-    It assumes that seeds scatter roughly normally. Where neither side varies (exact evaluation of untrained
-    contestants) the difference is exact: p is 0, or 1 where they are equal.
+    values: Array
+    """One a seed, shape (N,)."""
+    errors: Array = field(default_factory=lambda: np.full(1, np.nan))
+    """Standard error of each from its evaluation's completions, shape (N,) or (1,); NaN where unknown."""
+    completions: float = 0
+    """Completions behind each value; 0 where unknown."""
+    exact: bool = False
+    """Computed over all completions, not sampled. A figure whose completions all got the same reward is still sampled."""
+    lower_bound: bool = False
+    """The scores are only known to be at least these: an upper bound stands for the KL."""
+
+
+def critical_t(contestants: int, seeds: int) -> float:
+    """How many standard errors a difference must have to count, where any pair of contestants may be the one that is looked at.
+
+    Chosen by simulation, so that at most one report in twenty makes a false claim in the worst of the cases of
+    :mod:`~bakeoff.reports.statistics.comparison_errors`, for the best against each other one as well as for the reference
+    against each. Between simulated numbers it is interpolated; beyond 20 seeds it is that of 20, and beyond 16
+    contestants it grows as fast as it does anywhere before.
+
+    Args:
+        contestants: all that are compared, the reference included, from 2 up.
+        seeds: of the contestant that has fewer, from 2 up.
+
+    Raises:
+        UserError: fewer than two of either.
+    """
+    if contestants < 2 or seeds < 2:
+        raise UserError(f"a comparison of {contestants} contestants at {seeds} seeds; give at least two of both")
+    known = sorted(CRITICAL)
+    most = max(CRITICAL[known[0]])
+    among = min(contestants, most)
+    logs = [np.interp(np.log(among), np.log(list(CRITICAL[n])), np.log(list(CRITICAL[n].values()))) for n in known]
+    simulated = float(np.exp(np.interp(-1 / seeds, [-1 / n for n in known], logs)))
+    return float(simulated * (contestants / among) ** _steepest_rise())
+
+
+def _steepest_rise() -> float:
+    """The largest exponent with which a row of critical values rises at its end, in the number of contestants."""
+    ends = [sorted(row.items())[-2:] for row in CRITICAL.values()]
+    return max(float(np.log(v2 / v1) / np.log(k2 / k1)) for (k1, v1), (k2, v2) in ends)
+
+
+def seed_variances(contestants: Sequence[Scores]) -> Array:
+    """Variance over seeds of each contestant, never below what few seeds cannot show.
+
+    That is the variance of its own evaluations, which its seeds contain, and then the mean of all contestants' variances:
+    three seeds that happen to agree are no certainty. NaN with one seed.
+    """
+    own = np.array([_own_variance(one) for one in contestants])
+    known = own[~np.isnan(own)]
+    return np.maximum(own, known.mean()) if len(known) else own
+
+
+def _own_variance(one: Scores) -> float:
+    if len(one.values) < 2:
+        return float("nan")
+    spread = one.values.var(ddof=1)
+    if spread <= (1e-12 * abs(one.values).max()) ** 2:  # rounding of identical numbers is not noise
+        spread = 0.0
+    return float(max(spread, _sampling_variance(one)))
+
+
+def _sampling_variance(one: Scores) -> float:
+    known = one.errors[~np.isnan(one.errors)]
+    return float(np.mean(known**2)) if len(known) and not one.exact else 0.0
+
+
+def differences(pairs: Sequence[tuple[int, int]], contestants: Sequence[Scores]) -> list[Difference]:
+    """Difference of means of each pair, with intervals and p-values that hold for all pairs at once.
+
+    The interval is :func:`critical_t` standard errors to either side, and p is below :data:`ALPHA` where it excludes 0: p is
+    Student's, with one degree of freedom less than there are seeds, times the number of comparisons that the critical value
+    stands for. The squared standard error is the sum of both :func:`seed_variances` over their seeds, or that of the
+    evaluations alone, if larger, with their completions pooled, as in the score test of two equal shares. Only figures that
+    are exact and scatter over no seeds differ exactly: p is 0, or 1 where they are equal.
+
+    Args:
+        pairs: which two, by their place.
+        contestants: all that are compared, also those in none of the pairs.
+    """
+    variances = seed_variances(contestants)
+    compared = int((~np.isnan(variances)).sum())
+    return [_difference(contestants[i], contestants[j], variances[[i, j]], compared) for i, j in pairs]
+
+
+def _difference(a: Scores, b: Scores, variances: Array, compared: int) -> Difference:
+    value = float(a.values.mean() - b.values.mean())
+    if abs(value) <= 1e-12 * max(abs(a.values).max(), abs(b.values).max()):
+        value = 0.0
+    if min(len(a.values), len(b.values)) < 2:
+        return Difference(value, np.nan, np.nan, np.nan)
+    if a.exact and b.exact and _own_variance(a) == _own_variance(b) == 0:
+        return Difference(value, value, value, float(value == 0))
+    sizes = np.array([len(a.values), len(b.values)])
+    sampled = float(np.array([_sampling_variance(a), _sampling_variance(b)]) @ (1 / sizes))
+    completions = float(np.array([a.completions, b.completions]) @ sizes)
+    if completions:
+        sampled += value**2 / completions  # the pooled variance under equal means has that of the means in it
+    error = float(np.sqrt(max(float(variances @ (1 / sizes)), sampled)))
+    if error == 0:  # sampled figures that agree, of unknown error
+        return Difference(value, np.nan, np.nan, 1.0 if value == 0 else np.nan)
+    seeds = int(sizes.min())
+    bar = critical_t(compared, seeds)
+    alone = stats.t.sf([abs(value) / error, bar], seeds - 1)
+    return Difference(value, value - bar * error, value + bar * error, float(min(1.0, ALPHA * alone[0] / alone[1])))
+
+
+def welch_difference(x: ArrayLike, y: ArrayLike, confidence: float = 0.95, *, exact: bool = False) -> Difference:
+    """mean(x) - mean(y) over seeds with Welch's t interval (unequal variances, Satterthwaite's degrees of freedom), one pair alone.
+
+    It assumes that seeds scatter roughly normally. Where neither side varies, the difference is exact only if the values are
+    (``exact``): p is 0, or 1 where they are equal. Sampled values that agree have no interval.
     """
     a, b = np.asarray(x, dtype=np.float64).reshape(-1), np.asarray(y, dtype=np.float64).reshape(-1)
     if len(a) == 0 or len(b) == 0:
@@ -41,7 +157,10 @@ def welch_difference(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Di
     spread = float(np.sqrt(share_a + share_b))
     scale = max(abs(a).max(), abs(b).max())
     if spread <= 1e-12 * scale or spread == 0:  # rounding of identical numbers is not noise
-        return Difference(value, value, value, float(abs(value) <= 1e-12 * scale))
+        equal = abs(value) <= 1e-12 * scale
+        if not exact:
+            return Difference(value, np.nan, np.nan, 1.0 if equal else np.nan)
+        return Difference(value, value, value, float(equal))
     freedom = (share_a + share_b) ** 2 / (share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1))
     half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * spread
     p = float(2 * stats.t.sf(abs(value) / spread, freedom))

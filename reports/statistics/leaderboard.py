@@ -1,4 +1,4 @@
-"""The tables behind the report: the leaderboard, comparisons with the best, the score over all tasks."""
+"""The tables behind the report: the leaderboard, and the score over all tasks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bakeoff.reports.data.store_reader import METERS
-from bakeoff.reports.statistics.comparisons import holm, pareto_set, welch_difference
+from bakeoff.reports.statistics.comparisons import pareto_set
 from bakeoff.reports.statistics.estimates import (
     Estimate,
     interquartile_mean,
     optimality_gap,
-    probability_of_improvement,
     stratified_bootstrap_interval,
 )
 
@@ -128,44 +127,6 @@ def seed_scores(results: RunData, task: str, label: str, metric: str) -> Array:
     chosen = final[(final["task"] == task) & (final["label"] == label)]
     values = chosen[metric].to_numpy(dtype=np.float64)
     return np.asarray(values[np.isfinite(values)])
-
-
-def comparisons(results: RunData, task: str) -> pd.DataFrame:
-    """The best contestant of a task compared with each other one.
-
-    Columns: label, other, difference of means with its Welch 95 % interval (low, high), p, p_holm (adjusted over this
-        table), improvement (probability that a run of ``label`` beats one of ``other``) with its bootstrap interval, NaN where
-        either has one seed.
-        Empty with fewer than two contestants that have a finished seed.
-    """
-    metric = results.primary_metric(task)
-    scores = {label: seed_scores(results, task, label, metric) for label in results.labels(task)}
-    ranked = sorted((label for label in scores if len(scores[label])), key=lambda label: -scores[label].mean())
-    rows = []
-    for other in ranked[1:]:
-        best = ranked[0]
-        difference = welch_difference(scores[best], scores[other])
-        chance = Estimate(np.nan, np.nan, np.nan)
-        if min(len(scores[best]), len(scores[other])) > 1:  # of one seed it could only be 0, .5 or 1
-            rng = generator("improvement", task, best, other)
-            chance = probability_of_improvement([scores[best]], [scores[other]], rng=rng)
-        rows.append(
-            {
-                "label": best,
-                "other": other,
-                "difference": difference.value,
-                "low": difference.low,
-                "high": difference.high,
-                "p": difference.p,
-                "improvement": chance.value,
-                "improvement_low": chance.low,
-                "improvement_high": chance.high,
-            }
-        )
-    table = pd.DataFrame(rows)
-    if not table.empty:
-        table.insert(list(table.columns).index("p") + 1, "p_holm", holm(table["p"]))
-    return table
 
 
 def over_tasks(results: RunData) -> pd.DataFrame:

