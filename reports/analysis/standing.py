@@ -110,8 +110,13 @@ def _gold(results: RunData, ranked: pd.DataFrame) -> list[str]:
     mine = table[table["other"] == best] if len(table) else table
     if len(mine) and mine.iloc[0]["finding"] != "above":
         row = mine.iloc[0]
-        how = "is below the reference beyond noise" if row["finding"] == "below" else "shows no gain beyond noise"
-        sentences.append(f"By gold {best} {how} ({_signed(row['difference'])} to the reference).")
+        by = _signed(row["difference"])
+        if row["finding"] == "below":
+            sentences.append(f"By gold {best} is below the reference beyond noise ({by}).")
+        elif row["difference"] > 0:
+            sentences.append(f"The gain of {best} over the reference by gold is not beyond noise ({by}).")
+        else:
+            sentences.append(f"By gold {best} shows no gain over the reference ({by}).")
     return sentences
 
 
