@@ -136,6 +136,7 @@ class BestOfN(Algorithm):
 
     Config = BestOfNConfig
     data_source: ClassVar[DataSource] = DataSource.ONLINE
+    stays_without_signal: ClassVar[bool] = False  # its exact distribution is that of the task's own reward
     # n is what an answer costs, and nothing is trained.
     not_tuned: ClassVar[frozenset[str]] = frozenset({"n", "learning_rate"})
     config: BestOfNConfig

@@ -39,7 +39,6 @@ class DPO(Algorithm):
 
     Config = DPOConfig
     data_source: ClassVar[DataSource] = DataSource.PREFERENCES
-    stays_without_signal: ClassVar[bool] = False
     config: OfflinePreferenceConfig
 
     def __init__(
@@ -155,3 +154,4 @@ class SimPO(DPO):
     """
 
     Config = SimPOConfig
+    stays_without_signal: ClassVar[bool] = False  # its target margin and its missing reference pull

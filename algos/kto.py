@@ -80,7 +80,6 @@ class KTO(Algorithm):
 
     Config = KTOConfig
     data_source: ClassVar[DataSource] = DataSource.PREFERENCES
-    stays_without_signal: ClassVar[bool] = False
     config: KTOConfig
 
     def __init__(self, config: KTOConfig, policy: Policy, envs: TextGenerationVectorEnv, rng: torch.Generator) -> None:

@@ -63,9 +63,9 @@ def estimate_advantages(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor) 
 
 
 def shaped_rewards(scores_B: Tensor, log_ratios_BT: Tensor, mask_BT: Tensor, kl_coef: float) -> Tensor:
-    """The KL penalty at every token and the score at the last one, shape (B, T) (Ziegler et al. 2019)."""
+    """The KL penalty at every token, and the score less the batch's mean at the last one, shape (B, T) (Ziegler et al. 2019)."""
     rewards_BT = -kl_coef * log_ratios_BT * mask_BT
-    return rewards_BT.scatter_add(1, mask_BT.sum(1, keepdim=True) - 1, scores_B[:, None])
+    return rewards_BT.scatter_add(1, mask_BT.sum(1, keepdim=True) - 1, (scores_B - scores_B.mean())[:, None])
 
 
 def policy_loss(logprobs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:

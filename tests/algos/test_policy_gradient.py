@@ -310,7 +310,7 @@ def test_the_batch_baseline_is_the_batch_s_own_mean(exact: Task) -> None:
 
 @pytest.mark.parametrize("baseline", ["running", "batch"])
 def test_reinforce_learns(baseline: str, exact: Task) -> None:
-    algorithm = make("reinforce", exact, baseline=baseline, learning_rate_schedule="constant")
+    algorithm = make("reinforce", exact, 64 * 45, baseline=baseline, learning_rate_schedule="constant")
     rewards = [algorithm.update()["reward"] for _ in range(45)]
     assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 1
 

@@ -48,7 +48,7 @@ def test_same_advantages_losses_and_gradient(example: ModuleType) -> None:
         reference_BT = example.token_logprobs(task.language_model.module, tokens_BS, mask_BS, prompt_length) * mask_BT
         values_BT = critic(tokens_BS, mask_BS, prompt_length) * mask_BT
     same(rollout.logprobs_BT, old_BT)
-    rewards_BT = example.shaped_rewards(rollout.scores_B, old_BT - reference_BT, mask_BT, task.kl_coef)
+    rewards_BT = example.shaped_rewards(rollout.scores_B.float(), old_BT - reference_BT, mask_BT, task.kl_coef)
     advantages_BT, returns_BT = example.estimate_advantages(rewards_BT, values_BT, mask_BT)
     same(batch.old_values_BT, values_BT)
     same(batch.advantages_BT, advantages_BT)
