@@ -3,8 +3,8 @@
 Each prompt is completed several times; a completion's baseline is the mean return of the others. The whole completion
 is one action, so the probability ratio is that of whole completions.
 
-Departure from the papers: they take one step per batch; here a batch is used for a few epochs, with PPO's clip on the
-ratio. `epochs: 1, minibatches: 1` is their estimator exactly, since the ratio is 1 then.
+Departure from the papers: they take one step per batch; here a batch is used for two epochs, with a clip on the ratio that
+grows with the completion's length. `epochs: 1, minibatches: 1` is their estimator exactly, since the ratio is 1 then.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from bakeoff.algos.core.algorithm import Algorithm, DataSource
@@ -26,6 +27,12 @@ from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 class RLOOConfig(GroupConfig):
     """RLOO's settings."""
+
+    epochs: PositiveInt = 2
+    """Passes over each batch of completions."""
+    clip: float = Field(default=0.2, gt=0)
+    """How far the probability ratio of one token may leave 1: that of a whole completion of n tokens is clipped to
+    (1 + clip)^(+-sqrt(n))."""
 
 
 class RLOO(Algorithm):
@@ -70,7 +77,8 @@ class RLOO(Algorithm):
     def loss(self, part: Rollout, advantages_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate on ratios of whole completions, and the KL loss if that is where the KL goes."""
         logprobs_BT, entropy_BT, _ = self.policy.model.token_outputs(part.completions, entropy_gradient=False)
-        surrogate = sequence_surrogate(logprobs_BT, part.logprobs_BT, advantages_B, clip=self.config.clip)
+        lengths_B = part.completions.lengths_B
+        surrogate = sequence_surrogate(logprobs_BT, part.logprobs_BT, advantages_B, lengths_B, clip=self.config.clip)
         loss = surrogate.loss
         penalty_BT = kl_loss(self.config.kl_placement, logprobs_BT, part)
         if penalty_BT is not None:

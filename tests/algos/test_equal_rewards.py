@@ -91,13 +91,13 @@ def test_equal_scores_are_exactly_zero(value: float) -> None:
     assert torch.equal(scores_from(value, torch.full((8,), value)), torch.zeros(8, dtype=torch.float64))
 
 
-def test_a_step_of_float32_is_rounding_and_a_thousandth_is_not() -> None:
+def test_a_step_of_float32_is_rounding() -> None:
     one_step = torch.tensor([100.1, torch.nextafter(torch.tensor(100.1), torch.tensor(200.0))])
     assert torch.equal(relative_scores(one_step)[0], torch.zeros(2, dtype=torch.float64))
     assert float(relative_scores(torch.tensor([100.1, 100.101]))[0].abs().min()) > 4e-4
 
 
-def test_rounding_between_two_passes_is_taken_off_and_the_gradient_stays() -> None:
+def test_rounding_goes_and_the_gradient_stays() -> None:
     reference = torch.tensor([-20.0, -20.0])
     logps = torch.tensor([-20.00001, -20.1], requires_grad=True)
     cleaned = without_rounding(logps, reference)
@@ -112,7 +112,7 @@ def test_rounding_between_two_passes_is_taken_off_and_the_gradient_stays() -> No
 
 
 @pytest.mark.parametrize("name", ONLINE)
-def test_a_constant_added_to_a_sparse_reward_changes_nothing(name: str, exact: Task) -> None:
+def test_a_constant_added_changes_nothing(name: str, exact: Task) -> None:
     settings = {"kl_coef": 0.05}
     plain, rows = played(name, with_reward(exact, sparse(0.0)), 6, **settings)
     shifted, others = played(name, with_reward(exact, sparse(100.1)), 6, **settings)
@@ -135,7 +135,7 @@ def test_a_value_network_need_not_learn_the_reward_s_mean(name: str, exact: Task
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_half_precision_the_untouched_policy_has_ratio_1_and_kl_0(dtype: torch.dtype, exact: Task) -> None:
+def test_half_precision_has_ratio_1_before_a_step(dtype: torch.dtype, exact: Task) -> None:
     # Rows of their own, in parts of any size, against the whole batch.
     task = in_precision(exact, dtype)
     algorithm = build(registry.algorithms.load("rloo"), {}, task, Budget(reward_queries=64), 0)

@@ -81,14 +81,19 @@ def test_length_normalization_by_hand() -> None:
 
 
 def test_the_sequence_ratio_is_the_product_of_token_ratios() -> None:
-    # Token ratios 1.1 and 1.05 stay within a clip of .2 at A = 1, their product 1.155 does too; with 1.2 it is 1.32,
-    # and 1.2 counts. Padding has log-probability 0 on both sides.
+    # Two tokens may go to 1.2^sqrt(2) = 1.2941: the product of 1.1 and 1.05 is 1.155 and stays within at A = 1, that of 1.1 and
+    # 1.2 is 1.32, and 1.2941 counts. Padding has log-probability 0 on both sides.
     old = torch.zeros(2, 3)
     new = torch.tensor([[1.1, 1.05, 1.0], [1.1, 1.2, 1.0]]).log()
-    surrogate = sequence_surrogate(new, old, torch.ones(2), clip=0.2)
-    assert float(surrogate.loss) == pytest.approx(-(1.155 + 1.2) / 2)
+    surrogate = sequence_surrogate(new, old, torch.ones(2), torch.tensor([2, 2]), clip=0.2)
+    assert float(surrogate.loss) == pytest.approx(-(1.155 + 1.29408) / 2, rel=1e-5)
     assert float(surrogate.ratio_mean) == pytest.approx((1.155 + 1.32) / 2)
     assert float(surrogate.clip_fraction) == 0.5
+    # At A = -1 the lower end counts: 1.2941^-1 = .7727 where the product is .7.
+    below = sequence_surrogate(
+        torch.tensor([[0.7, 1.0]]).log(), torch.zeros(1, 2), -torch.ones(1), torch.tensor([2]), clip=0.2
+    )
+    assert float(below.loss) == pytest.approx(0.77275, rel=1e-4)
 
 
 def test_a_k3_loss_pulls_otherwise_than_the_kl() -> None:
@@ -167,7 +172,9 @@ def test_rloo_at_ratio_one_has_the_gradient_of_reinforce(exact: Task) -> None:
     advantages = leave_one_out_advantages(rollout.returns_B(0.3), 8)
     logprobs = algorithm.policy.model.token_logprobs(rollout.completions)
     reinforce = -(advantages * logprobs.sum(1)).mean()
-    clipped = sequence_surrogate(logprobs, rollout.logprobs_BT, advantages, clip=0.2).loss
+    clipped = sequence_surrogate(
+        logprobs, rollout.logprobs_BT, advantages, rollout.completions.lengths_B, clip=0.2
+    ).loss
     expected = torch.cat(
         [g.flatten() for g in torch.autograd.grad(reinforce, list(algorithm.policy.parameters()), retain_graph=True)]
     )

@@ -33,7 +33,7 @@ def cell(algorithm: str = "ppo", budget: int = 160, **settings: Any) -> Cell:
     )
 
 
-def test_a_budget_below_one_group_is_refused_and_the_last_batch_is_cut(cache: TaskCache, tmp_path: Path) -> None:
+def test_the_last_batch_is_cut_or_refused(cache: TaskCache, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"budget\.reward_queries is 7, and an update needs 8; raise it"):
         run_cell(cell("grpo", 7), tmp_path / "none", cache)
     run_cell(cell("grpo", 30), tmp_path / "cut", cache)

@@ -108,7 +108,7 @@ def test_play_is_stepping_every_completion_to_its_end(letters):
             total += reward
         assert terminated or truncated
         assert played.rewards_B[row] == torch.tensor(
-            total, dtype=torch.float32
+            total, dtype=torch.float64
         )  # no discount: the return is the reward
         assert (bool(played.terminated_B[row]), bool(played.truncated_B[row])) == (terminated, truncated)
         assert (played.prompts[row], played.texts[row]) == (info["prompt"], info["completion"])
