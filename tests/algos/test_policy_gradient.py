@@ -86,14 +86,14 @@ def test_the_sequence_ratio_is_the_product_of_token_ratios() -> None:
     old = torch.zeros(2, 3)
     new = torch.tensor([[1.1, 1.05, 1.0], [1.1, 1.2, 1.0]]).log()
     surrogate = sequence_surrogate(new, old, torch.ones(2), torch.tensor([2, 2]), clip=0.2)
-    assert float(surrogate.loss) == pytest.approx(-(1.155 + 1.29408) / 2, rel=1e-5)
+    assert float(surrogate.loss) == pytest.approx(-(1.155 + 1.29413) / 2, rel=1e-5)
     assert float(surrogate.ratio_mean) == pytest.approx((1.155 + 1.32) / 2)
     assert float(surrogate.clip_fraction) == 0.5
     # At A = -1 the lower end counts: 1.2941^-1 = .7727 where the product is .7.
     below = sequence_surrogate(
         torch.tensor([[0.7, 1.0]]).log(), torch.zeros(1, 2), -torch.ones(1), torch.tensor([2]), clip=0.2
     )
-    assert float(below.loss) == pytest.approx(0.77275, rel=1e-4)
+    assert float(below.loss) == pytest.approx(0.77272, rel=1e-4)
 
 
 def test_a_k3_loss_pulls_otherwise_than_the_kl() -> None:
