@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from bakeoff.benchmarks.cells.standard_streams import silence_input
 
@@ -23,15 +23,16 @@ from bakeoff.benchmarks.cells.standard_streams import silence_input
 class Worker:
     """The jobs of one process."""
 
-    def __init__(self, pipe: TextIO) -> None:
+    def __init__(self, pipe: TextIO, stop: threading.Event) -> None:
         """Args:
         pipe: where events go.
+        stop: set when the cell that runs is to write a checkpoint and end.
         """
         from bakeoff.benchmarks.cells.task_cache import TaskCache
 
         self._pipe = pipe
         self._cache = TaskCache()
-        self.stop = threading.Event()
+        self._stop = stop
 
     def send(self, event: str, **details: Any) -> None:
         """Send one event to the parent; if the parent is gone, end at once, as if killed."""
@@ -39,22 +40,14 @@ class Worker:
             self._pipe.write(json.dumps({"event": event, **details}) + "\n")
             self._pipe.flush()
         except BrokenPipeError:
-            end_with_children(1)
+            os._exit(1)
 
     def do(self, job: Mapping[str, Any]) -> None:
         """Do one job and send how it ended."""
         from bakeoff.benchmarks.cells.jobs import perform
 
-        outcome = perform(job, Path(job["folder"]), self._cache, self.send, self.stop.is_set)
+        outcome = perform(job, Path(job["folder"]), self._cache, self.send, self._stop.is_set)
         self.send(outcome.kind, **outcome.details)
-
-
-def end_with_children(code: int) -> NoReturn:
-    """End at once, with all processes that a reward has started: this process leads a group of its own."""
-    if os.getpgrp() == os.getpid():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(0, signal.SIGTERM)
-    os._exit(code)
 
 
 def main() -> None:
@@ -67,23 +60,26 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     faulthandler.enable()
     options = json.loads(sys.argv[1])
-
-    import torch
-
-    torch.set_num_threads(options["threads"])
-    worker = Worker(pipe)
     jobs: queue.Queue[Mapping[str, Any]] = queue.Queue()
+    stop = threading.Event()
 
     def listen() -> None:
         for line in orders:
             job = json.loads(line)
             if job["job"] == "stop":
-                worker.stop.set()
+                stop.set()
             else:
                 jobs.put(job)
-        end_with_children(0)  # the parent has closed the pipe, or is gone
+        # The parent has closed the pipe, or is gone. What rewards have started is in this process's group: the parent, or the
+        # guardian (see executors/guardian.py), kills it.
+        os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
+
+    import torch  # takes seconds, in which the parent may end
+
+    torch.set_num_threads(options["threads"])
+    worker = Worker(pipe, stop)
     worker.send("ready")
     while True:
         worker.do(jobs.get())

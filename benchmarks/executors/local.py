@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bakeoff.benchmarks.executors.base import Event, Interrupted, Job, Listener
+from bakeoff.benchmarks.executors.guardian import Guardian
 from bakeoff.errors import BakeoffError
 
 
@@ -30,6 +31,7 @@ class LocalExecutor:
         """
         self.workers, self.threads, self._module = workers, threads, module
         self._processes: list[_Process] = []
+        self._guardian: Guardian | None = None
 
     def run(self, jobs: Sequence[Job], listener: Listener) -> None:
         """Run all jobs; see :class:`~bakeoff.benchmarks.executors.base.Executor`."""
@@ -51,15 +53,31 @@ class LocalExecutor:
     def close(self) -> None:
         """End all workers: idle ones by themselves, busy ones by force."""
         for process in self._processes:
-            process.end()
+            process.close_input()
+        for process in self._processes:
+            self._end(process)
         self._processes.clear()
+        if self._guardian is not None:
+            self._guardian.close()
+            self._guardian = None
+
+    def _start(self, selector: selectors.BaseSelector) -> None:
+        self._guardian = self._guardian or Guardian()
+        process = _Process(self.threads, self._module)
+        self._guardian.watch(process.group)
+        self._processes.append(process)
+        selector.register(process.output, selectors.EVENT_READ, process)
+
+    def _end(self, process: _Process) -> str:
+        exit_reason = process.end()
+        if self._guardian is not None:
+            self._guardian.forget(process.group)
+        return exit_reason
 
     def _assign_jobs(self, waiting: deque[Job], selector: selectors.BaseSelector, listener: Listener) -> None:
         busy = sum(process.job is not None for process in self._processes)
         while len(self._processes) < min(self.workers, busy + len(waiting)):
-            process = _Process(self.threads, self._module)
-            self._processes.append(process)
-            selector.register(process.output, selectors.EVENT_READ, process)
+            self._start(selector)
         for process in self._processes:
             if process.ready and process.job is None and waiting:
                 job = next((job for job in waiting if job.affinity == process.affinity), waiting[0])
@@ -94,7 +112,7 @@ class LocalExecutor:
         """Remove a process that has exited: its job failed, and another process is started when needed."""
         selector.unregister(process.output)
         self._processes.remove(process)
-        job, exit_reason = process.job, process.end()
+        job, exit_reason = process.job, self._end(process)
         if job is not None:
             error = reason or f"its worker process died ({exit_reason})"
             self._ended("failed", job, {"error": error, "traceback": None, "died": True}, waiting, listener)
@@ -175,6 +193,7 @@ class _Process:
         )
         assert self._popen.stdout is not None
         self.output = self._popen.stdout
+        self.group = self._popen.pid
 
     def start(self, job: Job) -> None:
         self.job, self.affinity, self.since = job, job.affinity, time.monotonic()
@@ -212,13 +231,17 @@ class _Process:
     def kill(self) -> None:
         """End it at once, with all processes that it has started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
+            os.killpg(self.group, signal.SIGKILL)
+
+    def close_input(self) -> None:
+        """Ask it to end: a worker does when its input has ended."""
+        with contextlib.suppress(OSError):
+            assert self._popen.stdin is not None
+            self._popen.stdin.close()
 
     def end(self) -> str:
         """Close its input, wait for its end, and return how it ended."""
-        with contextlib.suppress(BrokenPipeError, OSError):
-            assert self._popen.stdin is not None
-            self._popen.stdin.close()
+        self.close_input()
         try:
             code = self._popen.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -185,7 +186,9 @@ def _drawn(results: RunData, processes: int) -> Iterator[tuple[str, list[_Drawn]
     workers = min(processes, len(tasks)) if len(results.entries) >= CELLS_FOR_PROCESSES else 1
     if workers > 1:
         try:
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            with ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+            ) as pool:
                 parts = [results.of_task(task) for task in tasks]
                 drawn = list(pool.map(_draw_task, parts, tasks, range(len(tasks)), repeat(styles)))
         except BrokenProcessPool:  # killed for want of memory, it may be; one after the other needs less
@@ -197,6 +200,18 @@ def _drawn(results: RunData, processes: int) -> Iterator[tuple[str, list[_Drawn]
     if workers == 1:
         for place, task in enumerate(tasks):
             yield task, _draw_task(results, task, place, styles)[0]
+
+
+def _end_with_parent() -> None:
+    """End this process of a pool when the one that made the pool has ended; by itself it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _draw_task(
