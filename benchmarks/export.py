@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bakeoff import plain_files
 from bakeoff.benchmarks import trackers
 from bakeoff.benchmarks.trackers import TrackedCell, flat
 from bakeoff.errors import NotFoundError, RunFolderError, UserError
@@ -45,7 +47,10 @@ def export(run: Path, kind: str, out: Path | None = None) -> Path:
     results = RunData.load(run)
     folder = run / "export" / kind.replace(":", "-") if out is None else out
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if out is None:
+            plain_files.make_folder(folder.parent)
+            plain_files.make_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)  # one that was named may be a link
         if kind in ("csv", "parquet"):
             _tables(results, kind, folder)
         else:
@@ -60,13 +65,14 @@ def export(run: Path, kind: str, out: Path | None = None) -> Path:
 def _tables(results: RunData, kind: str, folder: Path) -> None:
     frames: dict[str, pd.DataFrame] = {"metrics": results.frame, "samples": results.samples, "cells": results.cells}
     for name in TABLES:
-        frame, file = frames[name], folder / f"{name}.{kind}"
-        fresh = folder / f".{name}.{kind}.new"
-        if kind == "csv":
-            frame.to_csv(fresh, index=False)
-        else:
-            frame.to_parquet(fresh, index=False, engine="pyarrow")
-        fresh.replace(file)
+        frame = frames[name]
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
+            fresh = Path(place) / f"{name}.{kind}"
+            if kind == "csv":
+                frame.to_csv(fresh, index=False)
+            else:
+                frame.to_parquet(fresh, index=False, engine="pyarrow")
+            fresh.replace(folder / fresh.name)
 
 
 def _curves(results: RunData, kind: str, folder: Path) -> None:

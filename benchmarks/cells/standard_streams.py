@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bakeoff import plain_files
+
 
 def silence_input() -> None:
     """Leave nothing to read on the standard input."""
@@ -20,7 +22,7 @@ def silence_input() -> None:
 def output_to(path: Path) -> Iterator[None]:
     """Inside, all that is printed, by C libraries too, goes to a file."""
     _flush()
-    with path.open("ab") as log:
+    with plain_files.open_to_append(path) as log:
         saved = [os.dup(1), os.dup(2)]
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

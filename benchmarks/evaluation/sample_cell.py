@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bakeoff import plain_files
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.benchmarks.storage.cell_store import Status
 from bakeoff.errors import RunFolderError, UserError
@@ -36,12 +37,14 @@ def sample_cell(
     """Sample completions from a cell's model.
 
     Raises:
-        RunFolderError: no cell there, or one without a model.
+        RunFolderError: no cell there, one without a model, or one that holds links.
         UserError: a setting out of its range.
     """
     if not temperature > 0 or top_k < 0 or not 0 < top_p <= 1:
         raise UserError("--temperature must be above 0, --top-k at least 0, and --top-p above 0 and at most 1")
     folder = cell / "model"
+    if cell.is_dir():
+        plain_files.refuse_links(cell)
     if not folder.is_dir():
         if not (cell / "config.json").is_file():
             raise RunFolderError(f"{cell}: not a cell; give a folder such as RUN/cells/reviews/ppo/seed-0")

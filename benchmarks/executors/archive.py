@@ -32,7 +32,7 @@ def unpack(archive: bytes, folder: Path) -> None:
         incoming = Path(place)
         with tarfile.open(fileobj=io.BytesIO(archive)) as content:
             content.extractall(incoming, filter="data")
-        arrived = [path for path in incoming.rglob("*") if path.is_file()]
+        arrived = [path for path in incoming.rglob("*") if path.is_file() and not path.is_symlink()]
         for path in sorted(arrived, key=lambda path: (path.suffix != ".jsonl", path)):
             target = folder / path.relative_to(incoming)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,47 +12,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bakeoff import plain_files
+
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file atomically and durably."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str)
-    replace_bytes(path, (text + "\n").encode("utf-8", errors="replace"))
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Replace a file atomically: a new file beside it, flushed to disk, then renamed over it."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    plain_files.replace(path, (text + "\n").encode("utf-8", errors="replace"))
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or None where there is none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(plain_files.read(path))
     except (OSError, ValueError, RecursionError):
         return None
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSON-lines file; a torn last line, left by a kill, is passed over."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        for line in file:
+    with contextlib.suppress(FileNotFoundError):
+        for line in plain_files.lines(path):
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 yield row
@@ -80,25 +64,12 @@ def lock(file: BinaryIO, seconds: float) -> None:
             return
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems refuse; the rename itself is still atomic
-        pass
-    finally:
-        os.close(descriptor)
-
-
 def sync_files(folder: Path) -> None:
     """Flush every file of a flat folder to disk."""
     for path in folder.iterdir():
-        with path.open("rb") as file:
+        with plain_files.open_file(path) as file:
             os.fsync(file.fileno())
-    sync_folder(folder)
+    plain_files.sync_folder(folder)
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -107,8 +78,8 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
+    """SHA-256 of a regular file."""
+    with plain_files.open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -122,7 +93,7 @@ def replace_folder(fresh: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         fresh.replace(path)
-    sync_folder(path.parent)
+    plain_files.sync_folder(path.parent)
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

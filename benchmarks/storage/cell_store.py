@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bakeoff import distributed
+from bakeoff import distributed, plain_files
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.errors import RunFolderError
 
@@ -107,7 +107,7 @@ class CellStore:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in ROW_FILES}
+        self._files: dict[str, BinaryIO] = {name: plain_files.open_to_append(folder / name) for name in ROW_FILES}
         try:
             atomic_files.lock(self._files[ROW_FILES[0]], _LOCK_SECONDS)
         except TimeoutError:
@@ -115,7 +115,7 @@ class CellStore:
             raise RunFolderError(f"{folder}: another process is writing this cell; wait for it or end it") from None
         _open.add(self)
         if (folder / RECORDS).exists():  # the last writer may have made it while this one waited
-            self._files[RECORDS] = (folder / RECORDS).open("ab")
+            self._files[RECORDS] = plain_files.open_to_append(folder / RECORDS)
 
     @property
     def files(self) -> Sequence[BinaryIO]:
@@ -147,7 +147,7 @@ class CellStore:
         """Append rows to ``records.jsonl``, which is made when the first one comes."""
         if rows:
             if RECORDS not in self._files:
-                self._files[RECORDS] = (self.folder / RECORDS).open("ab")
+                self._files[RECORDS] = plain_files.open_to_append(self.folder / RECORDS)
             self._append(RECORDS, rows)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -171,7 +171,7 @@ class CellStore:
         self._sync_rows()
         lengths = {name: file.tell() for name, file in self._files.items()}
         home = self.folder / "checkpoint"
-        home.mkdir(exist_ok=True)
+        plain_files.make_folder(home)
         fresh, final = home / ".new", home / f"{step:09d}"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()

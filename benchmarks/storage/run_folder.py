@@ -8,13 +8,14 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from bakeoff import registry
+from bakeoff import plain_files, registry
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.spec.schema import Suite
 from bakeoff.benchmarks.storage import atomic_files
@@ -36,9 +37,7 @@ def make(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except (FileExistsError, NotADirectoryError) as error:
         raise RunFolderError(f"{folder}: it or a part of its path is a file; choose another --out") from error
     except OSError as error:
@@ -166,9 +165,10 @@ def locked(folder: Path) -> Iterator[None]:
     """Lock the folder for this process; the system releases the lock when the process ends, in any way.
 
     Raises:
-        RunFolderError: another process is running in it.
+        RunFolderError: another process is running in it; or it holds links or special files, as no run leaves them.
     """
-    with (folder / ".lock").open("wb") as file:
+    plain_files.refuse_links(folder, leaving=("trackers", "export"))
+    with plain_files.open_to_append(folder / ".lock") as file:
         try:
             atomic_files.lock(file, 0.0)
         except TimeoutError as error:

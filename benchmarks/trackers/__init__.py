@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from bakeoff import plain_files
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
 from bakeoff.envs.meter import METERS as METERS
@@ -127,7 +128,8 @@ class Tracking:
                 self._attempt(name, partial(self._begin, name, home, cell, step))
 
     def _begin(self, name: str, home: Path, cell: TrackedCell, step: int) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+        plain_files.make_folder(home.parent)
+        plain_files.make_folder(home)
         self._trackers[name] = tracker_class(name)(home, cell, step)
 
     def log(self, step: int, phase: str, meter: Mapping[str, float], metrics: Mapping[str, float]) -> None:

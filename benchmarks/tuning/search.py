@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bakeoff import registry
+from bakeoff import plain_files, registry
 from bakeoff.benchmarks.progress import Display
 from bakeoff.benchmarks.run import make_executor, run_suite, threads_of
 from bakeoff.benchmarks.spec.parts import TuneSpec
@@ -101,6 +101,7 @@ def tune(
         foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
         if foreign and not (out / "trials").is_dir():
             raise UserError(f"{out}: not empty ({foreign[0]}) and not a search of `bakeoff tune`; choose another --out")
+        plain_files.refuse_links(out)
     labels = [search.label for search in _searches(optuna, suite, spec, None)]
     # The number of threads can change the last digits of a sum, so a search keeps the number it was begun with.
     begun = atomic_files.read_json(out / "trials" / "0000" / "manifest.json")
@@ -294,20 +295,20 @@ def _write(
     document = suite.document()
     document.pop("tune", None)
     contestants = {}
-    with (out / "trials.jsonl").open("w", encoding="utf-8") as file:
-        for search in searches:
-            best = search.best
-            document["algorithms"][search.label] = {**document["algorithms"][search.label], **search.settings[best]}
-            contestants[search.label] = {
-                "settings": search.settings[best],
-                "score": search.scores[best],
-                "score_before": search.scores[0],
-                "failed": sum(score is None for score in search.scores),
-                "space": search.space,
-            }
-            for number, (settings, score) in enumerate(zip(search.settings, search.scores, strict=True)):
-                row = {"label": search.label, "trial": number, "settings": settings, "score": score}
-                file.write(json.dumps(row) + "\n")
+    rows = []
+    for search in searches:
+        best = search.best
+        document["algorithms"][search.label] = {**document["algorithms"][search.label], **search.settings[best]}
+        contestants[search.label] = {
+            "settings": search.settings[best],
+            "score": search.scores[best],
+            "score_before": search.scores[0],
+            "failed": sum(score is None for score in search.scores),
+            "space": search.space,
+        }
+        for number, (settings, score) in enumerate(zip(search.settings, search.scores, strict=True)):
+            rows.append({"label": search.label, "trial": number, "settings": settings, "score": score})
+    plain_files.replace(out / "trials.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     budget = (spec.budget or suite.budget).limits()
     document["tuned"] = {
         "trials": trials,
@@ -319,6 +320,6 @@ def _write(
     path = out / "tuned.yaml"
     head = f"# Found by `bakeoff tune`: {trials} trials for each algorithm on {len(seeds)} seed(s) that this suite does not use.\n"
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
-    atomic_files.replace_bytes(path, (head + text).encode("utf-8"))
+    plain_files.replace(path, (head + text).encode("utf-8"))
     load_suite(path)
     return path

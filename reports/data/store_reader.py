@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bakeoff import plain_files
 from bakeoff.errors import RunFolderError
 
 SCHEMA = 2
@@ -47,18 +48,23 @@ class StoredCell:
     """Rows of ``metrics.jsonl`` whose phase is eval, in file order."""
     torn: int
     """Lines of ``metrics.jsonl`` that could not be read."""
+    linked: bool = False
+    """Whether its folder is a link, or behind one; nothing is read there."""
 
     def rows(self) -> list[Mapping[str, Any]]:
         """All readable rows of ``metrics.jsonl``, in file order; training rows are many, so they are not kept."""
-        return _read_metrics(self.path / "metrics.jsonl", evaluations_only=False)[0]
+        return [] if self.linked else _read_metrics(self.path / "metrics.jsonl", evaluations_only=False)[0]
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Rows of ``records.jsonl``, what the algorithm wrote during training; none where it keeps no records."""
-        return (row for row in _json_lines(self.path / "records.jsonl") if isinstance(row, dict))
+        lines = () if self.linked else _json_lines(self.path / "records.jsonl")
+        return (row for row in lines if isinstance(row, dict))
 
     def samples(self, *, ends_only: bool = False) -> list[dict[str, Any]]:
         """Rows of ``samples.jsonl``; with ``ends_only`` those of the first and the last evaluation."""
         path = self.path / "samples.jsonl"
+        if self.linked:
+            return []
         if not ends_only:
             return [row for row in _json_lines(path) if isinstance(row, dict)]
         first: list[bytes] = []
@@ -105,11 +111,14 @@ def read_run(path: Path) -> StoredRun:
     if not path.is_dir():
         raise RunFolderError(f"{path}: no such folder; give the folder that `bakeoff run SUITE --out DIR` wrote")
     file = path / "manifest.json"
-    if not file.is_file():
+    try:
+        manifest = _parse(plain_files.read(file))
+    except FileNotFoundError:
         raise RunFolderError(
             f"{path}: no manifest.json in it, so it is no run folder; give what `bakeoff run` wrote with --out"
-        )
-    manifest = _parse(file.read_bytes())
+        ) from None
+    except OSError as error:
+        raise RunFolderError(f"{file}: {error.strerror}") from error
     if not isinstance(manifest, dict):
         raise RunFolderError(
             f"{file}: not readable as JSON; put back the file as it was, or run the suite again into another --out"
@@ -128,9 +137,10 @@ def _read_tasks(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[st
     tasks: dict[str, Mapping[str, Any]] = {}
     if isinstance(stored, dict):
         tasks = {str(name): value for name, value in stored.items() if isinstance(value, dict)}
-    for file in sorted((path / "tasks").glob("*.json")):
-        value = _parse(file.read_bytes())
-        if isinstance(value, dict):
+    home = path / "tasks"
+    for file in sorted(home.glob("*.json")) if plain_files.is_inside(home, path) else []:
+        value = _read_object(file)
+        if value:
             name = str(value.get("task") or value.get("name") or file.stem)
             tasks[name] = {**tasks.get(name, {}), **value}
     return tasks
@@ -143,11 +153,18 @@ def _read_cells(path: Path, manifest: Mapping[str, Any]) -> list[StoredCell]:
         if not isinstance(entry, dict):
             continue
         where = _cell_folder(path, entry)
-        cells[where] = _read_cell(where, entry)
-    for where in sorted((path / "cells").glob("*/*/seed-*"), key=_natural):
-        if where not in cells and where.is_dir():  # older or hand-made folders may lack the list
-            cells[where] = _read_cell(where, {})
+        cells[where] = _read_cell(where, entry, linked=not plain_files.is_inside(where, path))
+    for where in sorted(_seed_folders(path), key=_natural):
+        if where not in cells:  # older or hand-made folders may lack the list
+            cells[where] = _read_cell(where, {}, linked=False)
     return list(cells.values())
+
+
+def _seed_folders(path: Path) -> Iterator[Path]:
+    for home in plain_files.folders(path):
+        for task in plain_files.folders(home) if home.name == "cells" else []:
+            for label in plain_files.folders(task):
+                yield from (seed for seed in plain_files.folders(label) if seed.name.startswith("seed-"))
 
 
 def _cell_folder(path: Path, entry: Mapping[str, Any]) -> Path:
@@ -159,9 +176,9 @@ def _cell_folder(path: Path, entry: Mapping[str, Any]) -> Path:
     return path / "cells"  # a manifest from elsewhere must not point outside its folder
 
 
-def _read_cell(where: Path, entry: Mapping[str, Any]) -> StoredCell:
-    config = _read_object(where / "config.json")
-    state = _read_object(where / "status.json")
+def _read_cell(where: Path, entry: Mapping[str, Any], *, linked: bool) -> StoredCell:
+    config = {} if linked else _read_object(where / "config.json")
+    state = {} if linked else _read_object(where / "status.json")
     known: dict[str, Any] = {
         **entry,
         **{key: config[key] for key in ("task", "label", "algorithm", "seed") if key in config},
@@ -170,8 +187,10 @@ def _read_cell(where: Path, entry: Mapping[str, Any]) -> StoredCell:
     seed = known.get("seed", int(seed_text) if seed_text.lstrip("-").isdigit() else 0)
     status = str(state.get("status", "missing"))
     error = state.get("error")
-    evaluations, torn = _read_metrics(where / "metrics.jsonl", evaluations_only=True)
-    if status == "done" and not evaluations:
+    evaluations, torn = ([], 0) if linked else _read_metrics(where / "metrics.jsonl", evaluations_only=True)
+    if linked:
+        status, error = "damaged", "its folder is a link or behind one, and nothing is read there; remove the link"
+    elif status == "done" and not evaluations:
         status, error = "damaged", "status is done, but metrics.jsonl holds no evaluation"
     elif status == "done" and _altered(where / "metrics.jsonl", state.get("sums")):
         status, error = (
@@ -192,6 +211,7 @@ def _read_cell(where: Path, entry: Mapping[str, Any]) -> StoredCell:
         state=state,
         evaluations=evaluations,
         torn=torn,
+        linked=linked,
     )
 
 
@@ -200,7 +220,7 @@ def _altered(file: Path, sums: Any) -> bool:
     noted = sums.get(file.name) if isinstance(sums, dict) else None
     if noted is None:
         return False
-    with file.open("rb") as content:
+    with plain_files.open_file(file) as content:
         return bool(hashlib.file_digest(content, "sha256").hexdigest() != noted)
 
 
@@ -223,7 +243,7 @@ def _read_metrics(file: Path, *, evaluations_only: bool) -> tuple[list[Mapping[s
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        value = _parse(file.read_bytes())
+        value = _parse(plain_files.read(file))
     except OSError:
         return {}
     return value if isinstance(value, dict) else {}
@@ -237,8 +257,7 @@ def _json_lines(file: Path) -> Iterator[Any]:
 
 def _complete_lines(file: Path) -> Iterator[bytes]:
     try:
-        with file.open("rb") as lines:
-            yield from (line for line in lines if line.strip())
+        yield from (line for line in plain_files.lines(file) if line.strip())
     except OSError:
         return
 

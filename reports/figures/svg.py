@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from bakeoff import plain_files
 from bakeoff.errors import UserError
 from bakeoff.reports.figures.style import BASELINE, DPI, FAINT, INK, PALETTE, PAPER
 
@@ -34,11 +35,14 @@ def save(figure: Figure, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == ".svg":
-            path.write_text(svg(figure), encoding="utf-8")
+            plain_files.replace(path, svg(figure).encode())
         elif kind == ".png":
-            path.write_bytes(png(figure))
+            plain_files.replace(path, png(figure))
         else:
-            figure.savefig(path, dpi=DPI, metadata={"CreationDate": None} if kind == ".pdf" else None)
+            buffer = io.BytesIO()
+            date = {"CreationDate": None} if kind == ".pdf" else None
+            figure.savefig(buffer, format=kind.lstrip("."), dpi=DPI, metadata=date)
+            plain_files.replace(path, buffer.getvalue())
     except OSError as error:
         raise UserError(f"{path}: the figure cannot be written here ({error.strerror}); give another file") from error
     return path

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from bakeoff import plain_files
 from bakeoff.errors import RunFolderError
 from bakeoff.reports.data.results import RunData
 from bakeoff.reports.data.text import slug
@@ -109,7 +110,7 @@ def write_report(
 
     results = runs if isinstance(runs, RunData) else RunData.load(runs)
     folder = Path(out) if out is not None else results.runs[0].path / "report"
-    _make(folder / "figures")
+    _make(folder, named=out is not None)
     figures, files = _draw(results, processes)
     built = page.build_page(results, figures, _css_colors(results), folder, _section_makers())
     files |= {
@@ -145,7 +146,7 @@ def _section_makers() -> Sequence[SectionMaker]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").split("\n")[:-1]
+        return plain_files.read(path).decode("utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError):
         return []
 
@@ -243,20 +244,23 @@ def _css_colors(results: RunData) -> dict[str, str]:
     return {label: css_color(series.color) for label, series in FigureStyle.of(results).series.items()}
 
 
-def _make(folder: Path) -> None:
-    """Make the folder first, so that an unwritable one is reported before the figures are drawn."""
+def _make(folder: Path, *, named: bool) -> None:
+    """Make the folder first, so that an unwritable one is reported before the figures are drawn; one that was named may be a
+    link, and nothing in a run folder."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if named:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            plain_files.make_folder(folder)
+        plain_files.make_folder(folder / "figures")
     except OSError as error:
         raise _unwritable(folder, error) from error
 
 
 def _write(path: Path, content: str | bytes) -> None:
     """Whole or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
-        os.replace(fresh, path)
+        plain_files.replace(path, content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
     except OSError as error:
         raise _unwritable(path, error) from error
 
