@@ -53,6 +53,7 @@ def run_cell(
     should_stop: Callable[[], bool] = lambda: False,
     kept: Callable[[], None] = lambda: None,
     trackers: Sequence[str] = (),
+    note: Callable[[str], None] = lambda text: None,
 ) -> float:
     """Run a cell to its end, from its last checkpoint where there is one; returns its wall-clock seconds so far.
 
@@ -66,14 +67,20 @@ def run_cell(
             cannot resume exactly writes none, and starts from its beginning the next time.
         kept: called when a checkpoint is on disk.
         trackers: where else the measurements go; see :mod:`bakeoff.benchmarks.trackers`.
+        note: called with what was wrong with a checkpoint that was not taken up.
 
     Raises:
         Stopped: as asked.
         Exception: any that the task, the reward or the algorithm raises.
     """
     open_store = CellStore if distributed.is_first() else ReadOnlyCellStore
-    with closing(open_store(folder)) as store, closing(_Run(cell, store, cache, report, trackers)) as run:
+    with (
+        closing(open_store(folder, cell.identity())) as store,
+        closing(_Run(cell, store, cache, report, trackers)) as run,
+    ):
         run.begin()
+        if store.passed_over:
+            note(f"resumed at update {run.step}: {store.passed_over}")
         last, cost = time.perf_counter(), 0.0
         while not distributed.broadcast(run.over):
             run.update()

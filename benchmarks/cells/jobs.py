@@ -104,11 +104,18 @@ def _cell(
             metrics = {name: value for name, value in progress.metrics.items() if value - value == 0}
             send("progress", share=progress.share, step=progress.step, metrics=metrics)
 
+    found = before.note
+
+    def note(text: str) -> None:
+        nonlocal found
+        found = text
+        print(text, file=sys.stderr)
+
     def status(state: str, seconds: float, **details: Any) -> Status:
-        return Status(state, attempts=attempts, seconds=seconds, started=began, ended=now(), **details)
+        return Status(state, attempts=attempts, seconds=seconds, started=began, ended=now(), note=found, **details)
 
     try:
-        Status("running", attempts=attempts, seconds=before.seconds, started=began).write(folder)
+        Status("running", attempts=attempts, seconds=before.seconds, started=began, note=before.note).write(folder)
         if job.get("processes", 1) > 1:
             cache.clear()  # the other ranks have an empty cache, and all have to do the same
         with _global_state_restored(), output_to(folder / "log.txt"), worker_ranks(job, folder):
@@ -121,6 +128,7 @@ def _cell(
                 should_stop=should_stop,
                 kept=kept,
                 trackers=job["trackers"],
+                note=note,
             )
         status("done", seconds, sums=row_sums(folder)).write(folder)
     except Stopped:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,6 +61,11 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the pipe to a worker and for the store."""
         return asdict(self)
+
+    def identity(self) -> str:
+        """SHA-256 of all that it is: two cells that differ in anything differ in this."""
+        text = json.dumps(self.to_json(), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:

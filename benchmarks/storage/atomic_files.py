@@ -83,6 +83,16 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hashed(path: Path, length: int | None = None) -> Any:
+    """The SHA-256 object of a regular file, or of its first bytes, which further bytes may be added to."""
+    found, left = hashlib.sha256(), length
+    with plain_files.open_file(path) as file:
+        while chunk := file.read(1 << 20 if left is None else min(left, 1 << 20)):
+            found.update(chunk)
+            left = None if left is None else left - len(chunk)
+    return found
+
+
 def replace_folder(fresh: Path, path: Path) -> None:
     """Put a finished folder in the place of an older one."""
     if path.exists():

@@ -1,7 +1,7 @@
 """A cell's folder: its configuration, status, measurements and checkpoints (see docs/run-folder.md).
 
-Rows are appended and never changed. A checkpoint remembers how long the row files were; resuming cuts them back to
-that length, so the rows after it are written again, equal, and never twice.
+Rows are appended and never changed. A checkpoint remembers how long the row files were, and their SHA-256; resuming cuts them
+back to that length, so the rows after it are written again, equal, and never twice.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from bakeoff import distributed, plain_files
 from bakeoff.benchmarks.storage import atomic_files
+from bakeoff.benchmarks.storage.checkpoint_folder import CheckpointFolder
 from bakeoff.errors import RunFolderError
 
 SCHEMA = 2
@@ -26,7 +27,6 @@ SCHEMA = 2
 ROW_FILES = ("metrics.jsonl", "samples.jsonl")
 RECORDS = "records.jsonl"
 """Rows of what an algorithm wrote while training; the file exists only where there are any."""
-_KEPT = 2
 _LOCK_SECONDS = 60.0
 """How long a cell waits for its last writer: on a node that was cut off it may outlive its node a little."""
 
@@ -50,6 +50,8 @@ class Status:
     """When the last attempt began (ISO 8601, UTC)."""
     ended: str | None = None
     """When it ended."""
+    note: str | None = None
+    """What was found wrong when it was resumed, and so was done again."""
     sums: Mapping[str, str] | None = None
     """SHA-256 of the row files of a cell that is done, by name."""
 
@@ -99,13 +101,19 @@ if hasattr(os, "register_at_fork"):  # not where processes cannot fork
 class CellStore:
     """The folder of one cell, open for writing by the one process that runs it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, identity: str = "") -> None:
         """Open a cell's folder, which is made where it is missing.
+
+        Args:
+            folder: the cell's folder.
+            identity: says which cell it is; a checkpoint that was saved under another one is not taken up.
 
         Raises:
             RunFolderError: another process is writing it.
         """
         self.folder = folder
+        self.passed_over: str | None = None
+        self._checkpoints = CheckpointFolder(folder / "checkpoint", identity)
         folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, BinaryIO] = {name: plain_files.open_to_append(folder / name) for name in ROW_FILES}
         try:
@@ -116,6 +124,7 @@ class CellStore:
         _open.add(self)
         if (folder / RECORDS).exists():  # the last writer may have made it while this one waited
             self._files[RECORDS] = plain_files.open_to_append(folder / RECORDS)
+        self._sums = {name: atomic_files.hashed(folder / name) for name in self._files}
 
     @property
     def files(self) -> Sequence[BinaryIO]:
@@ -148,14 +157,16 @@ class CellStore:
         if rows:
             if RECORDS not in self._files:
                 self._files[RECORDS] = plain_files.open_to_append(self.folder / RECORDS)
+                self._sums[RECORDS] = atomic_files.hashed(self.folder / RECORDS)
             self._append(RECORDS, rows)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         # ASCII escapes keep every character of a model's text, lone surrogates included, and a line one line.
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
         file = self._files[name]
-        file.write(text.encode())
+        file.write(text)
         file.flush()
+        self._sums[name].update(text)
 
     def _sync_rows(self) -> None:
         for file in self._files.values():
@@ -166,52 +177,32 @@ class CellStore:
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Save a whole state in ``checkpoint/<step>``; older ones are removed, but for the last good one."""
-        from bakeoff.benchmarks.storage import checkpoint
-
         self._sync_rows()
-        lengths = {name: file.tell() for name, file in self._files.items()}
-        home = self.folder / "checkpoint"
-        plain_files.make_folder(home)
-        fresh, final = home / ".new", home / f"{step:09d}"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        try:
-            checkpoint.save_state({"rows": lengths, "state": state}, fresh)
-            sums = atomic_files.checksums(fresh)
-            (fresh / "checksums.json").write_text(json.dumps(sums), encoding="utf-8")
-            atomic_files.sync_files(fresh)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
-        atomic_files.replace_folder(fresh, final)
-        for old in self._checkpoints()[_KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        rows = {
+            name: {"bytes": file.tell(), "sha256": self._sums[name].hexdigest()} for name, file in self._files.items()
+        }
+        self._checkpoints.save(step, rows, state)
 
     def resume(self) -> Any | None:
-        """The newest whole checkpoint's state, with the row files cut back to it; None to start again, with them empty.
+        """The newest usable checkpoint's state, with the row files cut back to it; None to start again, with them empty.
 
-        A checkpoint that is torn, altered, or ahead of the rows is removed and the one before it used: rows that are written
-        again may have other lengths.
+        One that is torn, altered or another cell's, or whose rows are not as it left them, is removed, and the one before it
+        used: rows that are written again may have other lengths. :attr:`passed_over` says why.
         """
-        from bakeoff.benchmarks.storage import checkpoint
-
         seen: list[Path] = []
-        for candidate in self._checkpoints():
+        for candidate in self._checkpoints.newest_first():
             seen.append(candidate)
-            recorded = atomic_files.read_json(candidate / "checksums.json")
-            if not isinstance(recorded, dict):
-                continue
-            actual = {
-                name: value for name, value in atomic_files.checksums(candidate).items() if name != "checksums.json"
-            }
-            if actual != recorded:
-                continue
-            saved = checkpoint.load_state(candidate)
-            lengths = saved["rows"]
-            if all(self._length(name) >= length for name, length in lengths.items()):
+            saved, problem = self._checkpoints.load(candidate)
+            if saved is not None:
+                changed = [
+                    name for name, of in saved["rows"].items() if self._prefix(name, of["bytes"]) != of["sha256"]
+                ]
+                problem = f"{changed[0]} is not as checkpoint {int(candidate.name)} left it" if changed else None
+            self.passed_over = problem or self.passed_over
+            if problem is None:
                 for newer in seen[:-1]:
                     shutil.rmtree(newer, ignore_errors=True)
-                self._truncate(lengths)
+                self._truncate({name: of["bytes"] for name, of in saved["rows"].items()})
                 distributed.broadcast(candidate.name)  # the other ranks resume from it, too
                 return saved["state"]
         distributed.broadcast(None)
@@ -221,21 +212,20 @@ class CellStore:
 
     def drop_checkpoints(self) -> None:
         """Remove all checkpoints: the cell is done, or starts again."""
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        self._checkpoints.drop()
 
-    def _checkpoints(self) -> list[Path]:
-        """Newest first."""
-        home = self.folder / "checkpoint"
-        return sorted((path for path in home.glob("[0-9]*") if path.is_dir()), reverse=True) if home.is_dir() else []
-
-    def _length(self, name: str) -> int:
-        file = self._files.get(name)
-        return 0 if file is None else file.seek(0, os.SEEK_END)
+    def _prefix(self, name: str, length: int) -> str | None:
+        """SHA-256 of a row file's first bytes; None where it has fewer."""
+        if name not in self._files:
+            return None
+        found = atomic_files.hashed(self.folder / name, length)
+        return found.hexdigest() if self._files[name].seek(0, os.SEEK_END) >= length else None
 
     def _truncate(self, lengths: Mapping[str, int]) -> None:
         for name, file in self._files.items():
             file.truncate(lengths.get(name, 0))
             file.seek(0, os.SEEK_END)
+            self._sums[name] = atomic_files.hashed(self.folder / name)
         self._sync_rows()
 
     def replace_model(self, save: Any) -> None:
@@ -249,11 +239,12 @@ class CellStore:
 class ReadOnlyCellStore(CellStore):
     """A cell's folder as ranks above 0 have it: they read the checkpoint that rank 0 resumes from, and write nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, identity: str = "") -> None:
         """Args:
         folder: the cell's folder.
+        identity: says which cell it is.
         """
-        self.folder = folder
+        self.folder, self.passed_over = folder, None
 
     def resume(self) -> Any | None:
         """The state that rank 0 resumes from."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,17 @@ def test_rows_are_json_whatever_is_in_them(tmp_path: Path) -> None:
     store.close()
     (line,) = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert json.loads(line)["completion"] == "a\u2028b\nc\x00\ud800"
+
+
+def test_checkpoints_of_two_seeds_swapped(whole: dict[str, Any], cache: TaskCache, tmp_path: Path) -> None:
+    this = cell(ANY, cache, 6)
+    other = replace(this, seed=4)
+    for each in (this, other):
+        interrupt(each, tmp_path / each.path, cache, 3)
+    shutil.rmtree(tmp_path / this.path)
+    os.rename(tmp_path / other.path, tmp_path / this.path)
+    job = {"job": "cell", "cell": this.to_json(), "checkpoint_every": 60.0, "trackers": []}
+    assert perform(job, tmp_path, cache, lambda *a, **k: None, lambda: False).kind == "done"
+    assert content(tmp_path / this.path) == whole
+    status = atomic_files.read_json(tmp_path / this.path / "status.json")
+    assert status["note"] == "resumed at update 0: checkpoint 2 is another cell's"

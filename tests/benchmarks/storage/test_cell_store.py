@@ -1,5 +1,6 @@
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,59 @@ def test_a_child_that_a_reward_has_forked_holds_no_lock(tmp_path: Path) -> None:
     finally:
         os.write(done[1], b"x")
         os.waitpid(child, 0)
+
+
+def saved(folder: Path, identity: str, *steps: int) -> None:
+    """A cell with one row and one checkpoint for each step."""
+    with closing(CellStore(folder, identity)) as store:
+        for step in steps:
+            rows(store, step)
+            store.save_checkpoint(step, {"at": step})
+
+
+def resumed(folder: Path, identity: str = "a") -> tuple[Any, str | None]:
+    """The state that a cell resumes from, and what it says of what it could not use."""
+    with closing(CellStore(folder, identity)) as store:
+        return store.resume(), store.passed_over
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_rows_changed_before_a_checkpoint_start_the_cell_again(name: str, tmp_path: Path) -> None:
+    saved(tmp_path, "a", 1, 2)
+    path = tmp_path / name
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"step": 1', b'"step": 7'))  # of equal length
+    assert resumed(tmp_path) == (None, f"{name} is not as checkpoint 1 left it")
+    assert steps_of(tmp_path) == steps_of(tmp_path, "samples.jsonl") == []
+
+
+def test_rows_changed_between_two_checkpoints_leave_the_first(tmp_path: Path) -> None:
+    saved(tmp_path, "a", 1, 2)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"step": 7'))
+    assert resumed(tmp_path) == ({"at": 1}, "metrics.jsonl is not as checkpoint 2 left it")
+    assert steps_of(tmp_path) == [1]
+
+
+def test_other_line_ends_start_the_cell_again(tmp_path: Path) -> None:
+    saved(tmp_path, "a", 1)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert resumed(tmp_path)[0] is None
+
+
+def test_another_cells_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
+    saved(tmp_path, "a", 1)
+    assert resumed(tmp_path, "b") == (None, "checkpoint 1 is another cell's")
+
+
+def test_rows_are_hashed_across_attempts(tmp_path: Path) -> None:
+    saved(tmp_path, "a", 1)
+    with closing(CellStore(tmp_path, "a")) as store:
+        rows(store, 2)
+        assert store.resume() == {"at": 1}
+        rows(store, 2)
+        store.append_records([{"step": 2}])
+        store.save_checkpoint(2, {"at": 2})
+    assert resumed(tmp_path) == ({"at": 2}, None)
+    assert steps_of(tmp_path, "records.jsonl") == [2]
