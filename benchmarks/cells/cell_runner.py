@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bakeoff import distributed, seeding
 from bakeoff.algos.core import build as algorithms
 from bakeoff.algos.core.algorithm import Algorithm
 from bakeoff.benchmarks.cells.task_cache import TaskCache
+from bakeoff.benchmarks.cells.threads import keep_threads
 from bakeoff.benchmarks.evaluation import score_records
 from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far
 from bakeoff.benchmarks.spec.cell import Cell
@@ -73,6 +76,7 @@ def run_cell(
         Stopped: as asked.
         Exception: any that the task, the reward or the algorithm raises.
     """
+    keep_threads(folder, cache)
     open_store = CellStore if distributed.is_first() else ReadOnlyCellStore
     with (
         closing(open_store(folder, cell.identity())) as store,
@@ -293,5 +297,6 @@ class _Run:
             "data_source": algorithm.data_source.value,
             "evaluate": dict(cell.evaluate),
             "outside_meter": outside,
+            "threads": torch.get_num_threads(),
             "notes": notes,
         }

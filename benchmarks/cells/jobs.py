@@ -157,7 +157,7 @@ def _global_state_restored() -> Iterator[None]:
     """Restore what a reward or an algorithm may change for the whole process, and so for the cells after it."""
     import torch
 
-    kind, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    kind, gradients, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
     folder = None
     with contextlib.suppress(OSError):  # it may be gone
         folder = os.getcwd()
@@ -170,6 +170,7 @@ def _global_state_restored() -> Iterator[None]:
                 os.chdir(folder)
         torch.set_default_dtype(kind)
         torch.set_grad_enabled(gradients)
+        torch.set_num_threads(threads)
         sys.stdout, sys.stderr = streams
 
 

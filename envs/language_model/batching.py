@@ -28,6 +28,15 @@ def tokens_worth_a_pass(width: int, device: torch.device) -> int:
     return -(-(PASS_COST if device.type == "cpu" else ACCELERATOR_PASS_COST) // width)
 
 
+def select_rows(values: Tensor, rows_B: Tensor) -> Tensor:
+    """``values[rows_B]``, whose gradient is summed in the same order each time, also where a row is selected more than once.
+
+    PyTorch adds up the gradient of indexing on several CPU threads at once, in the order in which they happen to come; that of
+    index_select it adds in order. On CUDA it is the other way round.
+    """
+    return values.index_select(0, rows_B) if values.device.type == "cpu" else values[rows_B]
+
+
 @dataclass(frozen=True)
 class DistinctPrompts:
     """The distinct prompts of a batch."""

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from bakeoff import distributed
-from bakeoff.envs.language_model.batching import DistinctPrompts, length_parts, tokens_worth_a_pass
+from bakeoff.envs.language_model.batching import DistinctPrompts, length_parts, select_rows, tokens_worth_a_pass
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.language_model.gradient_checkpointing import GradientCheckpoints
 from bakeoff.envs.language_model.linear_logprobs import LinearHead
@@ -185,7 +186,7 @@ class ForwardPasses:
 
         def read(completions: Completions, rows: Tensor) -> Tensor:
             part, which = completions.select(rows), shared.prompt_B.to(self.device)[rows.to(self.device)]
-            first_B1D = last_UD[which][:, None]
+            first_B1D = select_rows(last_UD, which)[:, None]
             columns = int(part.lengths_B.max()) - 1
             if columns <= 0:
                 return first_B1D[:, : columns + 1]
@@ -207,7 +208,7 @@ class ForwardPasses:
         if shared is None:
             return self.read_prompts(tokens_BP, mask_BP)
         last_UD, cache = self.read_prompts(tokens_BP[shared.rows_U], mask_BP[shared.rows_U])
-        return last_UD[shared.prompt_B], _cache_rows(cache, shared.prompt_B)
+        return select_rows(last_UD, shared.prompt_B), _cache_rows(cache, shared.prompt_B)
 
     def read_prompts(self, tokens_BP: Tensor, mask_BP: Tensor) -> tuple[Tensor, Any]:
         """As :meth:`prefill`, without sharing prompts."""
@@ -289,5 +290,9 @@ def _cache_rows(cache: Any, rows: Tensor) -> Any:
     """A separate cache of some rows, each as often as given; the original stays unchanged."""
     part = copy.copy(cache)
     part.layers = [copy.copy(layer) for layer in cache.layers]
-    part.batch_select_indices(rows)
+    for layer in part.layers:
+        if type(layer).batch_select_indices is DynamicLayer.batch_select_indices and layer.get_seq_length() > 0:
+            layer.keys, layer.values = select_rows(layer.keys, rows), select_rows(layer.values, rows)
+        else:
+            layer.batch_select_indices(rows)
     return part
