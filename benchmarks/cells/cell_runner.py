@@ -22,7 +22,7 @@ from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage.cell_store import SCHEMA, CellStore, ReadOnlyCellStore
 from bakeoff.benchmarks.trackers import Tracking
 from bakeoff.envs.meter import Budget, Meter
-from bakeoff.errors import BakeoffError, ConfigError
+from bakeoff.errors import BakeoffError, ConfigError, RunFolderError
 
 _IDLE_UPDATES = 10_000
 """Updates in a row that may leave every meter but the clock as it is before a cell counts as stuck."""
@@ -167,7 +167,16 @@ class _Run:
         """Restore the checkpoint, or record what this cell is and evaluate the untrained policy."""
         state = self.store.resume()
         if state is not None:
-            self._load(state)
+            try:
+                self._load(state)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # another version's, a stranger's; what is half restored cannot go on
+                self.store.drop_checkpoints()
+                raise RunFolderError(
+                    f"{self.cell.title}: its checkpoint cannot be taken up ({type(error).__name__}: {error}), so it is removed; "
+                    "the next attempt starts it again"
+                ) from error
         self.store.write_config(self._config())
         self._tracking.start(self.step)
         if state is None:

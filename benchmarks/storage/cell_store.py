@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,16 +61,30 @@ class Status:
         value = atomic_files.read_json(folder / "status.json")
         if not isinstance(value, dict):
             return cls()
-        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
+        return cls(**{name: value[name] for name, fits in _FITS.items() if name in value and fits(value[name])})
 
     def is_done(self, folder: Path) -> bool:
         """Whether it is done and its row files are unchanged since."""
-        return self.status == "done" and (self.sums is None or row_sums(folder) == self.sums)
+        return self.status == "done" and row_sums(folder) == self.sums
 
     def write(self, folder: Path) -> None:
         """Replace the status of a cell's folder."""
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_json(folder / "status.json", vars(self))
+
+
+def _is_line(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "status": lambda value: value in ("pending", "running", "done", "failed"),
+    **dict.fromkeys(("error", "traceback", "started", "ended", "note"), _is_line),
+    "attempts": lambda value: type(value) is int and value >= 0,
+    "seconds": lambda value: type(value) in (int, float) and 0 <= value < float("inf"),
+    "sums": lambda value: isinstance(value, dict) and all(isinstance(found, str) for found in value.values()),
+}
+"""What each value of ``status.json`` may be; another one is passed over, so that a damaged file fails nothing for ever."""
 
 
 def now() -> str:
@@ -270,6 +284,9 @@ class ReadOnlyCellStore(CellStore):
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Write nothing."""
+
+    def drop_checkpoints(self) -> None:
+        """Remove nothing."""
 
     def replace_model(self, save: Any) -> None:
         """Write nothing."""

@@ -20,6 +20,7 @@ from bakeoff.errors import RunFolderError
 
 SCHEMA = 2
 """The version of the run folder that this reader knows."""
+_ROW_FILES = ("metrics.jsonl", "samples.jsonl", "records.jsonl")
 METERS = ("generated_tokens", "reward_queries", "trained_tokens", "seconds")
 """The meter's totals, in the order of the store's rows."""
 
@@ -192,11 +193,8 @@ def _read_cell(where: Path, entry: Mapping[str, Any], *, linked: bool) -> Stored
         status, error = "damaged", "its folder is a link or behind one, and nothing is read there; remove the link"
     elif status == "done" and not evaluations:
         status, error = "damaged", "status is done, but metrics.jsonl holds no evaluation"
-    elif status == "done" and _altered(where / "metrics.jsonl", state.get("sums")):
-        status, error = (
-            "damaged",
-            "metrics.jsonl is not as it was when the cell ended; `bakeoff run` does the cell again",
-        )
+    elif status == "done" and (altered := _altered(where, state.get("sums"))):
+        status, error = "damaged", f"{altered} is not as it was when the cell ended; `bakeoff run` does the cell again"
     elif status == "missing":
         error = error or "never started"
     return StoredCell(
@@ -215,13 +213,22 @@ def _read_cell(where: Path, entry: Mapping[str, Any], *, linked: bool) -> Stored
     )
 
 
-def _altered(file: Path, sums: Any) -> bool:
-    """Whether a file differs from what was noted of it; folders of older versions note nothing."""
-    noted = sums.get(file.name) if isinstance(sums, dict) else None
-    if noted is None:
-        return False
-    with plain_files.open_file(file) as content:
-        return bool(hashlib.file_digest(content, "sha256").hexdigest() != noted)
+def _altered(where: Path, sums: Any) -> str | None:
+    """The first row file that differs from what was noted of it; made by hand, a folder may note nothing."""
+    if sums is None:
+        return None
+    for name in _ROW_FILES:
+        noted = sums.get(name) if isinstance(sums, dict) else ""
+        try:
+            with plain_files.open_file(where / name) as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+        except FileNotFoundError:
+            found = None
+        except OSError:
+            return name
+        if found != noted:
+            return name
+    return None
 
 
 def _read_metrics(file: Path, *, evaluations_only: bool) -> tuple[list[Mapping[str, Any]], int]:

@@ -233,3 +233,23 @@ def test_checkpoints_of_two_seeds_swapped(whole: dict[str, Any], cache: TaskCach
     assert content(tmp_path / this.path) == whole
     status = atomic_files.read_json(tmp_path / this.path / "status.json")
     assert status["note"] == "resumed at update 0: checkpoint 2 is another cell's"
+
+
+def test_a_state_that_cannot_be_restored_fails_once(cache: TaskCache, tmp_path: Path) -> None:
+    this = cell("ppo", cache, 4)
+    run_cell(this, tmp_path / "whole", cache)
+    whole = content(tmp_path / "whole")
+    tmp_path = tmp_path / "resumed"
+    interrupt(this, tmp_path, cache, 3)
+    for path in (tmp_path / "checkpoint").iterdir():  # as another version may have written it, or a stranger
+        state = json.loads((path / "state.json").read_text())
+        state["state"]["algorithm"]["policy"] = {}
+        (path / "state.json").write_text(json.dumps(state))
+        sums = {name: value for name, value in atomic_files.checksums(path).items() if name != "checksums.json"}
+        (path / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(
+        RunFolderError, match=r"its checkpoint cannot be taken up \(KeyError.*the next attempt starts it again"
+    ):
+        run_cell(this, tmp_path, cache)
+    run_cell(this, tmp_path, cache)
+    assert content(tmp_path) == whole

@@ -292,3 +292,44 @@ def test_rows_are_hashed_across_attempts(tmp_path: Path) -> None:
         store.save_checkpoint(2, {"at": 2})
     assert resumed(tmp_path) == ({"at": 2}, None)
     assert steps_of(tmp_path, "records.jsonl") == [2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"status": "done", "attempts": "x", "seconds": [], "sums": 3, "error": {}}', Status("done")),
+        ('{"status": 5, "attempts": 2}', Status(attempts=2)),
+        ('{"status": "done", "attempts": true, "seconds": 1e999, "sums": {"metrics.jsonl": 1}}', Status("done")),
+        ('{"status": "unheard of", "attempts": -1, "seconds": 2}', Status(seconds=2)),
+        ("[1]", Status()),
+    ],
+)
+def test_a_status_of_wrong_types_is_read_as_far_as_it_goes(text: str, expected: Status, tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text(text)
+    assert Status.read(tmp_path) == expected
+
+
+def test_done_without_checksums_is_not_done(tmp_path: Path) -> None:
+    assert not Status("done").is_done(tmp_path)
+    assert Status("done", sums={}).is_done(tmp_path)
+
+
+def test_a_folder_in_a_checkpoint_is_damage(tmp_path: Path) -> None:
+    saved(tmp_path, "a", 1, 2)
+    (tmp_path / "checkpoint" / "000000002" / "more").mkdir()
+    assert resumed(tmp_path) == ({"at": 1}, "checkpoint 2 is damaged")
+
+
+@pytest.mark.parametrize(
+    "forged", ['{"a": 1}', "[]", '{"cell": "a", "rows": {"metrics.jsonl": 3}, "state": {}}', "[" * 9999]
+)
+def test_a_forged_checkpoint_is_passed_over(forged: str, tmp_path: Path) -> None:
+    saved(tmp_path, "a", 1)
+    home = tmp_path / "checkpoint" / "000000001"
+    (home / "state.json").write_text(forged)
+    sums = {name: value for name, value in atomic_files.checksums(home).items() if name != "checksums.json"}
+    (home / "checksums.json").write_text(json.dumps(sums))
+    state, problem = resumed(tmp_path)
+    assert state is None
+    assert problem is not None
+    assert problem.startswith("checkpoint 1 is damaged (")
