@@ -17,6 +17,7 @@ from typing import Any
 
 from bakeoff import plain_files
 from bakeoff.errors import RunFolderError
+from bakeoff.reports.data import checks
 
 SCHEMA = 2
 """The version of the run folder that this reader knows."""
@@ -59,7 +60,7 @@ class StoredCell:
     def records(self) -> Iterator[dict[str, Any]]:
         """Rows of ``records.jsonl``, what the algorithm wrote during training; none where it keeps no records."""
         lines = () if self.linked else _json_lines(self.path / "records.jsonl")
-        return (row for row in lines if isinstance(row, dict))
+        return (row for row in lines if isinstance(row, dict) and checks.is_sane(row))
 
     def samples(self, *, ends_only: bool = False) -> list[dict[str, Any]]:
         """Rows of ``samples.jsonl``; with ``ends_only`` those of the first and the last evaluation."""
@@ -67,7 +68,7 @@ class StoredCell:
         if self.linked:
             return []
         if not ends_only:
-            return [row for row in _json_lines(path) if isinstance(row, dict)]
+            return [row for row in _json_lines(path) if checks.is_sample(row)]
         first: list[bytes] = []
         last: list[bytes] = []
         first_step: int | None = None
@@ -84,7 +85,7 @@ class StoredCell:
             if step != last_step:
                 last, last_step = [], step
             last.append(line)
-        return [row for line in (*first, *last) if isinstance(row := _parse(line), dict)]
+        return [row for line in (*first, *last) if checks.is_sample(row := _parse(line))]
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def read_run(path: Path) -> StoredRun:
         raise RunFolderError(
             f"{file}: schema {schema!r}, this version of bakeoff reads {SCHEMA}; use the version that made the folder{maker}"
         )
+    manifest = checks.sane_manifest(manifest)
     return StoredRun(path, path.resolve().name, manifest, _read_tasks(path, manifest), _read_cells(path, manifest))
 
 
@@ -188,11 +190,13 @@ def _read_cell(where: Path, entry: Mapping[str, Any], *, linked: bool) -> Stored
     seed = known.get("seed", int(seed_text) if seed_text.lstrip("-").isdigit() else 0)
     status = str(state.get("status", "missing"))
     error = state.get("error")
-    evaluations, torn = ([], 0) if linked else _read_metrics(where / "metrics.jsonl", evaluations_only=True)
+    evaluations, torn, wrong = ([], 0, 0) if linked else _read_metrics(where / "metrics.jsonl", evaluations_only=True)
     if linked:
         status, error = "damaged", "its folder is a link or behind one, and nothing is read there; remove the link"
     elif status == "done" and not evaluations:
         status, error = "damaged", "status is done, but metrics.jsonl holds no evaluation"
+    elif status == "done" and wrong:
+        status, error = "damaged", f"metrics.jsonl holds {wrong} row(s) whose values are no measurements"
     elif status == "done" and (altered := _altered(where, state.get("sums"))):
         status, error = "damaged", f"{altered} is not as it was when the cell ended; `bakeoff run` does the cell again"
     elif status == "missing":
@@ -231,21 +235,23 @@ def _altered(where: Path, sums: Any) -> str | None:
     return None
 
 
-def _read_metrics(file: Path, *, evaluations_only: bool) -> tuple[list[Mapping[str, Any]], int]:
+def _read_metrics(file: Path, *, evaluations_only: bool) -> tuple[list[Mapping[str, Any]], int, int]:
+    """The rows; how many lines are none; and how many of these are JSON objects, which no kill can leave."""
     rows: list[Mapping[str, Any]] = []
-    torn = 0
+    torn = wrong = 0
     lines = [
         line
         for line in _complete_lines(file)  # most lines are training's: do not parse them
         if not (evaluations_only and b'"train"' in line and b'"eval"' not in line and line.rstrip().endswith(b"}"))
     ]
     for row in _parse_all(lines):
-        if isinstance(row, dict) and isinstance(row.get("metrics"), dict) and isinstance(row.get("step"), int):
+        if checks.is_metrics_row(row):
             if row.setdefault("phase", "eval") == "eval" or not evaluations_only:
                 rows.append(row)
         else:
             torn += 1
-    return rows, torn
+            wrong += isinstance(row, dict)
+    return rows, torn, wrong
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -253,7 +259,7 @@ def _read_object(file: Path) -> dict[str, Any]:
         value = _parse(plain_files.read(file))
     except OSError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return checks.sane_object(value)
 
 
 def _json_lines(file: Path) -> Iterator[Any]:

@@ -100,6 +100,10 @@ def count(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < 1 or value != int(value) else f"{value:.0f}"
 
 
+_SLUG_LENGTH = 100
+"""File systems take 255 bytes, prefix and ending included."""
+
+
 def slug(text: str) -> str:
     """A name fit for a file and an anchor: letters, digits, dot, dash and underscore."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "unnamed"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:_SLUG_LENGTH].strip("._") or "unnamed"
