@@ -174,7 +174,7 @@ class _Run:
             except Exception as error:  # another version's, a stranger's; what is half restored cannot go on
                 self.store.drop_checkpoints()
                 raise RunFolderError(
-                    f"{self.cell.title}: its checkpoint cannot be taken up ({type(error).__name__}: {error}), so it is removed; "
+                    f"{self.cell.title}: its checkpoint cannot be restored ({type(error).__name__}: {error}), so it is removed; "
                     "the next attempt starts it again"
                 ) from error
         self.store.write_config(self._config())

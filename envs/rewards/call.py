@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from bakeoff import distributed
 from bakeoff.errors import BakeoffError, RewardError
+
+LARGEST = 1e100
+"""No reward may be larger in size: its square is still a number, and so are sums of squares."""
+_SHOWN = 100
+"""Characters of a value in a message."""
 
 
 class Reward(Protocol):
@@ -87,21 +94,24 @@ def call_reward(
         columns: further lists of B values, among them ``completion_ids`` and ``prompt_index``.
 
     Raises:
-        RewardError: it raised, returned another number of values than B, or one of them is not a finite number; the
+        RewardError: it raised, returned another number of values than B, or one of them is not a finite number of
+            at most :data:`LARGEST`; the
             message names the reward and the first prompt concerned.
     """
     if not prompts:
         return Scored(np.empty(0), {})
     offered = {"prompts": list(prompts), "completions": list(completions), **{k: list(v) for k, v in columns.items()}}
     arguments = _arguments(reward, name, offered)
+    process = os.getpid()
     try:
         returned = distributed.on_main(lambda: reward(**arguments))
     except BakeoffError:  # it says already what is wrong
         raise
     except (Exception, SystemExit) as error:
-        others = f" (first of {len(prompts)} in its batch)" if len(prompts) > 1 else ""
-        what = f"{type(error).__name__}: {_one_line(str(error))}"
-        raise RewardError(f'reward "{name}" raised {what} on prompt {_short(prompts[0])}{others}') from error
+        raise _raised(error, name, prompts) from error
+    finally:
+        if os.getpid() != process:  # or there would be two workers, which write the same files
+            _end_fork(name)
     values = _checked(returned, name, prompts, completions)
     if not isinstance(returned, RewardResult):
         return Scored(values, {})
@@ -143,6 +153,10 @@ def _checked(returned: Any, name: str, prompts: Sequence[str], completions: Sequ
             f'reward "{name}" returned {type(returned).__name__}, expected a list of {len(prompts)} numbers '
             f"(first prompt {_short(prompts[0])})"
         )
+    try:
+        returned = list(returned)  # its length may lie
+    except Exception as error:
+        raise _raised(error, name, prompts) from error
     if len(returned) != len(prompts):
         raise RewardError(
             f'reward "{name}" returned {len(returned)} values for {len(prompts)} completions '
@@ -151,10 +165,10 @@ def _checked(returned: Any, name: str, prompts: Sequence[str], completions: Sequ
     values = np.empty(len(prompts))
     for row, value in enumerate(returned):
         values[row] = number = _number(value)
-        if not np.isfinite(number):
+        if not abs(number) <= LARGEST:
             raise RewardError(
-                f'reward "{name}" returned {value!r} for prompt {_short(prompts[row])} '
-                f"and completion {_short(completions[row])}; return one finite number for each completion"
+                f'reward "{name}" returned {_shown(value)} for prompt {_short(prompts[row])} '
+                f"and completion {_short(completions[row])}; return one finite number for each completion, up to {LARGEST:g}"
             )
     return values
 
@@ -165,8 +179,36 @@ def _number(value: Any) -> float:
         return float("nan")
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # whatever its __float__ raises
         return float("nan")
+
+
+def _raised(error: BaseException, name: str, prompts: Sequence[str]) -> RewardError:
+    """The error that says which reward raised another, and where."""
+    others = f" (first of {len(prompts)} in its batch)" if len(prompts) > 1 else ""
+    try:
+        text = f": {_one_line(str(error))}"
+    except Exception:  # its __str__ fails
+        text = ""
+    return RewardError(f'reward "{name}" raised {type(error).__name__}{text} on prompt {_short(prompts[0])}{others}')
+
+
+def _shown(value: Any) -> str:
+    """A value as text of bounded length."""
+    try:
+        return repr(value) if len(repr(value)) <= _SHOWN else f"{repr(value)[:_SHOWN]}..."
+    except Exception:  # its __repr__ fails, or it has too many digits
+        return f"a {type(value).__name__}"
+
+
+def _end_fork(name: str) -> NoReturn:
+    """End a process that a reward has forked, and that has come back from it."""
+    line = (
+        f'bakeoff: reward "{name}" forked a process that returned; it is ended: end it in the reward, with os._exit\n'
+    )
+    with contextlib.suppress(OSError):
+        os.write(2, line.encode("utf-8", "replace"))
+    os._exit(1)
 
 
 def _short(text: str, limit: int = 60) -> str:

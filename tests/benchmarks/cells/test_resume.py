@@ -248,7 +248,7 @@ def test_a_state_that_cannot_be_restored_fails_once(cache: TaskCache, tmp_path: 
         sums = {name: value for name, value in atomic_files.checksums(path).items() if name != "checksums.json"}
         (path / "checksums.json").write_text(json.dumps(sums))
     with pytest.raises(
-        RunFolderError, match=r"its checkpoint cannot be taken up \(KeyError.*the next attempt starts it again"
+        RunFolderError, match=r"its checkpoint cannot be restored \(KeyError.*the next attempt starts it again"
     ):
         run_cell(this, tmp_path, cache)
     run_cell(this, tmp_path, cache)

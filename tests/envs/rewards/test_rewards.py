@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -171,3 +172,81 @@ def test_make_reward_names_what_is_wrong():
         make_reward({"name": "vader", "with_promt": True})
     with pytest.raises(UserError, match="has no name"):
         make_reward({"unit": "words"})
+
+
+class Lying(list):
+    """A sequence that says it has more than it gives."""
+
+    def __len__(self):
+        return 2
+
+
+class Unspeakable(Exception):
+    """Fails again when it is shown."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Unshowable(float):
+    """A number whose text fails."""
+
+    def __repr__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("given", [[1.0], [], [1.0, 2.0, 3.0]])
+def test_a_length_that_lies_leaves_nothing_unset(given):
+    with pytest.raises(
+        RewardError, match=rf'reward "mine" returned {len(given)} values for 2 completions \(first prompt'
+    ):
+        values(lambda completions: Lying(given))
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 2e100, 10**400])
+def test_values_too_large_to_be_squared_are_refused(value):
+    with pytest.raises(
+        RewardError, match=r'reward "mine" returned .* for prompt \'second\' and completion .*\'; return one'
+    ) as error:
+        values(lambda completions: [0.0, value])
+    assert len(str(error.value)) < 400
+    assert values(lambda completions: [0.0, 1e100]) == [0.0, 1e100]
+
+
+def test_errors_that_cannot_be_shown_are_one_line():
+    def fails(completions):
+        raise Unspeakable
+
+    with pytest.raises(RewardError, match=r'reward "mine" raised Unspeakable on prompt \'first\''):
+        values(fails)
+
+    def breaks_off(completions):
+        yield 1.0
+        raise Unspeakable
+
+    class Half(list):
+        def __iter__(self):
+            return breaks_off(None)
+
+    with pytest.raises(RewardError, match=r'reward "mine" raised Unspeakable on prompt'):
+        values(lambda completions: Half([1.0, 2.0]))
+    with pytest.raises(RewardError, match=r'reward "mine" returned a Unshowable for prompt'):
+        values(lambda completions: [Unshowable("nan"), 1.0])
+
+
+def test_a_fork_that_returns_ends_there(tmp_path):
+    code = f"""
+import os, sys
+from bakeoff.envs.rewards.call import score
+def forks(completions):
+    os.fork()
+    return [1.0, 2.0]
+score(forks, "mine", ["a", "b"], ["c", "d"], {{}})
+open({str(tmp_path / "lived")!r}, "a").write("x")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "lived").read_text() == "x"
+    assert 'reward "mine" forked a process that returned' in done.stderr
