@@ -17,7 +17,8 @@ def keep_threads(folder: Path, cache: TaskCache) -> None:
     """Take as many threads as the cell in this folder was begun with, if it is one that resumes."""
     config = atomic_files.read_json(folder / "config.json")
     noted = config.get("threads") if isinstance(config, dict) else None
-    begun = isinstance(noted, int) and 1 <= noted <= _MOST and (folder / "checkpoint").is_dir()
-    if begun and noted != torch.get_num_threads():
+    if not (isinstance(noted, int) and 1 <= noted <= _MOST and (folder / "checkpoint").is_dir()):
+        return
+    if noted != torch.get_num_threads():
         cache.clear()  # what the reference answered is kept there
         torch.set_num_threads(noted)
