@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
+from bakeoff.envs.language_model.loading_checks import check_config, check_weights, tokenizer_problem
 from bakeoff.errors import ModelError
 
 transformers_logging: Any = _logging
@@ -32,25 +33,33 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
         dtype: ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
-        ModelError: nothing there, not a causal language model, no tokenizer, unknown dtype or device.
+        ModelError: nothing there, not a causal language model, weights or tokenizer missing, unknown dtype or device.
     """
     if dtype not in DTYPES:
         raise ModelError(f'dtype "{dtype}" is not known; use one of {", ".join(DTYPES)}')
     check_device(device)
     place, arguments = locate(str(source))
+    what = f'model "{source}" cannot be loaded as a causal language model'
+    problem = None if arguments else tokenizer_problem(place)
     try:
-        with quietly():
+        with quietly(errors_only=True):  # what is missing becomes our own error
+            if not arguments:
+                check_config(AutoConfig.from_pretrained(place, trust_remote_code=False), str(source))
+            if problem is not None:
+                raise ModelError(f"{what}: {problem}")
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **arguments)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                place, dtype=DTYPES[dtype], trust_remote_code=False, **arguments
+            model: Any
+            model, info = AutoModelForCausalLM.from_pretrained(
+                place, dtype=DTYPES[dtype], trust_remote_code=False, output_loading_info=True, **arguments
             )
+            check_weights(info, str(source))
             if "gguf_file" in arguments:
                 model = without_quantization_mark(model)
             model = model.to(device)
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, safetensors' own, ...
-        raise ModelError(
-            f'model "{source}" cannot be loaded as a causal language model: {first_line(error)}'
-        ) from error
+        raise ModelError(f"{what}: {first_line(error)}") from error
     return model.eval(), tokenizer
 
 
@@ -147,5 +156,12 @@ def first_line(error: BaseException) -> str:
     """An error of another library as part of one line of ours."""
     if "trust_remote_code" in str(error):
         return "it needs Python code of its own, which is never run; use a model whose architecture transformers has"
+    if "Unrecognized configuration class" in str(error):
+        family = str(error).partition("configuration class <class '")[2].partition("'")[0].rpartition(".")[2]
+        return (
+            f"transformers has no text-only language model of its family ({family}); use the text model it is built on"
+        )
+    if "ignore_mismatched_sizes" in str(error):
+        return "weights in its files have another shape than its config.json says; they do not belong together"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
