@@ -138,7 +138,7 @@ def _of_causal(causal: Any, name: str) -> Any:
     config.architectures = None
     try:
         family: Any = AutoModelForSequenceClassification
-        module = family.from_config(config)
+        module = family.from_config(config, trust_remote_code=False)
         module.base_model.load_state_dict(causal.base_model.state_dict())
     except Exception as error:  # a family without a sequence classifier, or with another trunk in it
         raise ModelError(f'model "{name}" cannot be made a sequence classifier: {first_line(error)}') from error

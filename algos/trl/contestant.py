@@ -98,6 +98,7 @@ class TRLAlgorithm(Algorithm):
             max_steps=1,
             gradient_checkpointing=False,  # the policy has its own
             bf16=False,  # compute in the model's own type
+            trust_remote_code=False,
             use_cpu=self.policy.model.device.type == "cpu",
             report_to=[],
             save_strategy="no",

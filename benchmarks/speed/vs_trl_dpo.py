@@ -73,7 +73,9 @@ def theirs(model: LanguageModel, rows: Sequence[Mapping[str, str]], options: arg
     )  # fmt: skip
     folder = tempfile.mkdtemp()
     model.save(folder)
-    policy, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False) for _ in range(2)
+    )
     data = importlib.import_module("datasets").Dataset.from_list([dict(row) for row in rows])
     return trl.DPOTrainer(
         model=policy, ref_model=reference, args=config, train_dataset=data, processing_class=model.tokenizer

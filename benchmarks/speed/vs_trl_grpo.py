@@ -66,7 +66,7 @@ def theirs(model: LanguageModel, texts: Sequence[str], options: argparse.Namespa
     rows = importlib.import_module("datasets").Dataset.from_list([{"prompt": text} for text in texts])
     folder = tempfile.mkdtemp()  # TRL loads its reference by name
     model.save(folder)
-    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     return trl.GRPOTrainer(
         model=module, reward_funcs=even, args=config, train_dataset=rows, processing_class=model.tokenizer
     )

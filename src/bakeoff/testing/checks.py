@@ -237,7 +237,7 @@ def saves(subject: Subject) -> None:
             raise ContractViolation("it saves no .safetensors file; the base class's save() does")
         if not subject.kind.saves_language_model:
             return
-        plain = AutoModelForCausalLM.from_pretrained(folder)
+        plain = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     tokens = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
         theirs, ours = plain(tokens).logits, algorithm.policy.model.module(tokens).logits

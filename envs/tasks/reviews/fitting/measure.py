@@ -36,8 +36,8 @@ class Reviewer:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         if not (folder / "config.json").is_file():
             raise UserError(f"no model in {folder} (config.json is missing); pass the folder that pretrain wrote")
-        self.tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder))
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
         self.model = cast(LlamaForCausalLM, model)
         self.model.train(False)
         self.generator = torch.Generator().manual_seed(seed)
