@@ -46,8 +46,9 @@ class LanguageModel(Text, ForwardPasses):
 
         Raises:
             ModelError: no end-of-sequence token, no chat template where ``chat`` needs one, a tokenizer with more tokens
-                than the model, an encoder-decoder, a family without a key-value cache, or a head that is not a function of the
-                last hidden state alone.
+                than the model, an encoder-decoder, a family without a key-value cache or that reads a padded batch in
+                another way than its rows alone, weights that are not finite, or a head that is not a function of the last hidden
+                state alone.
         """
         self.module, self.tokenizer, self.name, self.chat = module.eval(), tokenizer, name, chat
         if getattr(module.config, "is_encoder_decoder", False):
@@ -67,6 +68,7 @@ class LanguageModel(Text, ForwardPasses):
         self.max_context: int = int(getattr(module.config, "max_position_embeddings", None) or 2**31)
         self.allowed_V = self._allowed()
         self.cache_argument = probes.find_cache_argument(self)
+        probes.check_reading(self)
         probes.check_head(self, self.eos_ids[0])
         self.shares_prompts = probes.continues_prompts(self)
 
