@@ -48,10 +48,10 @@ def load_pretrained(source: str | Path, *, device: str, dtype: str) -> tuple[Any
             if problem is not None:
                 raise ModelError(f"{what}: {problem}")
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **arguments)
-            model: Any
-            model, info = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 place, dtype=DTYPES[dtype], trust_remote_code=False, output_loading_info=True, **arguments
             )
+            model, info = found
             check_weights(info, str(source))
             if "gguf_file" in arguments:
                 model = without_quantization_mark(model)

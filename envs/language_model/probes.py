@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,8 @@ def check_reading(model: ForwardPasses) -> None:
     Raises:
         ModelError: they differ.
     """
-    tolerance, mode = READING_TOLERANCE, nullcontext()
+    tolerance = READING_TOLERANCE
+    mode: AbstractContextManager[None] = nullcontext()
     if model.module.dtype != torch.float32:
         mode = computing_in_float32(model.trunk)
     try:

@@ -164,10 +164,9 @@ def test_fifty_updates_without_a_signal(
         pytest.importorskip("trl")
         if dtype is not torch.float32:
             pytest.skip("TRL's trainers are tried in float32")
+    settings = {"kl_coef": kl_coef, "batch_size": 16, **({"train_batch_size": 32} if name == "q_learning" else {})}
     task = with_reward(exact if dtype is torch.float32 else in_precision(exact, dtype), constant(value))
-    algorithm = build(
-        registry.algorithms.load(name), {"kl_coef": kl_coef, "batch_size": 16}, task, Budget(reward_queries=16 * 50), 0
-    )
+    algorithm = build(registry.algorithms.load(name), settings, task, Budget(reward_queries=16 * 50), 0)
     start = exact_kl(algorithm, task)
     for _ in range(50):
         algorithm.update()
