@@ -36,8 +36,8 @@ name: two
 tasks: [exact]
 algorithms: {reference: {}, busy: {}}
 seeds: 1
-budget: {reward_queries: 32}
-evaluate: {every: {reward_queries: 32}, completions: 4, samples: 1}
+budget: {reward_queries: 64}
+evaluate: {every: {reward_queries: 64}, completions: 4, samples: 1}
 """
 RUN = [sys.executable, "-c", "import sys; from bakeoff.cli import main; sys.exit(main(sys.argv[1:]))", "run"]
 
