@@ -24,7 +24,6 @@ from bakeoff.algos.core.optimizer import Optimizer
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import Rollout, check_groups, collect, minibatch_rows
 from bakeoff.algos.dpo import pair_loss
-from bakeoff.algos.losses.rounding import neighbors, relative_scores
 from bakeoff.algos.preference_data.label_temperature import UNMEASURED, LabelTemperature
 from bakeoff.algos.preference_data.labels import Labels, label_pairs
 from bakeoff.algos.preference_data.objective import (
@@ -101,8 +100,7 @@ class OnlineDPO(Algorithm):
         """Label every pair within every group, once for all epochs."""
         size = self.config.group_size
         rows_K2 = torch.combinations(torch.arange(size))
-        scores_B, _ = relative_scores(rollout.scores_B.cpu(), neighbors(len(rollout), size))
-        rewards_GK2 = scores_B.reshape(-1, size)[:, rows_K2]
+        rewards_GK2 = rollout.scores_B.cpu().reshape(-1, size)[:, rows_K2]
         groups, count = rewards_GK2.shape[:2]
         rewards_N2 = rewards_GK2.reshape(-1, 2)
         tau = self.temperature.update(rewards_N2[:, 0], rewards_N2[:, 1])

@@ -23,7 +23,7 @@ from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import Rollout, collect
 from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.losses.policy_gradient import score_function_loss
-from bakeoff.algos.losses.rounding import ROUNDING, relative_scores
+from bakeoff.algos.losses.rounding import relative_scores, scores_from
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 
 
@@ -80,9 +80,7 @@ class Reinforce(Algorithm):
         mean_score, mean_kl = float(means_B[0]), float(rollout.log_ratios_B.mean())
         score_baseline, self.score_baseline = self.move_baseline(self.score_baseline, mean_score)
         kl_baseline, self.kl_baseline = self.move_baseline(self.kl_baseline, mean_kl)
-        gain = mean_score - score_baseline
-        if abs(gain) <= ROUNDING * abs(mean_score):
-            gain = 0.0
+        gain = float(scores_from(score_baseline, means_B[:1]))
         advantages_B = relative_B + gain - self.kl_coef * (rollout.log_ratios_B - kl_baseline)
         return advantages_B.float(), score_baseline - self.kl_coef * kl_baseline
 

@@ -30,7 +30,7 @@ class RLOOConfig(GroupConfig):
 
     epochs: PositiveInt = 2
     """Passes over each batch of completions."""
-    clip: float = Field(default=0.2, gt=0)
+    clip: float = Field(default=0.4, gt=0)
     """How far the probability ratio of one token may leave 1: that of a whole completion of n tokens is clipped to
     (1 + clip)^(+-sqrt(n))."""
 

@@ -18,7 +18,7 @@ from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.losses.advantages import masked_mean
 from bakeoff.algos.losses.kl import k3, k3_ratio
-from bakeoff.algos.losses.rounding import neighbors, relative_scores
+from bakeoff.algos.losses.rounding import relative_scores
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.text_generation.vector_env import TextGenerationVectorEnv
 from bakeoff.errors import ConfigError
@@ -76,7 +76,7 @@ class Rollout:
             kl_coef: beta.
             group_size: consecutive rows of a group.
         """
-        return relative_scores(self.scores_B, neighbors(len(self), group_size))[0] - kl_coef * self.log_ratios_B
+        return relative_scores(self.scores_B, group_size)[0] - kl_coef * self.log_ratios_B
 
     def select(self, rows: Tensor) -> Rollout:
         """The named rows."""

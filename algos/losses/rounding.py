@@ -11,11 +11,17 @@ from torch import Tensor
 
 from bakeoff.envs.precision import accurate
 
-ROUNDING = 1e-6
-"""Numbers that differ by less than this share of their size are the same: eight steps of float32, in which models compute."""
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""Numbers that differ by no more than this share of their size are the same: models, reward models too, compute in float32."""
 
 
-def relative_scores(scores_B: Tensor, groups_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def tied(first_N: Tensor, second_N: Tensor) -> Tensor:
+    """Whether numbers are equal up to rounding, bool; any shape."""
+    first_N, second_N = (x.to(accurate(x.device)) for x in (first_N, second_N))
+    return (first_N - second_N).abs() <= ROUNDING * torch.maximum(first_N.abs(), second_N.abs())
+
+
+def relative_scores(scores_B: Tensor, group_size: int | None = None) -> tuple[Tensor, Tensor]:
     """Scores less the mean of their group, and that mean, each (B,) in float64.
 
     In a group whose scores differ by rounding alone all are exactly 0. The same scores plus a constant, of any size, give the same
@@ -23,29 +29,18 @@ def relative_scores(scores_B: Tensor, groups_B: Tensor | None = None) -> tuple[T
 
     Args:
         scores_B: any finite numbers.
-        groups_B: rows of equal number belong together (int64); None: all do.
+        group_size: so many consecutive rows belong together; None: all do.
     """
-    scores_B = scores_B.to(accurate(scores_B.device))
-    groups_B = torch.zeros_like(scores_B, dtype=torch.int64) if groups_B is None else groups_B.to(scores_B.device)
-    _, group_B = torch.unique(groups_B, return_inverse=True)
-    zeros_G = scores_B.new_zeros(int(group_B.max()) + 1)
-    counts_G = zeros_G.index_add(0, group_B, torch.ones_like(scores_B))
-    means_B = (zeros_G.index_add(0, group_B, scores_B) / counts_G)[group_B]
-    high_B = zeros_G.scatter_reduce(0, group_B, scores_B, "amax", include_self=False)[group_B]
-    low_B = zeros_G.scatter_reduce(0, group_B, scores_B, "amin", include_self=False)[group_B]
-    differ_B = high_B - low_B > ROUNDING * torch.maximum(high_B.abs(), low_B.abs())
-    return torch.where(differ_B, scores_B - means_B, 0.0), means_B
+    groups = scores_B.to(accurate(scores_B.device)).reshape(-1, len(scores_B) if group_size is None else group_size)
+    means = groups.mean(1, keepdim=True)
+    equal = tied(groups.amax(1, keepdim=True), groups.amin(1, keepdim=True))
+    return torch.where(equal, 0.0, groups - means).flatten(), means.expand_as(groups).flatten()
 
 
 def scores_from(origin: float, scores_B: Tensor) -> Tensor:
     """Scores less a fixed number, shape (B,) in float64; exactly 0 where they differ from it by rounding alone."""
-    relative_B = scores_B.to(accurate(scores_B.device)) - origin
-    return torch.where(relative_B.abs() > ROUNDING * abs(origin), relative_B, 0.0)
-
-
-def neighbors(count: int, group_size: int) -> Tensor:
-    """Group numbers of rows of which ``group_size`` consecutive ones belong together, int64 (count,)."""
-    return torch.arange(count) // group_size
+    scores_B = scores_B.to(accurate(scores_B.device))
+    return torch.where(tied(scores_B, torch.full_like(scores_B, origin)), 0.0, scores_B - origin)
 
 
 def without_rounding(logps: Tensor, reference_logps: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.core.policy import Policy
+from bakeoff.algos.losses.rounding import tied
 from bakeoff.algos.preference_data.encoding import encode_demonstrations, read_demonstrations
-from bakeoff.algos.preference_data.labels import Labels, tied
+from bakeoff.algos.preference_data.labels import Labels
 from bakeoff.algos.preference_data.pairs import join, plain, reference_logps
 from bakeoff.envs.language_model.completions import Completions, PromptBatch
 from bakeoff.envs.language_model.model import LanguageModel

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from bakeoff.algos.preference_data.labels import Labels, tied
+from bakeoff.algos.losses.rounding import tied
+from bakeoff.algos.preference_data.labels import Labels
 
 RIGHT_SHARE = 0.88
 """Share of labels that is expected to be right, among pairs whose rewards differ.
@@ -28,9 +29,8 @@ P = sigmoid(d/tau), is largest at a share between .81 (those distributions) and 
 SOFT_SHARE = 0.75
 """The mean probability of the better one that soft labels are to have, among pairs whose rewards differ.
 
-Soft labels are never wrong; tau only decides how flat their loss is where differences are large, by P (1 - P). On `exact`
-`online_dpo` comes equally far with mean probabilities between .57 and .79, and less far at .87; .75 is below .79 by more than the
-error of a measurement on 32 pairs (.026)."""
+Soft labels are never wrong; tau only decides how flat their loss is where differences are large, by P (1 - P): a choice halfway
+between a coin and certainty."""
 
 UNMEASURED = 1.0
 """Tau while no two rewards differed, and for pairs that are given: beta is kl_coef then."""

@@ -7,16 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bakeoff.algos.losses.rounding import tied
+
 Labels = Literal["bradley_terry", "deterministic", "soft"]
-
-ROUNDING = 8 * torch.finfo(torch.float32).eps
-"""Rewards that differ by no more than this share of the larger one differ by rounding."""
-
-
-def tied(first_N: Tensor, second_N: Tensor) -> Tensor:
-    """Whether rewards are equal up to the rounding of a float32, bool (N,)."""
-    first_N, second_N = first_N.double(), second_N.double()
-    return (first_N - second_N).abs() <= ROUNDING * torch.maximum(first_N.abs(), second_N.abs())
 
 
 def label_pairs(

@@ -18,9 +18,10 @@ from torch import Tensor
 from bakeoff.algos.core.policy import Policy
 from bakeoff.algos.core.rollout import check_groups
 from bakeoff.algos.core.schedule import updates_of_passes
+from bakeoff.algos.losses.rounding import tied
 from bakeoff.algos.preference_data.encoding import encode_pairs
 from bakeoff.algos.preference_data.label_temperature import LabelTemperature, TemperatureSetting
-from bakeoff.algos.preference_data.labels import Labels, label_pairs, tied
+from bakeoff.algos.preference_data.labels import Labels, label_pairs
 from bakeoff.algos.preference_data.objective import PreferenceConfig
 from bakeoff.algos.preference_data.pairs import PairBuffer, TokenizedPairs
 from bakeoff.envs.language_model.completions import Completions

@@ -6,6 +6,7 @@ that share none. Nothing here changes the contestant's meter or any random gener
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.core.algorithm import Contestant
+from bakeoff.algos.core.policy import Policy
 from bakeoff.benchmarks.evaluation import text_metrics
 from bakeoff.benchmarks.evaluation.audit import scored_so_far
 from bakeoff.benchmarks.evaluation.score_completions import judged
 from bakeoff.benchmarks.evaluation.standard_error import error_within_prompts
-from bakeoff.benchmarks.evaluation.token_ratios import token_ratios
+from bakeoff.benchmarks.evaluation.token_ratios import TokenRatios, token_ratios
 from bakeoff.benchmarks.evaluation.win_shares import next_of_prompt, win_rate, win_shares
 from bakeoff.envs.language_model.completions import Completions
 from bakeoff.envs.tasks.base import Measure, Task
@@ -102,7 +104,13 @@ class Evaluator:
             if self.task.enumeration is not None:
                 logprobs_QN = contestant.sequence_logprobs(self.task.enumeration)
                 metrics |= self.task.enumeration.objective(logprobs_QN)
-        return Evaluation(metrics, self._rows(scored, kl_B, wins_B, rival_texts))
+            shown = answers.select(range(min(self._samples, len(answers))))
+            if isinstance(contestant, Policy) and len(
+                shown
+            ):  # read as the reference's are: the sampler's differ by rounding
+                shown = dataclasses.replace(shown, logprobs_BT=contestant.logprobs(shown))
+            ratios = token_ratios(self.task.language_model, shown)
+        return Evaluation(metrics, self._rows(scored, kl_B, wins_B, rival_texts, ratios))
 
     def _metrics(self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64]) -> dict[str, float]:
         kl, proxy = float(kl_B.double().mean()), float(scored.proxy_scores.mean())
@@ -138,11 +146,14 @@ class Evaluator:
         return metrics
 
     def _rows(
-        self, scored: _Scored, kl_B: Tensor, wins_B: npt.NDArray[np.float64], rival_texts: Sequence[str]
+        self,
+        scored: _Scored,
+        kl_B: Tensor,
+        wins_B: npt.NDArray[np.float64],
+        rival_texts: Sequence[str],
+        ratios: Sequence[TokenRatios],
     ) -> list[dict[str, Any]]:
-        shown = min(self._samples, len(scored.texts))
         lengths_B = scored.completions.lengths_B
-        ratios = token_ratios(self.task.language_model, scored.completions.select(range(shown)))
         return [
             {
                 "prompt": scored.prompts[row],
@@ -159,7 +170,7 @@ class Evaluator:
                 **_row_parts(scored.proxy_parts, row),
                 **self._measures_of(row, scored),
             }
-            for row in range(shown)
+            for row in range(len(ratios))
         ]
 
     def _measures_of(self, row: int, scored: _Scored) -> dict[str, Any]:

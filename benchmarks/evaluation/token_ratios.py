@@ -24,11 +24,11 @@ class TokenRatios(NamedTuple):
 
 
 def token_ratios(reference: LanguageModel, answers: Completions) -> list[TokenRatios]:
-    """The log-ratio of each token of each answer, from the log-probabilities of its sampler and one forward pass of the reference.
+    """The log-ratio of each token of each answer, from its own log-probabilities and one forward pass of the reference.
 
     Args:
         reference: the task's own language model.
-        answers: ``logprobs_BT`` under the model that sampled them; None where that is unknown.
+        answers: ``logprobs_BT`` under what sampled them; None where that is unknown.
     """
     if len(answers) == 0:
         return []

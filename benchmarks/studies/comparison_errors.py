@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bakeoff.benchmarks.studies import page_tables
 from bakeoff.reports.statistics import comparison_errors as errors
 from bakeoff.reports.statistics.comparisons import critical_t
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = ROOT / "reports" / "statistics" / "critical_values.py"
 SUMMARY, PAGE = ROOT / "docs" / "comparison_errors.json", ROOT / "docs" / "reports.md"
-BEGIN, END = "<!-- made by benchmarks/studies/comparison_errors.py -->", "<!-- end of what it made -->"
 CONTESTANTS, SEEDS = (2, 3, 4, 5, 7, 10, 16), (2, 3, 4, 5, 7, 10, 20)
 SHOWN_CONTESTANTS, SHOWN_SEEDS = (2, 3, 5, 7, 10, 16), (3, 5, 10)
 LEVEL = 0.045
@@ -108,19 +108,13 @@ def table(summary: Mapping[str, Any]) -> str:
     false = ("normal", "worst", "reference", "one in ten fails")
     head = ["seeds", "contestants", "a lead counts from", *(f"false: {name}" for name in false)]
     head += [f"finds {gap} deviations" for gap in GAPS]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    rows = []
     for row in summary["rows"]:
         cells = [str(row["seeds"]), str(row["contestants"]), f"{row['critical']:.2f} s.e."]
         cells += [f"{100 * row[name]:.1f} %" for name in ("false_normal", "false", "false_reference", "false_failing")]
         cells += [f"{100 * row['found'][str(gap)]:.0f} %" for gap in GAPS]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def with_table(page: str, summary: Mapping[str, Any]) -> str:
-    """The page with its table replaced."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(summary)}\n{END}{rest.split(END)[1]}"
+        rows.append(cells)
+    return page_tables.table(head, rows)
 
 
 def main() -> None:
@@ -134,7 +128,8 @@ def main() -> None:
         return
     summary = {"runs": given.runs, "rows": measure(given.runs)}
     SUMMARY.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), summary), encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(page_tables.with_table(page, "comparison_errors.py", table(summary)), encoding="utf-8")
 
 
 if __name__ == "__main__":

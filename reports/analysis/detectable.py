@@ -29,8 +29,8 @@ def detectable(results: RunData, task: str, best: str, level: Sequence[str]) -> 
         return []
     seeds = found.typical_seeds
     one, other = found.pair
-    smallest = detectable_difference((one.total, other.total), (seeds, seeds), found.comparisons)
-    several = f" over {found.comparisons} comparisons" if found.comparisons > 1 else ""
+    smallest = detectable_difference((one.total, other.total), (seeds, seeds), found.contestants)
+    several = f" over {found.contestants - 1} comparisons" if found.contestants > 2 else ""
     sentence = (
         f"What {seeds} seeds can show: a difference of {number(smallest)} between two contestants is found with 80 % power "
         f"(5 % error{several}), a smaller one less often"
@@ -49,7 +49,7 @@ def _lead(results: RunData, found: Scatter, best: str, level: Sequence[str]) -> 
     )
     if gap <= 0:
         return ""
-    needed = seeds_needed(gap, found.variances(best, known[0]), found.comparisons)
+    needed = seeds_needed(gap, found.variances(best, known[0]), found.contestants)
     many = f"about {needed:,}" if needed is not None else f"more than {MOST_SEEDS:,}"
     return f"; {best}'s lead over {known[0]}, {number(gap)}, would need {many} seeds if it is real"
 

@@ -37,7 +37,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def _task_lines(task: TaskPlan, plan: Plan) -> list[str]:
     found = task.scatter
-    several = f" over {found.comparisons} comparisons" if found.comparisons > 1 else ""
+    several = f" over {found.contestants - 1} comparisons" if found.contestants > 2 else ""
     one, _ = found.pair
     low, high = (_seeds(count) for count in task.seeds_range)
     at = f" at {plan.pilot_completions:,} completions" if one.completions else ""

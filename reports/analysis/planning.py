@@ -109,7 +109,7 @@ def plan(results: RunData, wanted: Mapping[str, Sequence[str]], difference: floa
     costs = [_cost(results, one, label) for one in known for label in wanted[one.task]]
     options = []
     for completions in _grid(tasks, base):
-        needed = [seeds_needed(difference, _variances(one, completions), one.comparisons) for one in known]
+        needed = [seeds_needed(difference, _variances(one, completions), one.contestants) for one in known]
         seeds = max((MOST_SEEDS + 1 if count is None else count for count in needed), default=0)
         if seeds <= MOST_SEEDS:
             options.append(_option(costs, seeds, completions, base))
@@ -166,14 +166,14 @@ def _task_plan(results: RunData, found: Scatter, difference: float) -> TaskPlan:
     low, high = ((one.interval()[end], other.interval()[end]) for end in (0, 1))
     unknown = any(math.isnan(part.evaluation) for part in found.pair)
     prompts = results.tasks[found.task].get("evaluation_prompts")
-    family, seeds = found.comparisons, found.typical_seeds
+    contestants, seeds = found.contestants, found.typical_seeds
     return TaskPlan(
         scatter=found,
         prompts=prompts if isinstance(prompts, int) else None,
-        detects=detectable_difference((one.total, other.total), (seeds, seeds), family),
-        seeds=seeds_needed(difference, (one.total, other.total), family),
-        seeds_range=(seeds_needed(difference, low, family), seeds_needed(difference, high, family)),
-        seeds_if_exact=None if unknown else seeds_needed(difference, (one.training, other.training), family),
+        detects=detectable_difference((one.total, other.total), (seeds, seeds), contestants),
+        seeds=seeds_needed(difference, (one.total, other.total), contestants),
+        seeds_range=(seeds_needed(difference, low, contestants), seeds_needed(difference, high, contestants)),
+        seeds_if_exact=None if unknown else seeds_needed(difference, (one.training, other.training), contestants),
     )
 
 

@@ -167,20 +167,6 @@ def welch_difference(x: ArrayLike, y: ArrayLike, confidence: float = 0.95, *, ex
     return Difference(value, value - half, value + half, p)
 
 
-def holm(p_values: ArrayLike) -> Array:
-    """Holm's step-down adjustment (1979): adjusted p-values that hold the family-wise error; NaN stays and is not
-    counted.
-    """
-    raw = np.asarray(p_values, dtype=np.float64).reshape(-1)
-    adjusted = np.full_like(raw, np.nan)
-    known = np.flatnonzero(~np.isnan(raw))
-    running = 0.0
-    for rank, index in enumerate(known[np.argsort(raw[known], kind="stable")]):
-        running = max(running, min(1.0, float(raw[index]) * (len(known) - rank)))
-        adjusted[index] = running
-    return adjusted
-
-
 def ratings_from_wins(wins: ArrayLike, *, prior: float = 0.0, tolerance: float = 1e-12) -> Array:
     """Bradley and Terry's log-strengths theta with P(i beats j) = sigmoid(theta_i - theta_j), maximum likelihood, mean zero.
 

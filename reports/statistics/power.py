@@ -102,12 +102,7 @@ def variance_components(scores: Sequence[ArrayLike], evaluation: ArrayLike, comp
     return Components(training, error, completions, int(freedoms.sum()), total)
 
 
-def family_size(contestants: int) -> int:
-    """How many comparisons share the family's error: the best contestant with each other one."""
-    return max(contestants - 1, 1)
-
-
-def claim_limit(a: Array, b: Array, seeds: tuple[int, int], comparisons: int) -> Array:
+def claim_limit(a: Array, b: Array, seeds: tuple[int, int], contestants: int) -> Array:
     """How large a difference of two means must be seen to count, given both sample variances.
 
     As in :func:`~bakeoff.reports.statistics.comparisons.differences`, where each variance is at least the mean of all
@@ -117,14 +112,14 @@ def claim_limit(a: Array, b: Array, seeds: tuple[int, int], comparisons: int) ->
         a: sample variances of one side, above 0 or all 0; any shape that broadcasts with the other's.
         b: of the other side, not both 0.
         seeds: of each side.
-        comparisons: size of the family.
+        contestants: all that are compared.
     """
     mean = (a + b) / 2
     error = np.sqrt(np.maximum(a, mean) / seeds[0] + np.maximum(b, mean) / seeds[1])
-    return np.asarray(critical_t(max(comparisons, 1) + 1, min(seeds)) * error)
+    return np.asarray(critical_t(contestants, min(seeds)) * error)
 
 
-def power(difference: float, variances: tuple[float, float], seeds: tuple[int, int], comparisons: int = 1) -> float:
+def power(difference: float, variances: tuple[float, float], seeds: tuple[int, int], contestants: int = 2) -> float:
     """Chance that a difference of two contestants counts, with the right sign.
 
     Given both sample variances, the difference is a normal variable against a limit that these variances set; the chance is
@@ -134,7 +129,7 @@ def power(difference: float, variances: tuple[float, float], seeds: tuple[int, i
         difference: of the true means, above 0.
         variances: of a seed's score, of each side.
         seeds: of each side, at least 2.
-        comparisons: size of the family that shares the error of 5 %.
+        contestants: all that are compared, which share the error of 5 %.
     """
     parts = [variance / count for variance, count in zip(variances, seeds, strict=True)]
     if sum(parts) <= 0:
@@ -142,11 +137,11 @@ def power(difference: float, variances: tuple[float, float], seeds: tuple[int, i
     if min(seeds) < 2:
         return 0.0
     a, b = (2 * special.gammaincinv((n - 1) / 2, _NODES) / (n - 1) for n in seeds)
-    limit = claim_limit((variances[0] * a)[:, None], (variances[1] * b)[None, :], seeds, comparisons)
+    limit = claim_limit((variances[0] * a)[:, None], (variances[1] * b)[None, :], seeds, contestants)
     return float(special.ndtr((difference - limit) / math.sqrt(sum(parts))).mean())
 
 
-def detectable_difference(variances: tuple[float, float], seeds: tuple[int, int], comparisons: int = 1) -> float:
+def detectable_difference(variances: tuple[float, float], seeds: tuple[int, int], contestants: int = 2) -> float:
     """The smallest difference that is found with a power of 80 %; infinite with one seed on a side, 0 without scatter."""
     spread = math.sqrt(sum(variance / count for variance, count in zip(variances, seeds, strict=True)))
     if spread <= 0:
@@ -154,14 +149,14 @@ def detectable_difference(variances: tuple[float, float], seeds: tuple[int, int]
     if min(seeds) < 2:
         return math.inf
     high = spread
-    while power(high, variances, seeds, comparisons) < POWER:
+    while power(high, variances, seeds, contestants) < POWER:
         high *= 2
     return float(
-        optimize.brentq(lambda d: power(d, variances, seeds, comparisons) - POWER, 0.0, high, xtol=1e-6 * high)
+        optimize.brentq(lambda d: power(d, variances, seeds, contestants) - POWER, 0.0, high, xtol=1e-6 * high)
     )
 
 
-def seeds_needed(difference: float, variances: tuple[float, float], comparisons: int = 1) -> int | None:
+def seeds_needed(difference: float, variances: tuple[float, float], contestants: int = 2) -> int | None:
     """The fewest seeds per contestant, at least 2, with a power of 80 %; ``None`` beyond :data:`MOST_SEEDS`.
 
     Raises:
@@ -171,7 +166,7 @@ def seeds_needed(difference: float, variances: tuple[float, float], comparisons:
         raise UserError(f"difference {difference}: give a number above 0")
 
     def enough(seeds: int) -> bool:
-        return power(difference, variances, (seeds, seeds), comparisons) >= POWER
+        return power(difference, variances, (seeds, seeds), contestants) >= POWER
 
     low, high = 1, 2
     while not enough(high):

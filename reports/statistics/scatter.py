@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bakeoff.reports.statistics.head_to_head import final_samples
 from bakeoff.reports.statistics.leaderboard import seed_scores
-from bakeoff.reports.statistics.power import Components, family_size, variance_components
+from bakeoff.reports.statistics.power import Components, variance_components
 
 if TYPE_CHECKING:
     from bakeoff.reports.data.results import RunData
@@ -41,9 +41,9 @@ class Scatter:
     """Those that learn."""
 
     @property
-    def comparisons(self) -> int:
-        """Size of the family of comparisons that this task's contestants make."""
-        return family_size(len(self.seeds))
+    def contestants(self) -> int:
+        """Those that are compared, at least two."""
+        return max(len(self.seeds), 2)
 
     @property
     def pair(self) -> tuple[Components, Components]:

@@ -14,7 +14,7 @@ from bakeoff import registry
 from bakeoff.algos.core.algorithm import Algorithm
 from bakeoff.algos.core.build import build
 from bakeoff.algos.core.rollout import collect
-from bakeoff.algos.losses.rounding import neighbors, relative_scores, scores_from, without_rounding
+from bakeoff.algos.losses.rounding import relative_scores, scores_from, without_rounding
 from bakeoff.envs.language_model.model import LanguageModel
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task, make_task
@@ -78,7 +78,7 @@ def distance(algorithm: Algorithm, before: Sequence[torch.Tensor]) -> float:
 
 def test_scores_are_centered_by_group_in_float64() -> None:
     scores = torch.tensor([1.0, 3.0, 100.1, 102.1], dtype=torch.float64)
-    relative, means = relative_scores(scores, neighbors(4, 2))
+    relative, means = relative_scores(scores, 2)
     torch.testing.assert_close(relative, torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(means, torch.tensor([2.0, 2.0, 101.1, 101.1], dtype=torch.float64))
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bakeoff.algos.core.algorithm import Algorithm, DataSource
+from bakeoff.algos.core.algorithm import WITHOUT_REWARD, Algorithm, DataSource
 from bakeoff.algos.core.config import AlgorithmConfig
 from bakeoff.benchmarks.evaluation.audit import Audit, in_words, scored_so_far, watched
 from bakeoff.benchmarks.storage import checkpoint
@@ -87,7 +87,7 @@ def starts(subject: Subject) -> None:
 
 def stays(subject: Subject) -> None:
     """Without a signal in the reward it stays where it is, or declares that it moves."""
-    if subject.kind.data_source in (DataSource.NONE, DataSource.DEMONSTRATIONS, DataSource.FEEDBACK):
+    if subject.kind.data_source in WITHOUT_REWARD:
         raise NotSupported("it learns from no reward")
     if not subject.kind.stays_without_signal:
         raise NotSupported("stays_without_signal is False: it moves without a reward, by design")
@@ -250,24 +250,20 @@ def budget(subject: Subject) -> None:
     """The last update that the budget pays for moves weights, and reward queries are never exceeded."""
     size = subject.make().config.batch_size
     limits = Budget(reward_queries=size + size // 2)
-    algorithm, updates = subject.make(budget=limits), 0
-    while not (algorithm.finished or algorithm.out_of_budget) and updates < MOST_UPDATES:
+    algorithm = subject.make(budget=limits)
+    for _ in _updates(algorithm):
         algorithm.update()
-        updates += 1
     spent = algorithm.envs.meter.reward_queries
     if spent > size + size // 2:
         raise ContractViolation(
             f"with a budget of {limits.reward_queries} reward queries it made {spent}; play one batch in each update, begun by "
             "self.envs.begin_batch(), or let queries_needed return the number of reward queries of an update"
         )
-    limits = Budget(reward_queries=BATCHES * size)
-    algorithm = subject.make(budget=limits)
-    meter = algorithm.envs.meter
-    moved, updates = True, 0
-    while not (algorithm.finished or algorithm.out_of_budget) and updates < MOST_UPDATES:
+    algorithm = subject.make(budget=Budget(reward_queries=BATCHES * size))
+    meter, moved, updates = algorithm.envs.meter, True, 0
+    for updates in _updates(algorithm):  # noqa: B007 - the last one's number is named below
         before, trained = [p.detach().clone() for p in algorithm.trained_parameters()], meter.trained_tokens
         algorithm.update()
-        updates += 1
         if meter.trained_tokens > trained:
             moved = not _same(list(algorithm.trained_parameters()), before)
     if not moved:
@@ -338,6 +334,14 @@ BY_NAME: Mapping[str, Callable[[Subject], None]] = {
 
 
 # ---------------------------------------------------------------- helpers
+
+
+def _updates(algorithm: Algorithm) -> Iterator[int]:
+    """Numbers of the updates until it is over, from 1, and no more than :data:`MOST_UPDATES`."""
+    for number in range(1, MOST_UPDATES + 1):
+        if algorithm.finished or algorithm.out_of_budget:
+            return
+        yield number
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bakeoff.algos.core.build import build
+from bakeoff.algos.losses.rounding import tied
 from bakeoff.algos.preference_data.label_temperature import (
     DETERMINISTIC_BETA,
     RIGHT_SHARE,
@@ -18,7 +19,7 @@ from bakeoff.algos.preference_data.label_temperature import (
     LabelTemperature,
     measure_temperature,
 )
-from bakeoff.algos.preference_data.labels import label_pairs, tied
+from bakeoff.algos.preference_data.labels import label_pairs
 from bakeoff.algos.preference_data.pair_source import sample_labeled_pairs
 from bakeoff.envs.meter import Budget
 from bakeoff.envs.tasks.base import Task, make_task

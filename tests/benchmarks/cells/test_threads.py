@@ -1,12 +1,10 @@
 """With any fixed number of threads, a cell's numbers are the same each time, also where it was stopped and resumed."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from bakeoff import registry
 from bakeoff.algos.core.algorithm import DataSource
@@ -14,14 +12,6 @@ from bakeoff.benchmarks.cells.cell_runner import Stopped, run_cell
 from bakeoff.benchmarks.cells.task_cache import TaskCache
 from bakeoff.benchmarks.spec.cell import Cell
 from bakeoff.benchmarks.storage import atomic_files
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def cell(algorithm: str, cache: TaskCache, task: str = "reviews") -> Cell:

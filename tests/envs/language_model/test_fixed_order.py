@@ -1,20 +1,12 @@
 """Sums that several threads add up come out equal each time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from bakeoff.envs.language_model.batching import select_rows
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def gradients(select: Callable[[Tensor, Tensor], Tensor]) -> set[bytes]:

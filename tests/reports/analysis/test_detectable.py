@@ -29,8 +29,8 @@ def test_verdict_says_what_the_seeds_can_show(tmp_path, synthetic):
     scores = {"a": [0.5, 0.6, 0.7], "b": [0.45, 0.55, 0.65], "c": [0.1, 0.2, 0.3]}
     results = _run(tmp_path, synthetic, scores)
     details = answers(results, results.leaderboard())[0].details
-    smallest = detectable_difference((0.01, 0.01), (3, 3), 2)
-    needed = seeds_needed(0.05, (0.01, 0.01), 2)
+    smallest = detectable_difference((0.01, 0.01), (3, 3), 3)
+    needed = seeds_needed(0.05, (0.01, 0.01), 3)
     assert (
         f"What 3 seeds can show: a difference of {number(smallest)} between two contestants is found with 80 % power "
         f"(5 % error over 2 comparisons), a smaller one less often; a's lead over b, 0.050, would need about {needed} "

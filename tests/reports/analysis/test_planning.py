@@ -82,7 +82,7 @@ def test_planned_seeds_find_the_difference_in_80_percent(pilot):
         own = np.stack([values.var(1, ddof=1) for values in means])
         error = np.sqrt(np.maximum(own, own.mean(0)).sum(0) / n)
         share = float((means[0].mean(1) - means[1].mean(1) > critical_t(3, n) * error).mean())  # three contestants
-        fewer = seeds_needed(0.15, (0.0075 + sd**2,) * 2, 2) - 1
+        fewer = seeds_needed(0.15, (0.0075 + sd**2,) * 2, 3) - 1
         assert fewer == n - 1
         assert share > 0.8 - 4 * math.sqrt(0.16 / runs)
         assert share < 0.8 + 0.06  # a whole seed more is worth no more than this here

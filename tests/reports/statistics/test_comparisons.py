@@ -9,7 +9,6 @@ from scipy import stats
 from bakeoff.errors import UserError
 from bakeoff.reports.statistics.comparisons import (
     expected_maximum,
-    holm,
     pareto_set,
     ratings_from_wins,
     welch_difference,
@@ -34,12 +33,6 @@ def test_contestants_without_seed_noise_differ_exactly():
     assert np.isnan(welch_difference([1.0], [0.0, 0.1]).p)
     with pytest.raises(UserError, match="without seeds"):
         welch_difference([], [1.0])
-
-
-def test_holm_by_hand():
-    # Sorted .01 .02 .03 times 3, 2, 1: .03, .04, then .03 lifted to .04; the NaN is not counted.
-    np.testing.assert_allclose(holm([0.03, 0.01, np.nan, 0.02]), [0.04, 0.03, np.nan, 0.04])
-    np.testing.assert_allclose(holm([0.6, 0.9]), [1, 1])
 
 
 def test_two_players_rate_by_the_log_odds():

@@ -54,7 +54,7 @@ def two_level(tmp_path, synthetic):
 def test_parts_are_recovered(two_level):
     found = scatter(two_level("many", 60, 0), "t")
     assert found.learners == ["a", "b", "c"]
-    assert found.comparisons == 3
+    assert found.contestants == 4
     learner, fixed = found.pooled["a"], found.pooled["fixed"]
     assert learner == found.pooled["b"] == found.pair[0] == found.pair[1]
     assert learner.completions == COMPLETIONS
